@@ -1,0 +1,31 @@
+//! Find a vgpu region in the memory of a guest, prove that its producer lives, and read consistent snapshots of it.
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects,
+        reason = "a test that goes wrong should panic"
+    )
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+mod addr;
+mod phys;
+
+pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
+pub use phys::{CallbackRam, CopyHint, Extent, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun, Window, next_in};
