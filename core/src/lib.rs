@@ -25,7 +25,13 @@ extern crate std;
 
 pub mod abi;
 mod addr;
+mod budget;
+pub mod paging;
 mod phys;
+pub mod process;
 
 pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
+pub use budget::Budget;
+pub use paging::{AddressSpace, PageWalker, PagingMode, WalkError};
 pub use phys::{CallbackRam, CopyHint, Extent, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun, Window, next_in};
+pub use process::{Process, ProcessName, ProcessSource, Step};

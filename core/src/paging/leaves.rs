@@ -1,0 +1,257 @@
+//! All pages that an address space maps in a range, in ascending order: resumable, and bounded against tables that lead
+//! back to themselves.
+
+use super::absent::{AbsentResolver, Meaning};
+use super::entry::{Level, Pte, Rights};
+use super::walk::{PageWalker, Residence, WalkError};
+use crate::addr::{Gpa, Gva, PageSize};
+use crate::budget::Budget;
+use crate::phys::PhysRead;
+
+/// A page that the space maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its first address.
+    pub gva: Gva,
+    /// Its first physical address.
+    pub gpa: Gpa,
+    /// Its size.
+    pub size: PageSize,
+    /// What the walk to it grants.
+    pub rights: Rights,
+    /// Whether the processor would find it.
+    pub residence: Residence,
+}
+
+/// What one step of an enumeration gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafStep {
+    /// A page.
+    Leaf(Leaf),
+    /// A stretch that cannot be enumerated, named by its first entry; the enumeration goes on after it.
+    Skipped(WalkError),
+    /// The budget is spent: call again with a new one.
+    Pending,
+    /// Nothing more in the range, or the cursor's own limit of tables is reached: see [`LeafCursor::is_truncated`].
+    Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    table: Gpa,
+    rights: Rights,
+    residence: Residence,
+}
+
+/// Where an enumeration stands: a plain value that may be kept, but the tables are read anew as it moves on.
+#[derive(Clone, Copy, Debug)]
+pub struct LeafCursor {
+    next: u64,
+    end: u64,
+    tables_left: u64,
+    truncated: bool,
+    /// The tables on the path to `next`, by level: index 0 is the page table.
+    path: [Option<Open>; 5],
+    /// The last entry that led to a table, by the level of that table: the same entry again is passed over.
+    previous: [u64; 5],
+    repeated: u64,
+}
+
+impl LeafCursor {
+    /// Tables that one enumeration may visit unless told otherwise: the page tables of 512 GiB mapped in 4 KiB pages.
+    pub const TABLES: u64 = 1 << 18;
+
+    /// An enumeration of `start .. end`.
+    #[must_use]
+    pub const fn new(start: Gva, end: Gva) -> Self {
+        Self {
+            next: start.get(),
+            end: end.get(),
+            tables_left: Self::TABLES,
+            truncated: false,
+            path: [None; 5],
+            previous: [0; 5],
+            repeated: 0,
+        }
+    }
+
+    /// The same, which visits at most `tables` tables.
+    #[must_use]
+    pub const fn with_tables(self, tables: u64) -> Self {
+        Self { tables_left: tables, ..self }
+    }
+
+    /// The next address to be looked at.
+    #[must_use]
+    pub const fn position(&self) -> Gva {
+        Gva::new(self.next)
+    }
+
+    /// Whether the limit of tables ended the enumeration: a real address space never comes near it.
+    #[must_use]
+    pub const fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Entries that were passed over because they led to a table on their own path, or to the same table as the entry
+    /// before them.
+    #[must_use]
+    pub const fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    fn slot(level: Level) -> usize {
+        (level as usize).wrapping_sub(1)
+    }
+
+    fn open(&self, level: Level) -> Option<Open> {
+        self.path.get(Self::slot(level)).copied().flatten()
+    }
+
+    /// Moves past the entry of `level` that translates `next`, and closes the tables that end there.
+    fn pass(&mut self, level: Level) {
+        let span = level.span();
+        let after = (self.next & !span.wrapping_sub(1)).wrapping_add(span);
+        let crossed = self.next ^ after;
+        self.next = if after < self.next { self.end } else { after };
+        for level in [Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4, Level::Pml5] {
+            // A table ends where an address bit above the part that it translates has changed.
+            if crossed >> level.shift() >= 512
+                && let Some(open) = self.path.get_mut(Self::slot(level))
+            {
+                *open = None;
+            }
+        }
+    }
+}
+
+impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
+    /// The next page of the enumeration, whatever it grants; absent entries that the resolver finds in RAM are included.
+    /// An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps anything.
+    ///
+    /// # Bound
+    /// One entry load a step of `budget`; in all at most 512 loads for each of the cursor's tables. A table that leads to
+    /// itself or to a table above it is passed over, and so is an entry equal to the one before it.
+    pub fn next_leaf(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> LeafStep {
+        loop {
+            if cursor.next >= cursor.end {
+                return LeafStep::Done;
+            }
+            let (level, open) = match self.lowest_open(cursor) {
+                Some(found) => found,
+                None => {
+                    cursor.truncated = true;
+                    return LeafStep::Done;
+                }
+            };
+            if !budget.spend(1) {
+                return LeafStep::Pending;
+            }
+            let gva = Gva::new(cursor.next);
+            let at = open.table.wrapping_add(level.index(gva).wrapping_mul(8));
+            let entry = match self.mem().load_u64(at) {
+                Ok(raw) => Pte::new(raw),
+                Err(error) => {
+                    // The whole table is gone: go on after it.
+                    cursor.pass(match level {
+                        Level::Pt => Level::Pd,
+                        Level::Pd => Level::Pdpt,
+                        Level::Pdpt => Level::Pml4,
+                        Level::Pml4 | Level::Pml5 => Level::Pml5,
+                    });
+                    return LeafStep::Skipped(WalkError::Table { gva, level, error });
+                }
+            };
+            if entry.get() == 0 {
+                cursor.pass(level);
+                continue;
+            }
+            if let Some(step) = self.enter(cursor, gva, level, open, entry) {
+                return step;
+            }
+        }
+    }
+
+    /// The lowest table on the path to the cursor; the root where there is none. `None`: no table may be visited any more.
+    fn lowest_open(&self, cursor: &mut LeafCursor) -> Option<(Level, Open)> {
+        for level in [Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4, Level::Pml5] {
+            if let Some(open) = cursor.open(level) {
+                return Some((level, open));
+            }
+        }
+        let root = Open { table: self.space().root.table(), rights: Rights::ALL, residence: Residence::Present };
+        self.push(cursor, self.space().mode.top(), root)
+    }
+
+    fn push(&self, cursor: &mut LeafCursor, level: Level, open: Open) -> Option<(Level, Open)> {
+        cursor.tables_left = cursor.tables_left.checked_sub(1)?;
+        *cursor.path.get_mut(LeafCursor::slot(level))? = Some(open);
+        if let Some(below) = level.below()
+            && let Some(previous) = cursor.previous.get_mut(LeafCursor::slot(below))
+        {
+            *previous = 0;
+        }
+        Some((level, open))
+    }
+
+    /// Deals with one entry: a step to hand out, or `None` to go on.
+    fn enter(&self, cursor: &mut LeafCursor, gva: Gva, level: Level, open: Open, entry: Pte) -> Option<LeafStep> {
+        let (table, below, rights, residence) = if entry.is_present() {
+            if entry.reserved_bits(level, self.space().phys_bits) != 0 {
+                cursor.pass(level);
+                return Some(LeafStep::Skipped(WalkError::Reserved { gva, level, entry: entry.get() }));
+            }
+            let rights = open.rights.and(entry.rights());
+            match (level.page_size(), level.below()) {
+                (Some(size), _) if entry.is_leaf(level) => {
+                    let gpa = entry.frame(size);
+                    let gva = gva.align_down(size);
+                    cursor.pass(level);
+                    return Some(LeafStep::Leaf(Leaf { gva, gpa, size, rights, residence: open.residence }));
+                }
+                (_, Some(below)) => (entry.table(), below, rights, open.residence),
+                (_, None) => {
+                    cursor.pass(level);
+                    return None;
+                }
+            }
+        } else {
+            match self.meaning(gva, level, entry.get(), open.rights) {
+                Ok((Meaning::Page { frame, rights }, _)) => {
+                    let leaf = Leaf {
+                        gva: gva.align_down(PageSize::Size4K),
+                        gpa: frame,
+                        size: PageSize::Size4K,
+                        rights,
+                        residence: Residence::Trimmed,
+                    };
+                    // The answer is for this page alone: the entry of an upper level is asked again for the next one.
+                    cursor.pass(Level::Pt);
+                    return Some(LeafStep::Leaf(leaf));
+                }
+                Ok((Meaning::Table(table), Some(below))) => (table, below, open.rights, Residence::Trimmed),
+                Err(error @ (WalkError::Table { .. } | WalkError::NotResident { .. })) => {
+                    cursor.pass(level);
+                    return Some(LeafStep::Skipped(error));
+                }
+                Ok(_) | Err(_) => {
+                    cursor.pass(level);
+                    return None;
+                }
+            }
+        };
+        let on_path = cursor.path.iter().flatten().any(|above| above.table == table);
+        let previous = cursor.previous.get_mut(LeafCursor::slot(below))?;
+        if on_path || *previous == entry.get() {
+            cursor.repeated = cursor.repeated.wrapping_add(1);
+            cursor.pass(level);
+            return None;
+        }
+        *previous = entry.get();
+        if self.push(cursor, below, Open { table, rights, residence }).is_none() {
+            cursor.truncated = true;
+            return Some(LeafStep::Done);
+        }
+        None
+    }
+}
