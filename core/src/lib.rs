@@ -29,6 +29,9 @@ mod budget;
 pub mod paging;
 mod phys;
 pub mod process;
+pub mod region;
+pub mod seqlock;
+pub mod structure;
 
 pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 pub use budget::Budget;

@@ -1,0 +1,241 @@
+//! Frames: from `latest` to the bytes of a slot, consistent under the slot's seqlock and under its translations.
+
+use heapless::Vec;
+
+use super::lines::load_wire;
+use super::{Part, ReadError, Region, Sample, Skip, Try};
+use crate::abi::{self, Desc, Format, producer};
+use crate::addr::Gpa;
+use crate::paging::{AbsentResolver, WalkError};
+use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
+use crate::seqlock::{Begin, ReadSection};
+use crate::structure::check_desc;
+
+/// Bytes that are translated, copied and re-validated at a time: one leaf table's worth.
+const CHUNK: u64 = 2 << 20;
+/// Runs that a chunk can fall into.
+const CHUNK_RUNS: usize = 512;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameDesc {
+    /// Pixels a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Bytes a row.
+    pub stride: u32,
+    /// How a pixel is stored.
+    pub format: Format,
+    /// Its number in the producer's session, from 1.
+    pub frame_id: u64,
+    /// When it was captured, in nanoseconds of the guest's monotonic clock: never compare it with a host clock.
+    pub timestamp_ns: u64,
+}
+
+/// A frame that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// What it is.
+    pub desc: FrameDesc,
+    /// Its bytes: `height * stride`, without gaps.
+    pub bytes: usize,
+    /// Frames that were published since the last one taken and never seen; 0 for the first.
+    pub missed: u64,
+}
+
+/// Working memory of [`Region::sample_frame`], supplied by the caller: about 16 KiB, reusable, holds no result.
+#[derive(Debug, Default)]
+pub struct FrameScratch {
+    runs: Vec<PhysRun, CHUNK_RUNS>,
+    check: Vec<PhysRun, CHUNK_RUNS>,
+}
+
+impl FrameScratch {
+    /// Empty scratch memory.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { runs: Vec::new(), check: Vec::new() }
+    }
+}
+
+/// A frame that was seen in a stable window and is worth taking.
+struct Seen<'m, M> {
+    section: ReadSection<'m, M>,
+    slot: u32,
+    desc: FrameDesc,
+    bytes: u64,
+}
+
+impl<R: AbsentResolver> Region<R> {
+    /// Copies the latest frame into the start of `dst`, if it is newer than the last one taken.
+    ///
+    /// The number, the descriptor and every byte belong to one publish of the producer, and every page was where the
+    /// page tables said before and after its bytes were copied. After a [`Skip::Busy`], [`Skip::Torn`], [`Skip::Moved`] or
+    /// an error the contents of `dst` are unspecified; after any other skip nothing was copied.
+    ///
+    /// # Bound
+    /// 8 tries; each reads the frame's bytes once and its page-table entries twice (two per 4 KiB page, ten per 2 MiB).
+    ///
+    /// # Errors
+    /// [`ReadError`] where the producer page or a page of the frame cannot be read.
+    pub fn sample_frame<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        dst: &mut [u8],
+        next_use: NextUse,
+    ) -> Result<Sample<FrameInfo>, ReadError> {
+        let capacity = dst.len() as u64;
+        self.take_frame(mem, scratch, capacity, |runs, total, offset, len| {
+            let hint = CopyHint { total, next_use };
+            let part = usize::try_from(offset)
+                .ok()
+                .zip(usize::try_from(len).ok())
+                .and_then(|(offset, len)| dst.get_mut(offset..)?.get_mut(..len));
+            match part {
+                Some(part) => mem.read_runs(runs, part, hint),
+                None => Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)),
+            }
+        })
+    }
+
+    /// Shows the latest frame in place, if it is newer than the last one taken: `visit` is called with the physical runs
+    /// of each stretch of the frame, in order, and the stretch's offset in the frame.
+    ///
+    /// What `visit` did counts only if the result is [`Sample::Fresh`]: the frame may be overwritten while it looks, and it
+    /// is called again from the start for every try.
+    ///
+    /// # Bound
+    /// As [`sample_frame`](Self::sample_frame), without its copy.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the producer page or a page of the frame cannot be read, or where `visit` fails.
+    pub fn visit_frame<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        mut visit: impl FnMut(&[PhysRun], u64) -> Result<(), PhysError>,
+    ) -> Result<Sample<FrameInfo>, ReadError> {
+        self.take_frame(mem, scratch, u64::MAX, |runs, _, offset, _| visit(runs, offset))
+    }
+
+    fn take_frame<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        capacity: u64,
+        mut deliver: impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+    ) -> Result<Sample<FrameInfo>, ReadError> {
+        let sample = self.attempt(mem, |region, page| {
+            let seen = match region.look_at_latest(mem, page, capacity) {
+                Ok(Try::Fresh(seen)) => seen,
+                Ok(Try::Skip(skip)) => return Ok(Try::Skip(skip)),
+                Ok(Try::Again(why)) => return Ok(Try::Again(why)),
+                Err(error) => return Err(ReadError::in_page(region.base, error)),
+            };
+            let moved = match region.deliver_slot(mem, scratch, &seen, &mut deliver) {
+                Ok(moved) => moved,
+                // An error counts only if the frame was still the one that was looked for.
+                Err(error) => match seen.section.is_unchanged() {
+                    Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),
+                    Ok(true) | Err(_) => return Err(error),
+                },
+            };
+            let seq = seen.section.seq();
+            let unchanged = seen.section.is_unchanged().map_err(|error| ReadError::in_page(region.base, error))?;
+            Ok(match (unchanged, moved) {
+                (false, _) => Try::Again(Skip::Torn { seq }),
+                (true, true) => Try::Again(Skip::Moved),
+                (true, false) => Try::Fresh((seen.desc, seen.bytes)),
+            })
+        })?;
+        Ok(match sample {
+            Sample::Skip(skip) => Sample::Skip(skip),
+            Sample::Fresh((desc, bytes)) => {
+                let last = core::mem::replace(&mut self.last_frame_id, desc.frame_id);
+                let missed = if last == 0 { 0 } else { desc.frame_id.wrapping_sub(last).saturating_sub(1) };
+                Sample::Fresh(FrameInfo { desc, bytes: usize::try_from(bytes).unwrap_or(usize::MAX), missed })
+            }
+        })
+    }
+
+    /// From `latest` to a descriptor that is worth following. A verdict is given only on a stable window.
+    fn look_at_latest<'m, M: PhysRead>(
+        &self,
+        mem: &'m M,
+        page: Gpa,
+        capacity: u64,
+    ) -> Result<Try<Seen<'m, M>>, PhysError> {
+        let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;
+        // What `latest` names was published before it: nothing of the slot may be read ahead of it.
+        mem.fence_acquire();
+        if slot == abi::LATEST_NONE {
+            return Ok(Try::Skip(Skip::NoFrame));
+        }
+        let (Some(seq_at), Some(desc_at)) = (producer::seq(slot), producer::desc(slot)) else {
+            return Ok(Try::Skip(Skip::BadLatest(slot)));
+        };
+        let section = match ReadSection::begin(mem, page.wrapping_add(seq_at))? {
+            Begin::Open(section) => section,
+            Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
+        };
+        let desc: Desc = load_wire::<M, _, 4>(mem, page.wrapping_add(desc_at))?;
+        match self.judge(&desc, slot, capacity) {
+            Ok(bytes) => {
+                let desc = FrameDesc {
+                    width: desc.width.get(),
+                    height: desc.height.get(),
+                    stride: desc.stride.get(),
+                    format: Format(desc.format.get()),
+                    frame_id: desc.frame_id.get(),
+                    timestamp_ns: desc.timestamp_ns.get(),
+                };
+                Ok(Try::Fresh(Seen { section, slot, desc, bytes }))
+            }
+            Err(_) if !section.is_unchanged()? => Ok(Try::Again(Skip::Torn { seq: section.seq() })),
+            Err(skip) => Ok(Try::Skip(skip)),
+        }
+    }
+
+    fn judge(&self, desc: &Desc, slot: u32, capacity: u64) -> Result<u64, Skip> {
+        let needed = check_desc(desc).map_err(|fault| Skip::BadDescriptor { slot, fault })?;
+        let (frame_id, last) = (desc.frame_id.get(), self.last_frame_id);
+        if frame_id == last {
+            return Err(Skip::Unchanged { frame_id });
+        }
+        if frame_id < last {
+            return Err(Skip::Older { frame_id, last });
+        }
+        if needed > capacity { Err(Skip::TooSmall { needed, capacity }) } else { Ok(needed) }
+    }
+
+    /// Delivers the slot's bytes chunk by chunk. Returns whether a page moved meanwhile.
+    fn deliver_slot<M: PhysRead>(
+        &self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        seen: &Seen<'_, M>,
+        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+    ) -> Result<bool, ReadError> {
+        let part = Part::Slot(seen.slot);
+        let start = self.gva(abi::slot_offset(seen.slot).unwrap_or(abi::RING_OFFSET));
+        let walker = self.walker(mem);
+        let mut done = 0_u64;
+        while done < seen.bytes {
+            let at = start.wrapping_add(done);
+            let want = CHUNK.min(seen.bytes.wrapping_sub(done));
+            let len = walker.runs(at, want, &mut scratch.runs).map_err(|error| ReadError { part, error })?;
+            deliver(&scratch.runs, seen.bytes, done, len)
+                .map_err(|error| ReadError { part, error: WalkError::Page { gva: at, error } })?;
+            mem.fence_acquire();
+            // The same entries again: bytes copied from a page that left meanwhile are not the region's.
+            let again = walker.runs(at, len, &mut scratch.check);
+            if again != Ok(len) || scratch.runs != scratch.check {
+                return Ok(true);
+            }
+            done = done.wrapping_add(len);
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,218 @@
+//! Snapshots of the small lines: cursor, geometry, lifecycle.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{ReadError, Region, Sample, Skip, Try};
+use crate::abi::{self, Backend, CursorId, State, producer};
+use crate::addr::Gpa;
+use crate::paging::AbsentResolver;
+use crate::phys::{PhysError, PhysRead};
+use crate::seqlock::{Begin, ReadSection};
+
+/// The cursor, consistent under its seqlock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CursorShot {
+    /// The sequence number of this snapshot: tells an idle cursor from a producer that stopped reporting.
+    pub seq: u32,
+    /// Whether it is shown.
+    pub visible: bool,
+    /// Hot spot on the virtual desktop, in pixels; may be negative.
+    pub x: i32,
+    /// Hot spot on the virtual desktop, in pixels; may be negative.
+    pub y: i32,
+    /// Hot spot in the glyph, in pixels.
+    pub hot_x: u16,
+    /// Hot spot in the glyph, in pixels.
+    pub hot_y: u16,
+    /// Width of the glyph, in pixels.
+    pub glyph_w: u16,
+    /// Height of the glyph, in pixels.
+    pub glyph_h: u16,
+    /// Its shape.
+    pub id: CursorId,
+}
+
+/// The geometry of the display, consistent under its seqlock. Lengths are in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GeometryShot {
+    /// Left edge of the virtual desktop.
+    pub virt_x: i32,
+    /// Top edge of the virtual desktop.
+    pub virt_y: i32,
+    /// Width of the virtual desktop.
+    pub virt_w: u32,
+    /// Height of the virtual desktop.
+    pub virt_h: u32,
+    /// Left edge of what is captured, on the virtual desktop.
+    pub cap_x: i32,
+    /// Top edge of what is captured, on the virtual desktop.
+    pub cap_y: i32,
+    /// Dots an inch.
+    pub dpi: u32,
+    /// Refresh rate in millihertz.
+    pub refresh_mhz: u32,
+}
+
+/// The lifecycle line: every field is whole, but they are not of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusShot {
+    /// Ticks at least every [`abi::HEARTBEAT_PERIOD_MS`] while the producer lives.
+    pub heartbeat: u64,
+    /// Advances at a session break.
+    pub run_epoch: u32,
+    /// What the producer is doing.
+    pub status: State,
+    /// How it captures.
+    pub backend: Backend,
+    /// Its own error number.
+    pub error_code: u32,
+    /// Frames a second that it aims at.
+    pub applied_fps: u32,
+    /// Bit n: format n can be produced.
+    pub supported_formats: u32,
+    /// The last control generation that it obeyed.
+    pub ctrl_ack: u32,
+    /// The last full-frame request that it obeyed.
+    pub full_frame_ack: u32,
+    /// When the content last changed, in nanoseconds of the guest's monotonic clock: never compare it with a host clock.
+    pub content_change_ns: u64,
+}
+
+/// Loads `WORDS` aligned words at `gpa` as the start of a wire struct; what lies beyond them stays zero.
+#[inline]
+pub(super) fn load_wire<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
+    mem: &M,
+    gpa: Gpa,
+) -> Result<T, PhysError> {
+    let mut words = [0_u64; WORDS];
+    mem.load_words(gpa, &mut words)?;
+    let mut wire = T::new_zeroed();
+    for (to, word) in wire.as_mut_bytes().chunks_exact_mut(8).zip(&words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    Ok(wire)
+}
+
+impl<R: AbsentResolver> Region<R> {
+    /// Reads the cursor.
+    ///
+    /// # Bound
+    /// 8 tries of at most 16 loads and one walk each.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the producer page cannot be read.
+    pub fn read_cursor<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<CursorShot>, ReadError> {
+        self.read_line::<M, abi::Cursor, 4, _>(mem, producer::CURSOR, |seq, line| {
+            let (x, y) = halves_u32(line.pos.get());
+            let (hot_x, hot_y) = halves_u16(line.hotspot.get());
+            let (glyph_w, glyph_h) = halves_u16(line.glyph.get());
+            CursorShot {
+                seq,
+                visible: line.visible.get() != 0,
+                x: x.cast_signed(),
+                y: y.cast_signed(),
+                hot_x,
+                hot_y,
+                glyph_w,
+                glyph_h,
+                id: CursorId(line.id.get()),
+            }
+        })
+    }
+
+    /// Reads the geometry.
+    ///
+    /// # Bound
+    /// 8 tries of at most 17 loads and one walk each.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the producer page cannot be read.
+    pub fn read_geometry<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<GeometryShot>, ReadError> {
+        self.read_line::<M, abi::Geometry, 5, _>(mem, producer::GEOMETRY, |_, line| GeometryShot {
+            virt_x: line.virt_x.get(),
+            virt_y: line.virt_y.get(),
+            virt_w: line.virt_w.get(),
+            virt_h: line.virt_h.get(),
+            cap_x: line.cap_x.get(),
+            cap_y: line.cap_y.get(),
+            dpi: line.dpi.get(),
+            refresh_mhz: line.refresh_mhz.get(),
+        })
+    }
+
+    /// Reads the lifecycle line and remembers its `run_epoch`.
+    ///
+    /// Each field is one load: whole, and no older than the call; they need not be of one moment. The only skip is
+    /// [`Skip::Moved`].
+    ///
+    /// # Bound
+    /// 8 tries of at most 11 loads and one walk each.
+    ///
+    /// # Errors
+    /// [`ReadError`] where the producer page cannot be read.
+    pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusShot>, ReadError> {
+        let sample = self.attempt(mem, |region, page| {
+            let line: abi::Status = load_wire::<M, _, 6>(mem, page.wrapping_add(producer::STATUS))
+                .map_err(|error| ReadError::in_page(region.base, error))?;
+            Ok(Try::Fresh(StatusShot {
+                heartbeat: line.heartbeat.get(),
+                run_epoch: line.run_epoch.get(),
+                status: State(line.status.get()),
+                backend: Backend(line.backend.get()),
+                error_code: line.error_code.get(),
+                applied_fps: line.applied_fps.get(),
+                supported_formats: line.supported_formats.get(),
+                ctrl_ack: line.ctrl_ack.get(),
+                full_frame_ack: line.full_frame_ack.get(),
+                content_change_ns: line.content_change_ns.get(),
+            }))
+        })?;
+        if let Sample::Fresh(status) = sample {
+            self.run_epoch = status.run_epoch;
+        }
+        Ok(sample)
+    }
+
+    /// Reads a line that starts with its sequence number.
+    #[inline]
+    fn read_line<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize, S>(
+        &mut self,
+        mem: &M,
+        offset: u64,
+        decode: impl Fn(u32, &T) -> S,
+    ) -> Result<Sample<S>, ReadError> {
+        self.attempt(mem, |region, page| {
+            let at = page.wrapping_add(offset);
+            line_once::<M, T, WORDS>(mem, at)
+                .map(|got| match got {
+                    Ok((seq, line)) => Try::Fresh(decode(seq, &line)),
+                    Err(why) => Try::Again(why),
+                })
+                .map_err(|error| ReadError::in_page(region.base, error))
+        })
+    }
+}
+
+#[inline]
+fn line_once<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
+    mem: &M,
+    at: Gpa,
+) -> Result<Result<(u32, T), Skip>, PhysError> {
+    let section = match ReadSection::begin(mem, at)? {
+        Begin::Open(section) => section,
+        Begin::Busy { seq } => return Ok(Err(Skip::Busy { seq })),
+    };
+    let line = load_wire::<M, T, WORDS>(mem, at)?;
+    let seq = section.seq();
+    Ok(if section.is_unchanged()? { Ok((seq, line)) } else { Err(Skip::Torn { seq }) })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
+const fn halves_u32(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
+const fn halves_u16(word: u32) -> (u16, u16) {
+    (word as u16, (word >> 16) as u16)
+}
