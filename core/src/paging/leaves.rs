@@ -23,11 +23,24 @@ pub struct Leaf {
     pub residence: Residence,
 }
 
+/// A page table: 512 entries of 4 KiB each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeafTable {
+    /// The first address that it translates.
+    pub gva: Gva,
+    /// Where it lies.
+    pub table: Gpa,
+    /// What the walk to it grants.
+    pub rights: Rights,
+}
+
 /// What one step of an enumeration gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeafStep {
     /// A page.
     Leaf(Leaf),
+    /// A page table that was not entered: only from a cursor that was told so, see [`LeafCursor::stopping_at_tables`].
+    Table(LeafTable),
     /// A stretch that cannot be enumerated, named by its first entry; the enumeration goes on after it.
     Skipped(WalkError),
     /// The budget is spent: call again with a new one.
@@ -55,6 +68,8 @@ pub struct LeafCursor {
     /// The last entry that led to a table, by the level of that table: the same entry again is passed over.
     previous: [u64; 5],
     repeated: u64,
+    need: Rights,
+    stop_at_tables: bool,
 }
 
 impl LeafCursor {
@@ -72,7 +87,21 @@ impl LeafCursor {
             path: [None; 5],
             previous: [0; 5],
             repeated: 0,
+            need: Rights::NONE,
+            stop_at_tables: false,
         }
+    }
+
+    /// The same, which passes over whatever does not grant `need`, whole tables at once.
+    #[must_use]
+    pub const fn needing(self, need: Rights) -> Self {
+        Self { need, ..self }
+    }
+
+    /// The same, which hands out page tables instead of the 4 KiB pages in them: for a caller that reads them itself.
+    #[must_use]
+    pub const fn stopping_at_tables(self) -> Self {
+        Self { stop_at_tables: true, ..self }
     }
 
     /// The same, which visits at most `tables` tables.
@@ -202,6 +231,10 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                 return Some(LeafStep::Skipped(WalkError::Reserved { gva, level, entry: entry.get() }));
             }
             let rights = open.rights.and(entry.rights());
+            if !rights.grant(cursor.need) {
+                cursor.pass(level);
+                return None;
+            }
             match (level.page_size(), level.below()) {
                 (Some(size), _) if entry.is_leaf(level) => {
                     let gpa = entry.frame(size);
@@ -217,7 +250,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
             }
         } else {
             match self.meaning(gva, level, entry.get(), open.rights) {
-                Ok((Meaning::Page { frame, rights }, _)) => {
+                Ok((Meaning::Page { frame, rights }, _)) if rights.grant(cursor.need) => {
                     let leaf = Leaf {
                         gva: gva.align_down(PageSize::Size4K),
                         gpa: frame,
@@ -248,6 +281,15 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
             return None;
         }
         *previous = entry.get();
+        if below == Level::Pt && cursor.stop_at_tables {
+            let Some(left) = cursor.tables_left.checked_sub(1) else {
+                cursor.truncated = true;
+                return Some(LeafStep::Done);
+            };
+            cursor.tables_left = left;
+            cursor.pass(level);
+            return Some(LeafStep::Table(LeafTable { gva: gva.align_down(PageSize::Size2M), table, rights }));
+        }
         if self.push(cursor, below, Open { table, rights, residence }).is_none() {
             cursor.truncated = true;
             return Some(LeafStep::Done);

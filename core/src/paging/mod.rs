@@ -10,5 +10,5 @@ mod walk;
 
 pub use absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
 pub use entry::{Level, PagingMode, Pte, Rights};
-pub use leaves::{Leaf, LeafCursor, LeafStep};
+pub use leaves::{Leaf, LeafCursor, LeafStep, LeafTable};
 pub use walk::{AddressSpace, PageWalker, Residence, Trail, Translation, WalkError};

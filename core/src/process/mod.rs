@@ -3,9 +3,11 @@
 //! The scan takes any [`ProcessSource`] and does not know which it got: a bounded pass over physical memory that finds the
 //! roots sharing one kernel half, or the process list of an NT kernel.
 
+pub mod roots;
+
 use core::fmt;
 
-use crate::addr::Gva;
+use crate::addr::{Cr3, Gva};
 use crate::budget::Budget;
 use crate::paging::{AbsentResolver, AddressSpace, Hardware};
 use crate::phys::{PhysError, PhysRead};
@@ -15,6 +17,8 @@ use crate::phys::{PhysError, PhysRead};
 pub struct Process<R = Hardware> {
     /// Its address space.
     pub space: AddressSpace<R>,
+    /// The second root that user mode runs on, where the kernel keeps one (page-table isolation). It maps the same user half.
+    pub user_root: Option<Cr3>,
     /// Its number.
     pub pid: Option<u32>,
     /// Its parent's number.
@@ -31,14 +35,14 @@ impl<R> Process<R> {
     /// A process of which only the address space is known.
     #[must_use]
     pub const fn unnamed(space: AddressSpace<R>) -> Self {
-        Self { space, pid: None, ppid: None, name: None, eprocess: None, peb: None }
+        Self { space, user_root: None, pid: None, ppid: None, name: None, eprocess: None, peb: None }
     }
 }
 
 impl<R: Default> Default for Process<R> {
     /// A place holder: the space at root 0.
     fn default() -> Self {
-        Self::unnamed(AddressSpace::new(crate::Cr3::new(0)).with_absent(R::default()))
+        Self::unnamed(AddressSpace::new(Cr3::new(0)).with_absent(R::default()))
     }
 }
 

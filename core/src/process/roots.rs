@@ -1,0 +1,548 @@
+//! Address spaces without an operating system's help: the roots that share one kernel half.
+//!
+//! Every process of an x86-64 kernel carries (most of) the same upper 256 entries in its top table. Given one root, a pass
+//! over physical memory that looks at one word a page finds the others: [`SharedHalf`]. With no root at all, the same pass
+//! collects every page that could be a top table, and the largest set that agrees with itself wins: [`Agreement`].
+//!
+//! Neither touches what the backend does not report as data, so a sparse RAM file stays sparse.
+//!
+//! A root found this way is a page of RAM that reads like one, not more: tables of processes that ended, and a firmware's or
+//! boot trampoline's, are among them. The scan asks for user pages, which an identity map of the kernel does not have.
+
+use crate::addr::{Cr3, Gpa, PAGE_BYTES};
+use crate::budget::Budget;
+use crate::paging::{AddressSpace, Hardware, Level, PageWalker, PagingMode, Pte};
+use crate::phys::{Extent, PhysError, PhysRead};
+use crate::process::{Process, ProcessSource, Step};
+
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+/// The first entry of the kernel half.
+const KERNEL: u64 = 256;
+/// Entries read at a time.
+const BLOCK: u64 = 64;
+
+/// What of an entry is compared: everything but what the processor sets, and the software bits that an operating system may
+/// count in.
+const COMPARED: u64 = Pte::ADDRESS | Pte::PRESENT | Pte::WRITABLE | Pte::USER | Pte::PAGE;
+
+/// The entry of `table` at `index`.
+fn entry<M: PhysRead>(mem: &M, table: Gpa, index: u64) -> Result<Pte, PhysError> {
+    mem.load_u64(table.wrapping_add(index.wrapping_mul(8))).map(Pte::new)
+}
+
+/// Calls `each` with the entries `from..512` of `table` until it says no. `Ok(false)` where it did.
+fn entries<M: PhysRead>(
+    mem: &M,
+    table: Gpa,
+    from: u64,
+    mut each: impl FnMut(u64, Pte) -> bool,
+) -> Result<bool, PhysError> {
+    let mut words = [0_u64; BLOCK as usize];
+    let mut index = from;
+    while index < ENTRIES {
+        mem.load_words(table.wrapping_add(index.wrapping_mul(8)), &mut words)?;
+        for word in words {
+            if !each(index, Pte::new(word)) {
+                return Ok(false);
+            }
+            index = index.wrapping_add(1);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether an entry could stand in a top table: absent, or a pointer to a table.
+fn fits_top(entry: Pte, phys_bits: u32) -> bool {
+    !entry.is_present() || entry.reserved_bits(Level::Pml4, phys_bits) == 0
+}
+
+/// How a root's kernel half compares with a reference's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Comparison {
+    /// Entries that the reference has.
+    reference: u32,
+    /// Of these, how many are the same.
+    same: u32,
+    /// Entries that the other has and the reference has not, or has differently.
+    other: u32,
+}
+
+impl Comparison {
+    /// Processes share most of their kernel half; a few entries are a process's own (the self map, session space, an LDT).
+    const fn agrees(self) -> bool {
+        self.same >= 1 && self.same.saturating_mul(2) >= self.reference && self.other <= self.same
+    }
+}
+
+/// Compares kernel halves; `None` where `root` cannot be a top table.
+fn compare<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> Result<Option<Comparison>, PhysError> {
+    let mut theirs = [0_u64; BLOCK as usize];
+    let mut ours = [0_u64; BLOCK as usize];
+    let mut result = Comparison::default();
+    let mut index = 0_u64;
+    while index < ENTRIES {
+        let offset = index.wrapping_mul(8);
+        mem.load_words(root.wrapping_add(offset), &mut theirs)?;
+        if !theirs.iter().all(|word| fits_top(Pte::new(*word), phys_bits)) {
+            return Ok(None);
+        }
+        if index >= KERNEL {
+            mem.load_words(reference.wrapping_add(offset), &mut ours)?;
+            for (our, their) in ours.iter().zip(&theirs) {
+                let (our, their) = (our & COMPARED, their & COMPARED);
+                let present = our & Pte::PRESENT != 0;
+                result.reference = result.reference.wrapping_add(u32::from(present));
+                if present && our == their {
+                    result.same = result.same.wrapping_add(1);
+                } else if their & Pte::PRESENT != 0 {
+                    result.other = result.other.wrapping_add(1);
+                }
+            }
+        }
+        index = index.wrapping_add(BLOCK);
+    }
+    Ok(Some(result))
+}
+
+/// The user-mode root that Linux keeps beside `root` under page-table isolation: the next page, with the same user half
+/// and next to no kernel half (Linux, `arch/x86/include/asm/pgtable.h`: the pair is one 8 KiB allocation).
+fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<Cr3> {
+    if root.get() & PAGE_BYTES != 0 {
+        return None;
+    }
+    let partner = root.wrapping_add(PAGE_BYTES);
+    let mut users = 0_u32;
+    let mut kernel = [0_u32; 2];
+    let fits = entries(mem, root, 0, |index, ours| {
+        let Ok(theirs) = entry(mem, partner, index) else { return false };
+        if index < KERNEL {
+            users = users.wrapping_add(u32::from(ours.is_present()));
+            ours.get() & COMPARED == theirs.get() & COMPARED
+        } else {
+            for (count, entry) in kernel.iter_mut().zip([ours, theirs]) {
+                *count = count.wrapping_add(u32::from(entry.is_present()));
+            }
+            fits_top(theirs, phys_bits)
+        }
+    });
+    let [ours, theirs] = kernel;
+    (fits == Ok(true) && users > 0 && theirs > 0 && theirs < ours).then(|| Cr3::new(partner.get()))
+}
+
+/// A pass over the pages of RAM that hold data: resumable, one page at a time.
+#[derive(Clone, Copy, Debug)]
+struct Pages {
+    next: Gpa,
+    extent: Option<Extent>,
+    looked_at: u64,
+}
+
+impl Pages {
+    const fn new() -> Self {
+        Self { next: Gpa::new(0), extent: None, looked_at: 0 }
+    }
+
+    /// The next whole page.
+    #[inline]
+    fn advance<M: PhysRead>(&mut self, mem: &M) -> Result<Option<Gpa>, PhysError> {
+        loop {
+            if let Some(extent) = self.extent {
+                let page = self.next;
+                // Both are page-aligned, and an extent does not pass 2^64.
+                if page.wrapping_add(PAGE_BYTES) <= extent.end() && page >= extent.start {
+                    self.next = page.wrapping_add(PAGE_BYTES);
+                    self.looked_at = self.looked_at.wrapping_add(1);
+                    return Ok(Some(page));
+                }
+            }
+            let Some(extent) = mem.next_extent(self.next)? else { return Ok(None) };
+            let Some(start) = extent.start.get().checked_next_multiple_of(PAGE_BYTES) else { return Ok(None) };
+            // An extent with no whole page in it, or one that lies before where we are: go on behind it.
+            let end = extent.end().get() & !PAGE_BYTES.wrapping_sub(1);
+            if start >= end {
+                let Some(behind) = extent.end().get().checked_next_multiple_of(PAGE_BYTES) else { return Ok(None) };
+                if behind <= self.next.get() {
+                    return Ok(None);
+                }
+                self.next = Gpa::new(behind);
+                self.extent = None;
+                continue;
+            }
+            self.next = Gpa::new(start);
+            self.extent = Some(Extent { start: Gpa::new(start), len: end.wrapping_sub(start) });
+        }
+    }
+}
+
+/// The roots that share the kernel half of a known one, the known one included.
+///
+/// # Bound
+/// One load for every page of RAM that holds data, and at most 1536 more for each page that passes.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedHalf {
+    reference: AddressSpace<Hardware>,
+    anchor: Option<(u64, u64)>,
+    pages: Pages,
+}
+
+impl SharedHalf {
+    /// All roots that share `reference`'s kernel half.
+    #[must_use]
+    pub const fn new(reference: AddressSpace<Hardware>) -> Self {
+        Self { reference, anchor: None, pages: Pages::new() }
+    }
+
+    /// Pages of RAM that were looked at so far.
+    #[must_use]
+    pub const fn pages_looked_at(&self) -> u64 {
+        self.pages.looked_at
+    }
+
+    /// Checks that the reference reads like a top table with a kernel half: what is found is compared with it.
+    ///
+    /// # Errors
+    /// [`RootError`] naming what is wrong with it.
+    pub fn check<M: PhysRead>(mem: &M, reference: &AddressSpace<Hardware>) -> Result<(), RootError> {
+        let root = reference.root;
+        let table = root.table();
+        let mut kernel = 0_u32;
+        let mut bad = None;
+        entries(mem, table, 0, |index, entry| {
+            if !fits_top(entry, reference.phys_bits) {
+                bad = Some((index, entry));
+                return false;
+            }
+            kernel = kernel.wrapping_add(u32::from(index >= KERNEL && entry.is_present()));
+            true
+        })
+        .map_err(|error| RootError::Unreadable { root, error })?;
+        match bad {
+            Some((index, entry)) => Err(RootError::NotATable { root, index, entry }),
+            None if kernel == 0 => Err(RootError::NoKernelHalf { root }),
+            None => Ok(()),
+        }
+    }
+
+    /// The kernel entry that the first sieve asks for: the highest present one that does not lead back to the table itself.
+    fn anchor<M: PhysRead>(&mut self, mem: &M) -> Result<Option<(u64, u64)>, PhysError> {
+        if self.anchor.is_none() {
+            let table = self.reference.root.table();
+            let mut last = None;
+            entries(mem, table, KERNEL, |index, entry| {
+                if entry.is_present() && entry.table() != table {
+                    last = Some((index, entry.get() & COMPARED));
+                }
+                true
+            })?;
+            self.anchor = last;
+        }
+        Ok(self.anchor)
+    }
+}
+
+impl ProcessSource for SharedHalf {
+    type Absent = Hardware;
+
+    fn next_process<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<Hardware>>, PhysError> {
+        let Some((index, value)) = self.anchor(mem)? else { return Ok(Step::Done) };
+        let reference = self.reference.root.table();
+        let phys_bits = self.reference.phys_bits;
+        loop {
+            if !budget.spend(1) {
+                return Ok(Step::Pending);
+            }
+            let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
+            // A page that is gone again is no root.
+            let Ok(found) = entry(mem, page, index) else { continue };
+            if found.get() & COMPARED != value {
+                continue;
+            }
+            budget.spend(ENTRIES);
+            if let Ok(Some(comparison)) = compare(mem, reference, page, phys_bits)
+                && comparison.agrees()
+            {
+                return Ok(Step::Found(process_at(mem, &self.reference, page)));
+            }
+        }
+    }
+}
+
+fn process_at<M: PhysRead>(mem: &M, reference: &AddressSpace<Hardware>, root: Gpa) -> Process<Hardware> {
+    let mut process = Process::unnamed(reference.at_root(Cr3::new(root.get())));
+    process.user_root = isolation_partner(mem, root, reference.phys_bits);
+    process
+}
+
+/// Why a root cannot serve as a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RootError {
+    /// Its page is not in RAM.
+    Unreadable {
+        /// The root.
+        root: Cr3,
+        /// What could not be read.
+        error: PhysError,
+    },
+    /// An entry cannot stand in a top table.
+    NotATable {
+        /// The root.
+        root: Cr3,
+        /// The entry's index.
+        index: u64,
+        /// The entry.
+        entry: Pte,
+    },
+    /// Its kernel half is empty.
+    NoKernelHalf {
+        /// The root.
+        root: Cr3,
+    },
+}
+
+impl core::fmt::Display for RootError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Unreadable { root, error } => write!(f, "CR3 {root} names no page table: {error}"),
+            Self::NotATable { root, index, entry } => {
+                write!(f, "CR3 {root} names no page table: its entry {index} is {entry}")
+            }
+            Self::NoKernelHalf { root } => {
+                write!(f, "CR3 {root} names a page table without a kernel half; a guest that has rebooted leaves such")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RootError {}
+
+/// A page that could be a top table, as [`Agreement`] keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RootCandidate {
+    root: Gpa,
+    last: u64,
+}
+
+/// The roots of a guest of which nothing is known: the largest set of possible top tables whose last entries are the same
+/// and whose kernel halves agree.
+///
+/// Both Linux and Windows map kernel memory through the last entry of every process's top table.
+///
+/// # Bound
+/// One load for every page of RAM that holds data; for each that passes, at most 512 for every level; then what
+/// [`SharedHalf`] costs for each that is kept. Where more pages pass than `candidates` holds, the winner so far is used as the
+/// reference of a second pass.
+#[derive(Debug)]
+pub struct Agreement<'s> {
+    template: AddressSpace<Hardware>,
+    candidates: &'s mut [RootCandidate],
+    kept: usize,
+    pages: Pages,
+    /// Votes for last entries, a bounded tally: the smallest count is replaced when it is full.
+    tally: [(u64, u32); TALLY],
+    overflowed: bool,
+    stage: Stage,
+}
+
+const TALLY: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Collect,
+    List { next: usize, reference: AddressSpace<Hardware> },
+    SecondPass(SharedHalf),
+    End,
+}
+
+impl<'s> Agreement<'s> {
+    /// Candidates that suit most guests: 4096, in 64 KiB.
+    pub const CANDIDATES: usize = 4096;
+
+    /// A search with the given scratch memory, for tables of `mode`.
+    #[must_use]
+    pub const fn new(mode: PagingMode, candidates: &'s mut [RootCandidate]) -> Self {
+        let template = AddressSpace { root: Cr3::new(0), mode, phys_bits: 52, absent: Hardware };
+        Self {
+            template,
+            candidates,
+            kept: 0,
+            pages: Pages::new(),
+            tally: [(0, 0); TALLY],
+            overflowed: false,
+            stage: Stage::Collect,
+        }
+    }
+
+    /// Pages of RAM that were looked at so far.
+    #[must_use]
+    pub const fn pages_looked_at(&self) -> u64 {
+        self.pages.looked_at
+    }
+
+    /// The root whose kernel half the others are compared with, once it is known.
+    #[must_use]
+    pub const fn reference(&self) -> Option<AddressSpace<Hardware>> {
+        match &self.stage {
+            Stage::List { reference, .. } => Some(*reference),
+            Stage::SecondPass(pass) => Some(pass.reference),
+            Stage::Collect | Stage::End => None,
+        }
+    }
+
+    fn collect<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, PhysError> {
+        loop {
+            if !budget.spend(1) {
+                return Ok(false);
+            }
+            let Some(page) = self.pages.advance(mem)? else { return Ok(true) };
+            let Ok(last) = entry(mem, page, ENTRIES.wrapping_sub(1)) else { continue };
+            if !last.is_present() || !fits_top(last, self.template.phys_bits) || last.table().get() == 0 {
+                continue;
+            }
+            budget.spend(ENTRIES);
+            if self.could_be_root(mem, page) {
+                self.keep(page, last.get() & COMPARED);
+            }
+        }
+    }
+
+    /// A top table whose last entry leads, table by table, to a page. Each table must read like one.
+    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
+        let mut table = page;
+        let mut level = self.template.mode.top();
+        loop {
+            let mut last = None;
+            let fits = entries(mem, table, 0, |_, entry| {
+                if entry.is_present() {
+                    last = Some(entry);
+                }
+                !entry.is_present() || entry.reserved_bits(level, self.template.phys_bits) == 0
+            });
+            let Some(entry) = last.filter(|_| fits == Ok(true)) else { return false };
+            let Some(below) = level.below() else { return true };
+            if entry.is_leaf(level) {
+                return true;
+            }
+            // What is not data is not read: a pointer into a hole of the file would allocate it.
+            let is_data = mem.next_extent(entry.table()).is_ok_and(|extent| {
+                extent.is_some_and(|extent| extent.start == entry.table() && extent.len >= PAGE_BYTES)
+            });
+            if !is_data {
+                return false;
+            }
+            table = entry.table();
+            level = below;
+        }
+    }
+
+    fn keep(&mut self, root: Gpa, last: u64) {
+        match self.candidates.get_mut(self.kept) {
+            Some(slot) => {
+                *slot = RootCandidate { root, last };
+                self.kept = self.kept.wrapping_add(1);
+            }
+            None => self.overflowed = true,
+        }
+        if let Some((_, count)) = self.tally.iter_mut().find(|(value, count)| *count > 0 && *value == last) {
+            *count = count.saturating_add(1);
+        } else if let Some(smallest) = self.tally.iter_mut().min_by_key(|(_, count)| *count) {
+            *smallest = (last, smallest.1.saturating_add(1));
+        }
+    }
+
+    /// The kept candidate that most others agree with, by their last entries; of equals the lowest.
+    fn elect(&self) -> Option<AddressSpace<Hardware>> {
+        let (last, votes) = self.tally.iter().copied().rev().max_by_key(|(_, count)| *count)?;
+        if votes == 0 {
+            return None;
+        }
+        let kept = self.candidates.get(..self.kept)?;
+        let root = kept.iter().find(|candidate| candidate.last == last)?.root;
+        Some(self.template.at_root(Cr3::new(root.get())))
+    }
+}
+
+impl ProcessSource for Agreement<'_> {
+    type Absent = Hardware;
+
+    fn next_process<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<Hardware>>, PhysError> {
+        loop {
+            self.stage = match self.stage {
+                Stage::End => return Ok(Step::Done),
+                Stage::Collect => {
+                    if !self.collect(mem, budget)? {
+                        return Ok(Step::Pending);
+                    }
+                    match self.elect() {
+                        None => Stage::End,
+                        Some(reference) if self.overflowed => Stage::SecondPass(SharedHalf::new(reference)),
+                        Some(reference) => Stage::List { next: 0, reference },
+                    }
+                }
+                Stage::SecondPass(ref mut pass) => return pass.next_process(mem, budget),
+                Stage::List { next, reference } => {
+                    let Some(candidate) = self.candidates.get(..self.kept).and_then(|kept| kept.get(next)).copied()
+                    else {
+                        self.stage = Stage::End;
+                        continue;
+                    };
+                    if !budget.spend(ENTRIES) {
+                        return Ok(Step::Pending);
+                    }
+                    self.stage = Stage::List { next: next.wrapping_add(1), reference };
+                    let comparison = compare(mem, reference.root.table(), candidate.root, reference.phys_bits);
+                    if let Ok(Some(comparison)) = comparison
+                        && comparison.agrees()
+                    {
+                        return Ok(Step::Found(process_at(mem, &reference, candidate.root)));
+                    }
+                    continue;
+                }
+            };
+        }
+    }
+}
+
+/// Tells 4-level from 5-level tables where nobody says: by whether the last 2 GiB, where Linux has
+/// its kernel's image, hold executable kernel pages under either reading. `None` where neither reading shows any.
+///
+/// A table of a 4-level guest that is read one level too deep ends in a large page with reserved bits, or in bytes that are
+/// no table; a table of a 5-level guest that is read as a 4-level one looks whole, so five levels are tried first. The
+/// answer is a guess from structure: an embedder that knows `CR4` uses [`PagingMode::from_cr4`].
+///
+/// # Bound
+/// 1024 translations for each reading.
+#[must_use]
+pub fn guess_mode<M: PhysRead>(mem: &M, root: Cr3) -> Option<PagingMode> {
+    [PagingMode::FiveLevel, PagingMode::FourLevel].into_iter().find(|mode| {
+        let space = AddressSpace { root, mode: *mode, phys_bits: 52, absent: Hardware };
+        let walker = PageWalker::new(mem, space);
+        kernel_leads_to_code(&walker)
+    })
+}
+
+/// Whether the last 2 GiB of the address space, looked at in 2 MiB steps, have executable supervisor pages.
+fn kernel_leads_to_code<M: PhysRead>(walker: &PageWalker<&M, Hardware>) -> bool {
+    const STEP: u64 = 2 << 20;
+    const STEPS: u64 = 1024;
+    let mut good = 0_u32;
+    let mut bad = 0_u32;
+    for step in 1..=STEPS {
+        let gva = crate::Gva::new(0_u64.wrapping_sub(step.wrapping_mul(STEP)));
+        match walker.translate(gva) {
+            Ok(found) if found.rights.executable && !found.rights.user => good = good.wrapping_add(1),
+            Ok(_) | Err(crate::WalkError::NotMapped { .. }) => {}
+            Err(_) => bad = bad.wrapping_add(1),
+        }
+    }
+    good > bad
+}
