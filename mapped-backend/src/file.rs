@@ -1,0 +1,164 @@
+//! One RAM file: opened for reading alone, measured, and asked where it has data.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, SealFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::error::OpenError;
+
+/// A file that holds guest RAM, open for reading alone.
+#[derive(Debug)]
+pub struct RamFile {
+    fd: OwnedFd,
+    path: PathBuf,
+    len: u64,
+}
+
+impl RamFile {
+    /// Opens the file at `path` with `O_RDONLY`.
+    ///
+    /// # Errors
+    /// [`OpenError`] that names `path`: missing, not readable, not a file, without bytes.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_path_buf();
+        match rustix::fs::open(&path, READ_ONLY, Mode::empty()) {
+            Ok(fd) => Self::measure(fd, path),
+            Err(Errno::NOENT | Errno::NOTDIR) => Err(OpenError::Missing { path }),
+            Err(Errno::ACCESS | Errno::PERM) => Err(OpenError::PermissionDenied { path }),
+            // A socket, or a device without a driver.
+            Err(Errno::NXIO | Errno::NODEV) => Err(OpenError::NotAFile { path, kind: "socket or device" }),
+            Err(errno) => Err(OpenError::Io { path, action: "opening it", source: errno.into() }),
+        }
+    }
+
+    /// Takes an inherited or received descriptor (a memfd, an unlinked file); `name` is what errors call it.
+    ///
+    /// The file is opened again through `/proc/self/fd`, read-only and with a file position of its own: what was handed
+    /// over may be open for writing and is shared with whoever handed it over. Where that cannot be done (no `/proc`), a
+    /// descriptor that is read-only is used as it is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`OpenError::NotReadOnly`] for a writable descriptor that cannot be opened again.
+    pub fn from_fd(fd: OwnedFd, name: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let path = name.into();
+        // Before it is opened again: opening a pipe or a device has effects of its own.
+        let (fd, path, _) = regular(fd, path)?;
+        match rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), READ_ONLY, Mode::empty()) {
+            Ok(own) => Self::measure(own, path),
+            Err(errno) => match rustix::fs::fcntl_getfl(&fd) {
+                Ok(flags) if flags & OFlags::RWMODE == OFlags::RDONLY => Self::measure(fd, path),
+                _ => Err(OpenError::NotReadOnly { path, source: errno.into() }),
+            },
+        }
+    }
+
+    fn measure(fd: OwnedFd, path: PathBuf) -> Result<Self, OpenError> {
+        let (fd, path, len) = regular(fd, path)?;
+        if len == 0 {
+            return Err(OpenError::ZeroLength { path });
+        }
+        Ok(Self { fd, path, len })
+    }
+
+    /// What errors call this file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length in bytes when it was opened.
+    #[expect(clippy::len_without_is_empty, reason = "a file without bytes is never opened")]
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file is sealed against shrinking (`F_SEAL_SHRINK`). Only a memfd can be; any other file is not.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        rustix::fs::fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+    }
+
+    /// Asks the file whether it still has the length it was opened with.
+    ///
+    /// # Errors
+    /// [`OpenError::Shrunk`] with both lengths.
+    pub fn check(&self) -> Result<(), OpenError> {
+        let now = self.len_now().map_err(|source| self.failed("asking for its length", source))?;
+        if now < self.len {
+            return Err(OpenError::Shrunk { path: self.path.clone(), was: self.len, now });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn failed(&self, action: &'static str, source: io::Error) -> OpenError {
+        OpenError::Io { path: self.path.clone(), action, source }
+    }
+
+    fn len_now(&self) -> io::Result<u64> {
+        Ok(u64::try_from(rustix::fs::fstat(&self.fd)?.st_size).unwrap_or(0))
+    }
+
+    /// The first stretch of data at or after `from` and before `end`, as `(start, len)`.
+    ///
+    /// Where the filesystem does not tell data from holes, all of it is data (`lseek(2)`, `SEEK_DATA`).
+    pub(crate) fn next_data(&self, from: u64, end: u64) -> Result<Option<(u64, u64)>, DataError> {
+        if from >= end {
+            return Ok(None);
+        }
+        // A hole that is punched between the two questions can empty the answer: then they are asked again.
+        for _ in 0..8 {
+            let start = match rustix::fs::seek(&self.fd, SeekFrom::Data(from)) {
+                Ok(start) if start < end => start,
+                Ok(_) => return Ok(None),
+                Err(Errno::NXIO) if self.len_now().is_ok_and(|now| now < end) => return Err(DataError::Shrunk),
+                Err(Errno::NXIO) => return Ok(None),
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((from, end - from))),
+                Err(errno) => return Err(DataError::Errno(errno.raw_os_error())),
+            };
+            match rustix::fs::seek(&self.fd, SeekFrom::Hole(start)) {
+                Ok(stop) if stop > start => return Ok(Some((start, stop.min(end) - start))),
+                Ok(_) | Err(Errno::NXIO) => {}
+                Err(errno) => return Err(DataError::Errno(errno.raw_os_error())),
+            }
+        }
+        Err(DataError::Errno(Errno::AGAIN.raw_os_error()))
+    }
+}
+
+impl AsFd for RamFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Why a file could not say where it has data.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DataError {
+    /// It no longer reaches that far.
+    Shrunk,
+    /// The operating system's number for it.
+    Errno(i32),
+}
+
+/// `O_NONBLOCK` so that a pipe in the place of a file does not hang the caller; a file ignores it.
+const READ_ONLY: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+fn regular(fd: OwnedFd, path: PathBuf) -> Result<(OwnedFd, PathBuf, u64), OpenError> {
+    let stat = match rustix::fs::fstat(&fd) {
+        Ok(stat) => stat,
+        Err(errno) => return Err(OpenError::Io { path, action: "asking what it is", source: errno.into() }),
+    };
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => return Ok((fd, path, u64::try_from(stat.st_size).unwrap_or(0))),
+        FileType::Directory => "directory",
+        FileType::Fifo => "pipe",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        _ => "special file",
+    };
+    Err(OpenError::NotAFile { path, kind })
+}

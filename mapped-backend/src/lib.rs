@@ -1,0 +1,34 @@
+//! Guest RAM in files, mapped read-only: the [`PhysRead`](vgpu_perception::PhysRead) of `vgpu-perception` for QEMU,
+//! cloud-hypervisor and whatever else keeps a guest's memory in a file, a memfd or hugetlbfs.
+//!
+//! ```no_run
+//! use vgpu_perception::{Gpa, PhysRead};
+//! use vgpu_perception_mapped::{GuestRam, Machine, MachineOptions};
+//!
+//! let ram = GuestRam::open_machine("/dev/shm/guest.ram", Machine::Q35, MachineOptions::default())?;
+//! let word = ram.load_u64(Gpa::new(0x1000))?;
+//! # let _ = word;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![deny(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("this backend maps whole RAM files through Linux interfaces: it needs 64-bit Linux");
+
+mod error;
+mod file;
+mod machine;
+mod map;
+mod populate;
+mod probe;
+mod ram;
+mod raw;
+
+pub use error::OpenError;
+pub use file::RamFile;
+pub use machine::{HighBase, Machine, MachineOptions};
+pub use map::{MAX_SEGMENTS, MapError, Segment, SegmentMap, parse_number};
+pub use populate::Populate;
+pub use probe::{Change, ChangeProbe};
+pub use ram::{GuestRam, RamOptions};
+pub use raw::{MAX_GUARDED, SigbusGuard};

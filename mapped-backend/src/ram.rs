@@ -1,0 +1,282 @@
+//! The RAM of one guest: its files, mapped by its segment map.
+
+use core::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use vgpu_perception::{Extent, Gpa, PhysError, PhysErrorKind, PhysRead, Window};
+use volatile::VolatilePtr;
+use volatile::access::ReadOnly;
+use zerocopy::FromBytes;
+
+use crate::error::OpenError;
+use crate::file::{DataError, RamFile};
+use crate::machine::{Machine, MachineOptions};
+use crate::map::{MapError, Segment, SegmentMap};
+use crate::raw::{MAX_GUARDED, Mapping, Placed, SigbusGuard, Space};
+
+/// What is asked of RAM files beyond their being readable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RamOptions {
+    require_sealed: bool,
+    allow_empty: bool,
+    guard: Option<SigbusGuard>,
+}
+
+impl RamOptions {
+    /// Nothing more: files need no seal, must hold data, and are not guarded.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { require_sealed: false, allow_empty: false, guard: None }
+    }
+
+    /// Refuses files that could shrink: every one has to be a memfd with `F_SEAL_SHRINK`.
+    #[must_use]
+    pub const fn require_sealed(mut self) -> Self {
+        self.require_sealed = true;
+        self
+    }
+
+    /// Takes files in which nothing was ever written: an embedder that maps a guest's RAM before it boots wants this.
+    #[must_use]
+    pub const fn allow_empty(mut self) -> Self {
+        self.allow_empty = true;
+        self
+    }
+
+    /// Makes the loss of a file that shrinks a [`PhysErrorKind::Lost`] instead of the end of the process.
+    ///
+    /// Once a byte of any file is lost, every later read of this guest's RAM is `Lost`: open it anew.
+    #[must_use]
+    pub const fn guard(mut self, guard: SigbusGuard) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+}
+
+/// The RAM of a guest, in one or several files that are mapped `MAP_SHARED` and read-only.
+///
+/// # When a file shrinks
+///
+/// A load from a mapped page that its file no longer has ends the process with `SIGBUS`. There are three ways to meet this:
+/// files that cannot shrink ([`RamOptions::require_sealed`]), asking before a long piece of work ([`check`](Self::check),
+/// which leaves a gap), and a signal handler that the program opts into ([`RamOptions::guard`]).
+pub struct GuestRam {
+    space: Space,
+    files: Box<[RamFile]>,
+    map: SegmentMap,
+}
+
+impl fmt::Debug for GuestRam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestRam").field("files", &self.files).field("map", &self.map).finish_non_exhaustive()
+    }
+}
+
+impl GuestRam {
+    /// Maps `files` as `map` says, each whole and once; segments name them by their place in `files`.
+    ///
+    /// # Errors
+    /// [`OpenError`] that names the file and the numbers that do not fit.
+    pub fn new(files: Vec<RamFile>, map: SegmentMap, options: RamOptions) -> Result<Self, OpenError> {
+        for segment in map.segments() {
+            let Some(file) = files.get(segment.file) else {
+                return Err(OpenError::NoSuchFile { segment: *segment, files: files.len() });
+            };
+            if segment.offset > file.len() || segment.len > file.len() - segment.offset {
+                return Err(OpenError::TooShort { path: file.path().into(), segment: *segment, len: file.len() });
+            }
+        }
+        if let Some(file) = files.iter().find(|file| options.require_sealed && !file.is_sealed()) {
+            return Err(OpenError::NotSealed { path: file.path().into() });
+        }
+        let mut maps = Vec::with_capacity(files.len());
+        for file in &files {
+            maps.push(map_file(file, options)?);
+        }
+        let placed: Vec<Placed> = map.segments().iter().map(placed).collect();
+        // Every segment was found to lie in its file above, and each file was mapped whole.
+        let space = Space::new(maps, &placed).ok_or(OpenError::Map(MapError::NoSegments))?;
+        let ram = Self { space, files: files.into(), map };
+        // A file that shrank between being measured and being mapped is found before anybody reads it.
+        ram.check()?;
+        if !options.allow_empty {
+            ram.refuse_empty()?;
+        }
+        Ok(ram)
+    }
+
+    /// Maps one file as `map` says.
+    ///
+    /// # Errors
+    /// As [`RamFile::open`] and [`new`](Self::new).
+    pub fn open(path: impl AsRef<Path>, map: SegmentMap) -> Result<Self, OpenError> {
+        Self::new(vec![RamFile::open(path)?], map, RamOptions::new())
+    }
+
+    /// Maps all of one file from guest physical 0 on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_flat(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let file = RamFile::open(path)?;
+        let map = SegmentMap::flat(file.len())?;
+        Self::new(vec![file], map, RamOptions::new())
+    }
+
+    /// Maps one file that is all the RAM of a `machine`; its length says how much that is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and what [`Machine::map`] gives.
+    pub fn open_machine(path: impl AsRef<Path>, machine: Machine, options: MachineOptions) -> Result<Self, OpenError> {
+        let file = RamFile::open(path)?;
+        let map = machine.map(&[file.len()], options)?;
+        Self::new(vec![file], map, RamOptions::new())
+    }
+
+    /// Maps an inherited descriptor as `map` says; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`RamFile::from_fd`] and [`new`](Self::new).
+    pub fn from_fd(fd: OwnedFd, name: impl Into<PathBuf>, map: SegmentMap) -> Result<Self, OpenError> {
+        Self::new(vec![RamFile::from_fd(fd, name)?], map, RamOptions::new())
+    }
+
+    /// The segment map.
+    #[must_use]
+    pub const fn map(&self) -> &SegmentMap {
+        &self.map
+    }
+
+    /// The files.
+    #[must_use]
+    pub fn files(&self) -> &[RamFile] {
+        &self.files
+    }
+
+    /// Asks every file whether it still has the length it was opened with.
+    ///
+    /// A file can shrink right after the answer; see [above](Self#when-a-file-shrinks).
+    ///
+    /// # Errors
+    /// [`OpenError::Shrunk`] with both lengths.
+    pub fn check(&self) -> Result<(), OpenError> {
+        self.files.iter().try_for_each(RamFile::check)
+    }
+
+    /// Whether a guarded file was found to have shrunk: every read is `Lost` from then on.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.space.is_lost()
+    }
+
+    /// Typed volatile access to the `T` at `gpa`, for single fields that need no ordering.
+    ///
+    /// `T` is read as the host lays it out: wrap numbers that the guest keeps little-endian in zerocopy's types, or convert.
+    /// A volatile read of more than a word is not one access, and no read is ordered with others: a seqlock rests on
+    /// [`load_words`](PhysRead::load_words) and [`fence_acquire`](PhysRead::fence_acquire). Reads here know nothing of a
+    /// file that was lost: ask [`is_lost`](Self::is_lost) afterwards where that matters.
+    ///
+    /// ```no_run
+    /// # use vgpu_perception::Gpa;
+    /// # fn of(ram: &vgpu_perception_mapped::GuestRam) -> Result<(), vgpu_perception::PhysError> {
+    /// let heartbeat = ram.volatile::<u64>(Gpa::new(0x10_0100))?;
+    /// let (before, after) = (heartbeat.read(), heartbeat.read());
+    /// # let _ = (before, after); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PhysErrorKind::Hole`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not aligned
+    /// for a `T`.
+    pub fn volatile<T: FromBytes>(&self, gpa: Gpa) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
+        self.space.volatile(gpa.get())
+    }
+
+    pub(crate) const fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn refuse_empty(&self) -> Result<(), OpenError> {
+        for segment in self.map.segments() {
+            let Some(file) = self.files.get(segment.file) else { continue };
+            // Anything but a clear "no data" counts as data: this check has to be sure before it refuses.
+            if !matches!(file.next_data(segment.offset, segment.offset + segment.len), Ok(None)) {
+                return Ok(());
+            }
+        }
+        let (path, len) = self.files.first().map_or((PathBuf::new(), 0), |file| (file.path().into(), file.len()));
+        Err(OpenError::Empty { path, len })
+    }
+}
+
+fn map_file(file: &RamFile, options: RamOptions) -> Result<Mapping, OpenError> {
+    let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
+    let mut mapping = Mapping::new(file.as_fd(), len).map_err(|source| file.failed("mapping it", source))?;
+    if let Some(guard) = options.guard {
+        mapping.guard(guard).map_err(|_| OpenError::GuardFull { max: MAX_GUARDED })?;
+    }
+    Ok(mapping)
+}
+
+const fn placed(segment: &Segment) -> Placed {
+    Placed { gpa: segment.gpa, len: segment.len, map: segment.file, offset: segment.offset }
+}
+
+impl PhysRead for GuestRam {
+    #[inline]
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.space.read(gpa.get(), dst)
+    }
+
+    #[inline]
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.space.load_u32(gpa.get())
+    }
+
+    #[inline]
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.space.load_u64(gpa.get())
+    }
+
+    #[inline]
+    fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
+        self.space.load_words(gpa.get(), dst)
+    }
+
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        let from = from.get();
+        for segment in self.map.segments() {
+            let gpa = segment.gpa.get();
+            let skip = from.saturating_sub(gpa);
+            if skip >= segment.len {
+                continue;
+            }
+            let Some(file) = self.files.get(segment.file) else { continue };
+            let (first, end) = (segment.offset + skip, segment.offset + segment.len);
+            match file.next_data(first, end) {
+                Ok(None) => {}
+                Ok(Some((start, len))) => {
+                    return Ok(Some(Extent { start: Gpa::new(gpa + (start - segment.offset)), len }));
+                }
+                Err(error) => {
+                    let kind = match error {
+                        DataError::Shrunk => PhysErrorKind::Lost,
+                        DataError::Errno(code) => PhysErrorKind::Backend(code),
+                    };
+                    return Err(PhysError::new(Gpa::new(gpa + skip), kind));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
+        self.space.window(gpa.get(), len)
+    }
+
+    #[inline]
+    fn prefetch(&self, gpa: Gpa) {
+        self.space.prefetch(gpa.get());
+    }
+}

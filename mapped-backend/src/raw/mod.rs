@@ -1,0 +1,326 @@
+//! The one module with `unsafe`: mappings of RAM files, and every load from them.
+//!
+//! What makes the loads sound although another machine writes the bytes meanwhile:
+//!
+//! * The memory is none of Rust's: it comes from `mmap`, no Rust object lies in it, nothing here ever makes a reference
+//!   into it, and no other part of this program writes it (the mapping is read-only, and so is its file descriptor). The
+//!   language sees it only through the loads below.
+//! * Words are relaxed atomic loads; an atomic load may race with any store of the same size. Of stores of other sizes the
+//!   language says nothing; on the machines that this crate is for, an aligned load is one access whatever the stores are.
+//! * Copies on x86-64 are assembly: the compiler knows only that memory changed, and an instruction cannot have a data
+//!   race. Elsewhere they are relaxed atomic loads.
+//! * What was loaded is bytes and integers, which have no invalid values.
+
+#![allow(unsafe_code, reason = "the one module of this crate that may")]
+
+mod copy;
+mod sigbus;
+
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use vgpu_perception::{Gpa, PhysError, PhysErrorKind, Window};
+use volatile::VolatilePtr;
+use volatile::access::ReadOnly;
+use zerocopy::FromBytes;
+
+pub(crate) use sigbus::{Full, Watch};
+pub use sigbus::{MAX_GUARDED, SigbusGuard};
+
+/// A whole file, mapped `MAP_SHARED` and `PROT_READ`.
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    watch: Option<Watch>,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread, and nothing in this type is tied to one.
+unsafe impl Send for Mapping {}
+// SAFETY: through `&Mapping` there are only atomic loads, assembly loads, and `madvise` for reading; none of them needs
+// exclusive access.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `fd`, `len` not 0.
+    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
+        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, 0) }?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, len, watch: None })
+    }
+
+    /// Has the signal handler watch this mapping.
+    pub(crate) fn guard(&mut self, guard: SigbusGuard) -> Result<(), Full> {
+        self.watch = Some(guard.watch(self.base, self.len)?);
+        Ok(())
+    }
+
+    /// Advises the kernel on `offset .. offset + len`, which has to lie in the mapping.
+    fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
+        if offset > self.len || len > self.len - offset {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let start = self.base.as_ptr().wrapping_add(offset).cast::<c_void>();
+        // SAFETY: the range lies in this mapping (just checked), and the two kinds of advice that callers in this module
+        // pass (populate for reading, huge pages) change neither its bytes nor its rights.
+        unsafe { rustix::mm::madvise(start, len, advice) }?;
+        Ok(())
+    }
+
+    /// Maps the pages of a range in for reading (`MADV_POPULATE_READ`, Linux 5.14).
+    pub(crate) fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.advise(offset, len, Advice::LinuxPopulateRead)
+    }
+
+    /// Says that huge pages are welcome in a range (`MADV_HUGEPAGE`).
+    pub(crate) fn want_huge(&self, offset: usize, len: usize) -> io::Result<()> {
+        self.advise(offset, len, Advice::LinuxHugepage)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // The handler must forget the range before the kernel may give it to somebody else.
+        self.watch = None;
+        // SAFETY: the range was mapped by `new`, is unmapped once, and whatever could load from it borrows from `self`.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok(), "the range is the one that mmap gave");
+    }
+}
+
+/// A segment as the loads need it: guest physical memory and where it is mapped.
+#[derive(Clone, Copy)]
+struct Span {
+    gpa: u64,
+    len: u64,
+    host: *const u8,
+}
+
+impl Span {
+    /// Covers nothing: no offset is below a length of 0.
+    const NOWHERE: Self = Self { gpa: 0, len: 0, host: ptr::null() };
+}
+
+/// Where a segment lies, as the safe part of the crate says it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) gpa: Gpa,
+    pub(crate) len: u64,
+    pub(crate) map: usize,
+    pub(crate) offset: u64,
+}
+
+/// The RAM of one guest: its mappings, and its segments by guest physical address.
+pub(crate) struct Space {
+    /// The first two segments again: most machines have no others, and these need no search.
+    hot: [Span; 2],
+    /// Whether any mapping is watched for `SIGBUS`.
+    guarded: bool,
+    spans: Box<[Span]>,
+    maps: Box<[Mapping]>,
+}
+
+// SAFETY: the pointers in the spans lie in `maps`, which is owned here and is Send.
+unsafe impl Send for Space {}
+// SAFETY: as for `Mapping`: `&Space` only loads, and loads of memory that others write are what this module is for.
+unsafe impl Sync for Space {}
+
+/// A guest physical address that was found: its host address and how many bytes follow in its segment, at least 1.
+#[derive(Clone, Copy)]
+struct Place {
+    host: *const u8,
+    room: u64,
+}
+
+impl Space {
+    /// Places `segments`, ascending and disjoint and made of whole 4 KiB pages, in `maps`; `None` where one lies outside.
+    pub(crate) fn new(maps: Vec<Mapping>, segments: &[Placed]) -> Option<Self> {
+        let mut spans = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let map = maps.get(segment.map)?;
+            let len = usize::try_from(segment.len).ok()?;
+            let offset = usize::try_from(segment.offset).ok()?;
+            let pages = (segment.gpa.get() | segment.len | segment.offset).is_multiple_of(4096);
+            if !pages || offset > map.len || len > map.len - offset {
+                return None;
+            }
+            // In bounds, as just checked, so that this never wraps.
+            let host = map.base.as_ptr().wrapping_add(offset).cast_const();
+            spans.push(Span { gpa: segment.gpa.get(), len: segment.len, host });
+        }
+        let nth = |index: usize| spans.get(index).copied().unwrap_or(Span::NOWHERE);
+        let hot = [nth(0), nth(1)];
+        let guarded = maps.iter().any(|map| map.watch.is_some());
+        Some(Self { hot, guarded, spans: spans.into(), maps: maps.into() })
+    }
+
+    pub(crate) fn maps(&self) -> &[Mapping] {
+        &self.maps
+    }
+
+    #[inline(always)]
+    fn find(&self, gpa: u64) -> Option<Place> {
+        let [first, second] = &self.hot;
+        let mut span = first;
+        let mut skip = gpa.wrapping_sub(first.gpa);
+        if skip >= first.len {
+            span = second;
+            skip = gpa.wrapping_sub(second.gpa);
+            if skip >= second.len {
+                span = self.search(gpa)?;
+                skip = gpa.wrapping_sub(span.gpa);
+            }
+        }
+        // `skip` is below the length of the span, which `new` fitted into a usize.
+        Some(Place { host: span.host.wrapping_add(skip as usize), room: span.len - skip })
+    }
+
+    #[cold]
+    fn search(&self, gpa: u64) -> Option<&Span> {
+        let after = self.spans.partition_point(|span| span.gpa <= gpa);
+        let span = self.spans.get(after.checked_sub(1)?)?;
+        (gpa - span.gpa < span.len).then_some(span)
+    }
+
+    /// Whether `gpa` is an error where `bytes` bytes are loaded from there: `Lost` once the file shrank under its mapping.
+    #[inline(always)]
+    fn still_there(&self, gpa: u64) -> Result<(), PhysError> {
+        if self.guarded { self.not_lost(gpa) } else { Ok(()) }
+    }
+
+    fn not_lost(&self, gpa: u64) -> Result<(), PhysError> {
+        // The handler raises the flag before it puts zeros under the mapping: a load that saw them is followed, after this
+        // fence, by a load that sees the flag.
+        fence(Ordering::Acquire);
+        if self.is_lost() { Err(PhysError::new(Gpa::new(gpa), PhysErrorKind::Lost)) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.maps.iter().any(|map| map.watch.as_ref().is_some_and(Watch::is_lost))
+    }
+
+    #[inline(always)]
+    pub(crate) fn load_u64(&self, gpa: u64) -> Result<u64, PhysError> {
+        if gpa & 7 != 0 {
+            return Err(misaligned(gpa));
+        }
+        let Some(place) = self.find(gpa) else { return Err(hole(gpa)) };
+        // SAFETY: `find` gave an address inside a live mapping. Segments are whole pages of guest and host alike, so a
+        // multiple of 8 is one there too and 8 bytes follow. The loads are relaxed, which std allows on memory that is
+        // mapped read-only ("Atomic accesses to read-only memory"), and the reference that `from_ptr` gives is to an
+        // atomic and dies at once.
+        let word = unsafe { AtomicU64::from_ptr(place.host.cast_mut().cast()) }.load(Ordering::Relaxed);
+        self.still_there(gpa)?;
+        Ok(u64::from_le(word))
+    }
+
+    #[inline(always)]
+    pub(crate) fn load_u32(&self, gpa: u64) -> Result<u32, PhysError> {
+        if gpa & 3 != 0 {
+            return Err(misaligned(gpa));
+        }
+        let Some(place) = self.find(gpa) else { return Err(hole(gpa)) };
+        // SAFETY: as in `load_u64`, with 4 for 8.
+        let word = unsafe { AtomicU32::from_ptr(place.host.cast_mut().cast()) }.load(Ordering::Relaxed);
+        self.still_there(gpa)?;
+        Ok(u32::from_le(word))
+    }
+
+    #[inline]
+    pub(crate) fn load_words(&self, gpa: u64, dst: &mut [u64]) -> Result<(), PhysError> {
+        if gpa & 7 != 0 {
+            return Err(misaligned(gpa));
+        }
+        let bytes = (dst.len() as u64).wrapping_mul(8);
+        match self.find(gpa) {
+            Some(place) if bytes <= place.room => {
+                for (index, word) in dst.iter_mut().enumerate() {
+                    let at = place.host.wrapping_add(index * 8);
+                    // SAFETY: as in `load_u64`; the whole of `dst` fits behind `place`, so this word does.
+                    *word = u64::from_le(unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) }.load(Ordering::Relaxed));
+                }
+                self.still_there(gpa)
+            }
+            _ => self.load_words_apart(gpa, dst),
+        }
+    }
+
+    /// As `load_words`, over the edge of a segment.
+    #[cold]
+    fn load_words_apart(&self, gpa: u64, dst: &mut [u64]) -> Result<(), PhysError> {
+        let mut at = gpa;
+        for word in dst {
+            *word = self.load_u64(at)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), PhysError> {
+        let mut at = gpa;
+        let mut rest = dst;
+        while !rest.is_empty() {
+            let Some(place) = self.find(at) else { return Err(hole(at)) };
+            let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(rest.len());
+            let (head, tail) = rest.split_at_mut(len);
+            // SAFETY: `find` gave an address inside a live mapping with at least `head.len()` bytes behind it.
+            unsafe { copy::copy(place.host, head) };
+            at = at.wrapping_add(len as u64);
+            rest = tail;
+        }
+        self.still_there(gpa)
+    }
+
+    /// A view of `len` bytes that lie in one segment.
+    pub(crate) fn window(&self, gpa: u64, len: usize) -> Option<Window<'_>> {
+        let place = self.find(gpa)?;
+        if u64::try_from(len).ok()? > place.room {
+            return None;
+        }
+        Some(Window::new(NonNull::new(place.host.cast_mut())?, len))
+    }
+
+    /// Typed volatile access to a value that lies in one segment, aligned.
+    pub(crate) fn volatile<T: FromBytes>(&self, gpa: u64) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
+        if !gpa.is_multiple_of(align_of::<T>() as u64) {
+            return Err(misaligned(gpa));
+        }
+        let Some(place) = self.find(gpa) else { return Err(hole(gpa)) };
+        if size_of::<T>() as u64 > place.room {
+            return Err(hole(gpa.wrapping_add(place.room)));
+        }
+        let Some(at) = NonNull::new(place.host.cast_mut().cast::<T>()).filter(|at| at.is_aligned()) else {
+            return Err(misaligned(gpa));
+        };
+        // SAFETY: the address is aligned and `size_of::<T>()` bytes behind it stay mapped for the lifetime of `&self`.
+        // Every bit pattern is a `T` (`FromBytes`), so that whatever the guest has written is one. Reads are volatile, and
+        // volatile reads of memory outside all Rust allocations have the effect of the machine's own loads.
+        Ok(unsafe { VolatilePtr::new_read_only(at) })
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self, gpa: u64) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if let Some(place) = self.find(gpa) {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch is a hint, it cannot fault whatever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.host.cast()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = gpa;
+    }
+}
+
+#[cold]
+const fn hole(gpa: u64) -> PhysError {
+    PhysError::new(Gpa::new(gpa), PhysErrorKind::Hole)
+}
+
+#[cold]
+const fn misaligned(gpa: u64) -> PhysError {
+    PhysError::new(Gpa::new(gpa), PhysErrorKind::Misaligned)
+}

@@ -1,0 +1,200 @@
+//! What a read of mapped guest RAM gives: words, bytes, holes, edges, and a writer that does not wait.
+
+mod common;
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileExt;
+
+use common::{Numbers, PAGE, filled, memfd, pattern, ram};
+use memmap2::MmapRaw;
+use vgpu_perception::{Gpa, PhysError, PhysErrorKind, PhysRead};
+use vgpu_perception_mapped::GuestRam;
+
+fn gpa(raw: u64) -> Gpa {
+    Gpa::new(raw)
+}
+
+fn error<T>(at: u64, kind: PhysErrorKind) -> Result<T, PhysError> {
+    Err(PhysError::new(gpa(at), kind))
+}
+
+/// Two files, four segments; the third and the fourth touch, holes around the others.
+fn scattered() -> GuestRam {
+    let one = filled(8 * PAGE, pattern);
+    let two = filled(4 * PAGE, |at| pattern(at + 100 * PAGE));
+    ram(&[&one, &two], "0:8K:4K, 64K:4K:0, 1M:8K:16K:0, 0x102000:16K:0:1")
+}
+
+/// The byte that belongs at `at` in [`scattered`].
+fn truth(at: u64) -> Option<u8> {
+    match at {
+        0..0x2000 => Some(pattern(at + 0x1000)),
+        0x1_0000..0x1_1000 => Some(pattern(at - 0x1_0000)),
+        0x10_0000..0x10_2000 => Some(pattern(at - 0x10_0000 + 0x4000)),
+        0x10_2000..0x10_6000 => Some(pattern(at - 0x10_2000 + 100 * PAGE)),
+        _ => None,
+    }
+}
+
+#[test]
+fn words_are_little_endian_and_aligned() {
+    let ram = scattered();
+    for at in (0..0x10_6010).step_by(4) {
+        let bytes: Option<Vec<u8>> = (at..at + 4).map(truth).collect();
+        match bytes {
+            Some(bytes) => assert_eq!(ram.load_u32(gpa(at)), Ok(u32::from_le_bytes(bytes.try_into().unwrap()))),
+            None => assert_eq!(ram.load_u32(gpa(at)), error(at, PhysErrorKind::Hole)),
+        }
+        if at % 8 == 0 {
+            let bytes: Option<Vec<u8>> = (at..at + 8).map(truth).collect();
+            match bytes {
+                Some(bytes) => assert_eq!(ram.load_u64(gpa(at)), Ok(u64::from_le_bytes(bytes.try_into().unwrap()))),
+                None => assert_eq!(ram.load_u64(gpa(at)), error(at, PhysErrorKind::Hole)),
+            }
+        }
+    }
+    assert_eq!(ram.load_u32(gpa(2)), error(2, PhysErrorKind::Misaligned));
+    assert_eq!(ram.load_u64(gpa(4)), error(4, PhysErrorKind::Misaligned));
+    assert_eq!(ram.load_words(gpa(12), &mut [0]), error(12, PhysErrorKind::Misaligned));
+    assert_eq!(ram.load_u64(gpa(u64::MAX - 7)), error(u64::MAX - 7, PhysErrorKind::Hole));
+}
+
+#[test]
+fn words_cross_from_one_segment_to_its_neighbour() {
+    let ram = scattered();
+    let mut words = [0; 16];
+    ram.load_words(gpa(0x10_1fc0), &mut words).unwrap();
+    for (index, word) in words.into_iter().enumerate() {
+        assert_eq!(Ok(word), ram.load_u64(gpa(0x10_1fc0 + 8 * index as u64)));
+    }
+    assert_eq!(ram.load_words(gpa(0x1fc0), &mut words), error(0x2000, PhysErrorKind::Hole));
+    assert_eq!(ram.load_words(gpa(0x1fc0), &mut []), Ok(()));
+}
+
+#[test]
+fn any_range_is_read_whole_or_names_its_first_hole() {
+    let ram = scattered();
+    let mut numbers = Numbers(1);
+    for _ in 0..20_000 {
+        let base = [0, 0x1_0000, 0x10_0000, 0x10_2000][numbers.below(4) as usize];
+        let at = base + numbers.below(0x2000);
+        let len = if numbers.below(2) == 0 { numbers.below(200) } else { numbers.below(0x5000) };
+        let mut dst = vec![0xa5; len as usize];
+        match (at..at + len).find(|at| truth(*at).is_none()) {
+            Some(bad) => assert_eq!(ram.read(gpa(at), &mut dst), error(bad, PhysErrorKind::Hole)),
+            None => {
+                ram.read(gpa(at), &mut dst).unwrap();
+                let right: Vec<u8> = (at..at + len).filter_map(truth).collect();
+                assert_eq!(dst, right, "{len} bytes at {at:#x}");
+            }
+        }
+    }
+    assert_eq!(ram.read(gpa(0x5000), &mut []), Ok(()), "no bytes are in no hole");
+    assert_eq!(ram.read(gpa(u64::MAX), &mut [0; 2]), error(u64::MAX, PhysErrorKind::Hole));
+}
+
+#[test]
+fn a_segment_may_end_where_addresses_end() {
+    let file = filled(PAGE, pattern);
+    let ram = ram(&[&file], "0xfffffffffffff000:4K:0");
+    let mut dst = [0; 16];
+    ram.read(gpa(u64::MAX - 15), &mut dst).unwrap();
+    assert_eq!(dst[15], pattern(PAGE - 1));
+    let mut past = [0; 32];
+    assert_eq!(ram.read(gpa(u64::MAX - 15), &mut past), error(0, PhysErrorKind::Hole), "the next address is 0");
+    assert_eq!(ram.next_extent(gpa(u64::MAX)).unwrap().unwrap().len, 1);
+}
+
+#[test]
+fn two_loads_are_two_loads_of_the_file() {
+    let file = filled(PAGE, |_| 0);
+    let ram = ram(&[&file], "0:4K:0");
+    for value in 1..100_u64 {
+        file.write_all_at(&value.to_le_bytes(), 64).unwrap();
+        assert_eq!(ram.load_u64(gpa(64)), Ok(value));
+    }
+}
+
+#[test]
+fn a_window_is_an_address_inside_one_segment() {
+    let ram = scattered();
+    let window = ram.window(gpa(0x1ff0), 16).unwrap();
+    assert_eq!((window.len(), window.as_ptr().addr() % 4096), (16, 0xff0));
+    assert!(ram.window(gpa(0x1ff0), 17).is_none(), "past the segment");
+    assert!(ram.window(gpa(0x10_1ff0), 32).is_none(), "neighbours in the guest, not in the host");
+    assert!(ram.window(gpa(0x5000), 1).is_none());
+}
+
+#[test]
+fn volatile_access_is_typed_and_checked() {
+    let file = filled(PAGE, |_| 0);
+    let ram = ram(&[&file], "0:4K:0");
+    let word = ram.volatile::<u64>(gpa(8)).unwrap();
+    assert_eq!(word.read(), 0);
+    file.write_all_at(&7_u64.to_ne_bytes(), 8).unwrap();
+    assert_eq!(word.read(), 7);
+    assert_eq!(ram.volatile::<u64>(gpa(4)).unwrap_err().kind, PhysErrorKind::Misaligned);
+    assert_eq!(ram.volatile::<u64>(gpa(PAGE)).unwrap_err().kind, PhysErrorKind::Hole);
+    assert_eq!(ram.volatile::<[u8; 16]>(gpa(PAGE - 8)).unwrap_err(), PhysError::new(gpa(PAGE), PhysErrorKind::Hole));
+}
+
+#[test]
+fn prefetch_takes_any_address() {
+    let ram = scattered();
+    for at in [0, 0x1fff, 0x2000, 0x5000, u64::MAX] {
+        ram.prefetch(gpa(at));
+    }
+}
+
+/// A word that is only ever one of `n * 0x0101…`: a torn one shows.
+fn even(word: u64) -> bool {
+    word == (word & 0xff) * 0x0101_0101_0101_0101
+}
+
+#[test]
+fn a_racing_writer_never_shows_half_a_word() {
+    let file = memfd(4 * PAGE);
+    file.write_all_at(&[0; 4 * PAGE as usize], 0).unwrap();
+    let ram = ram(&[&file], "0:16K:0");
+    let theirs = MmapRaw::map_raw(&file).unwrap();
+    let words = theirs.len() / 8;
+    let base = theirs.as_mut_ptr().expose_provenance();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut value = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                value = (value + 1) & 0xff;
+                for word in 0..words {
+                    let at = core::ptr::with_exposed_provenance_mut::<u64>(base + 8 * word);
+                    // SAFETY: inside the writable mapping, aligned, and only ever accessed as whole words by this process.
+                    let shared = unsafe { AtomicU64::from_ptr(at) };
+                    shared.store(value * 0x0101_0101_0101_0101, Ordering::Relaxed);
+                }
+            }
+        });
+        let mut line = [0; 16];
+        let mut seen = BTreeSet::new();
+        let mut rounds = 0;
+        // Until the writer was seen at work; a writer that never runs would be a test that proves nothing.
+        while rounds < 20_000 || seen.len() < 3 {
+            let at = gpa(8 * (rounds % (words as u64 - 16)));
+            let word = ram.load_u64(at).unwrap();
+            assert!(even(word), "{word:#x}");
+            let half = ram.load_u32(at).unwrap();
+            assert!(even(u64::from(half) << 32 | u64::from(half)), "{half:#x}");
+            ram.load_words(at, &mut line).unwrap();
+            assert!(line.into_iter().all(even), "{line:x?}");
+            seen.insert(word);
+            rounds += 1;
+        }
+        let mut frame = vec![0; 4 * PAGE as usize];
+        for _ in 0..200 {
+            ram.read(gpa(0), &mut frame).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    fn shared<T: Send + Sync>(_: &T) {}
+    shared(&ram);
+}

@@ -1,0 +1,98 @@
+//! A RAM file that shrinks under its mapping: with the guard an error, without it the end of the process.
+
+mod common;
+
+use std::os::unix::process::ExitStatusExt;
+
+use common::{PAGE, filled, in_child, is_child, open, pattern};
+use vgpu_perception::{Gpa, PhysErrorKind, PhysRead};
+use vgpu_perception_mapped::{RamOptions, SigbusGuard};
+
+const SIGBUS: i32 = 7;
+
+fn lost<T: core::fmt::Debug>(answer: Result<T, vgpu_perception::PhysError>) {
+    assert_eq!(answer.unwrap_err().kind, PhysErrorKind::Lost);
+}
+
+#[test]
+fn with_the_guard_a_lost_page_is_an_error() {
+    if !is_child() {
+        let output = in_child("with_the_guard_a_lost_page_is_an_error", |_| {});
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("still here"));
+        return;
+    }
+    let guard = SigbusGuard::install().unwrap();
+    let options = RamOptions::new().guard(guard);
+    type Load = fn(&vgpu_perception_mapped::GuestRam, Gpa);
+    let loads: [Load; 4] = [
+        |ram, at| lost(ram.load_u64(at)),
+        |ram, at| lost(ram.load_u32(at)),
+        |ram, at| lost(ram.load_words(at, &mut [0; 16])),
+        |ram, at| lost(ram.read(at, &mut [0; 3 * PAGE as usize])),
+    ];
+    let untouched = filled(4 * PAGE, pattern);
+    let other = open(&[&untouched], "0:16K:0", options).unwrap();
+    for load in loads {
+        let file = filled(4 * PAGE, pattern);
+        let ram = open(&[&file], "0:16K:0", options).unwrap();
+        assert!(ram.load_u64(Gpa::new(PAGE)).is_ok());
+        file.set_len(PAGE).unwrap();
+        assert!(ram.load_u64(Gpa::new(0)).is_ok(), "what is left can be read until something was lost");
+        load(&ram, Gpa::new(PAGE));
+        assert!(ram.is_lost());
+        lost(ram.load_u64(Gpa::new(0)));
+        lost(ram.read(Gpa::new(0), &mut [0; 8]));
+        assert!(other.load_u64(Gpa::new(PAGE)).is_ok(), "another guest's RAM is not concerned");
+    }
+    // Slots are given back: far more mappings than there are slots, one after the other.
+    for _ in 0..2 * vgpu_perception_mapped::MAX_GUARDED {
+        drop(open(&[&untouched], "0:16K:0", options).unwrap());
+    }
+    println!("still here");
+}
+
+#[test]
+fn without_the_guard_the_process_ends() {
+    if !is_child() {
+        let output = in_child("without_the_guard_the_process_ends", |_| {});
+        assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
+        return;
+    }
+    let file = filled(4 * PAGE, pattern);
+    let ram = open(&[&file], "0:16K:0", RamOptions::new()).unwrap();
+    file.set_len(PAGE).unwrap();
+    let _ = ram.load_u64(Gpa::new(PAGE));
+}
+
+#[test]
+fn a_fault_elsewhere_goes_to_whoever_handled_it_before() {
+    if !is_child() {
+        let output = in_child("a_fault_elsewhere_goes_to_whoever_handled_it_before", |_| {});
+        assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
+        return;
+    }
+    let guard = SigbusGuard::install().unwrap();
+    let guarded = filled(PAGE, pattern);
+    let _ram = open(&[&guarded], "0:4K:0", RamOptions::new().guard(guard)).unwrap();
+    let file = filled(4 * PAGE, pattern);
+    let unguarded = open(&[&file], "0:16K:0", RamOptions::new()).unwrap();
+    file.set_len(PAGE).unwrap();
+    let _ = unguarded.load_u64(Gpa::new(PAGE));
+}
+
+#[test]
+fn a_signal_that_was_sent_still_ends_the_process() {
+    if !is_child() {
+        let output = in_child("a_signal_that_was_sent_still_ends_the_process", |_| {});
+        assert_eq!(output.status.signal(), Some(SIGBUS), "{output:?}");
+        return;
+    }
+    SigbusGuard::install().unwrap();
+    let kill = format!("kill -BUS {}", std::process::id());
+    // The handler of Rust's runtime was here first: it swallows one signal and leaves the default action behind.
+    for _ in 0..2 {
+        std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+    }
+    println!("nobody ended this process");
+}

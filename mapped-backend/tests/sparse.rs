@@ -1,0 +1,108 @@
+//! Holes of a RAM file in memory are left alone: reading one would allocate it.
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+
+use common::{PAGE, allocated, filled, memfd, pattern, ram};
+use vgpu_perception::{Extent, Gpa, PhysRead};
+use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam, Populate};
+
+const FILE: u64 = 64 << 20;
+
+/// 64 MiB with data in three places; the map turns them around and has holes of its own.
+fn sparse() -> (std::fs::File, GuestRam) {
+    let file = memfd(FILE);
+    for (at, len) in [(0, 3 * PAGE), (16 << 20, PAGE), (40 << 20, 2 << 20)] {
+        file.write_all_at(&vec![0x5a; len as usize], at).unwrap();
+    }
+    let ram = ram(&[&file], "0:20M:0, 4G:24M:40M");
+    (file, ram)
+}
+
+fn extents(ram: &GuestRam) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let mut from = Gpa::new(0);
+    while let Some(Extent { start, len }) = ram.next_extent(from).unwrap() {
+        found.push((start.get(), len));
+        from = start.checked_add(len).unwrap();
+    }
+    found
+}
+
+#[test]
+fn extents_follow_the_data_through_the_map() {
+    let (_file, ram) = sparse();
+    assert_eq!(extents(&ram), [(0, 3 * PAGE), (16 << 20, PAGE), (4 << 30, 2 << 20)]);
+    let inside = ram.next_extent(Gpa::new(PAGE + 5)).unwrap().unwrap();
+    assert_eq!((inside.start.get(), inside.len), (PAGE + 5, 2 * PAGE - 5), "clipped to where the question starts");
+    let hole = ram.next_extent(Gpa::new(1 << 30)).unwrap().unwrap();
+    assert_eq!(hole.start.get(), 4 << 30, "from a hole of the map to the next data");
+    assert_eq!(ram.next_extent(Gpa::new(5 << 30)), Ok(None));
+    let all = filled(4 * PAGE, pattern);
+    let clipped = common::ram(&[&all], "0:4K:4K, 4K:4K:3K".replace("3K", "12K").as_str());
+    assert_eq!(extents(&clipped), [(0, PAGE), (PAGE, PAGE)], "clipped to segments");
+}
+
+#[test]
+fn a_pass_over_extents_leaves_the_file_as_it_was() {
+    let (file, ram) = sparse();
+    let before = allocated(&file);
+    let mut page = [0; PAGE as usize];
+    for (start, len) in extents(&ram) {
+        for at in (start..start + len).step_by(PAGE as usize) {
+            ram.read(Gpa::new(at), &mut page).unwrap();
+            assert_eq!(page, [0x5a; PAGE as usize]);
+        }
+    }
+    assert_eq!(allocated(&file), before);
+    // And that is no accident: a read of a hole through the mapping allocates it.
+    ram.read(Gpa::new(8 << 20), &mut page).unwrap();
+    assert_eq!(page, [0; PAGE as usize]);
+    assert!(allocated(&file) > before, "reading a hole was expected to allocate");
+}
+
+#[test]
+fn populating_maps_the_data_and_fills_no_hole() {
+    for how in [Populate::Read, Populate::HugePages] {
+        let (file, ram) = sparse();
+        let before = allocated(&file);
+        assert_eq!(ram.populate(how).unwrap(), (2 << 20) + 4 * PAGE, "{how:?}");
+        assert_eq!(allocated(&file), before, "{how:?}");
+        assert_eq!(resident(&ram), allocated(&file), "every page of data is mapped in: {how:?}");
+    }
+    let (file, ram) = sparse();
+    assert_eq!((ram.populate(Populate::None).unwrap(), resident(&ram)), (0, 0));
+    drop(file);
+}
+
+/// Bytes of the mapping that this process has in its page tables. Advice splits a mapping into several for the kernel.
+fn resident(ram: &GuestRam) -> u64 {
+    let first = ram.window(Gpa::new(0), 1).unwrap().as_ptr().addr() as u64;
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut ours, mut bytes) = (false, 0);
+    for line in smaps.lines() {
+        if let Some((start, _)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')) {
+            let start = u64::from_str_radix(start, 16).unwrap();
+            ours = (first..first + FILE).contains(&start);
+        } else if let Some(rss) = line.strip_prefix("Rss:").filter(|_| ours) {
+            bytes += 1024 * rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_probe_tells_frozen_ram_from_changing_ram() {
+    let (file, ram) = sparse();
+    let before = allocated(&file);
+    let probe = ChangeProbe::new(&ram, usize::MAX).unwrap();
+    assert_eq!(probe.pages(), 3 + 1 + 512);
+    assert_eq!(probe.compare(&ram), Ok(Change::Frozen { pages: 516 }));
+    file.write_all_at(&[1], (41 << 20) + 9).unwrap();
+    assert_eq!(probe.compare(&ram), Ok(Change::Changing { pages: 516, changed: 1 }));
+    let few = ChangeProbe::new(&ram, 100).unwrap();
+    assert!((80..=100).contains(&few.pages()), "{}", few.pages());
+    assert_eq!(ChangeProbe::new(&ram, 0).unwrap().pages(), 0);
+    assert_eq!(allocated(&file), before, "looking allocates nothing");
+}
