@@ -30,6 +30,7 @@ pub mod paging;
 mod phys;
 pub mod process;
 pub mod region;
+pub mod scan;
 pub mod seqlock;
 pub mod structure;
 
@@ -38,3 +39,5 @@ pub use budget::Budget;
 pub use paging::{AddressSpace, PageWalker, PagingMode, WalkError};
 pub use phys::{CallbackRam, CopyHint, Extent, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun, Window, next_in};
 pub use process::{Process, ProcessName, ProcessSource, Step};
+pub use region::Region;
+pub use scan::Discovery;

@@ -80,7 +80,7 @@ pub struct StatusShot {
 
 /// Loads `WORDS` aligned words at `gpa` as the start of a wire struct; what lies beyond them stays zero.
 #[inline]
-pub(super) fn load_wire<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
+pub(crate) fn load_wire<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
     mem: &M,
     gpa: Gpa,
 ) -> Result<T, PhysError> {

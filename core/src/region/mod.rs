@@ -13,6 +13,7 @@ use core::fmt;
 
 pub use control::{ControlIntent, ControlWrite};
 pub use frame::{FrameDesc, FrameInfo, FrameScratch};
+pub(crate) use lines::load_wire;
 pub use lines::{CursorShot, GeometryShot, StatusShot};
 pub use liveness::{Liveness, Pulse};
 

@@ -1,0 +1,275 @@
+//! Where a region can be at all, if all of its pages are present: runs of user pages as long as a region.
+//!
+//! A run of 98 MiB covers at least 48 whole 2 MiB windows, wherever it starts. So of a stretch of present directory entries
+//! only every 48th window has to be looked into: where its pages are not all there, no run covers it. Typical processes have
+//! no such run, and nearly all of their page tables are never read.
+
+use crate::abi;
+use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use crate::budget::Budget;
+use crate::paging::{AbsentResolver, LeafCursor, LeafStep, Level, PageWalker, Pte, Rights};
+use crate::phys::PhysRead;
+
+/// Bytes of a window: what one page table maps.
+const WINDOW: u64 = PageSize::Size2M.bytes();
+/// Pages of a window.
+const PAGES: u64 = 512;
+/// Whole windows that a region covers however it lies.
+const COVERED: u64 = abi::REGION_BYTES / WINDOW - 1;
+
+/// A run of present user pages, page-aligned, `start .. end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+/// What is known of one 2 MiB window: how many user pages in a row stand at its start and at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fill {
+    leading: u64,
+    trailing: u64,
+}
+
+impl Fill {
+    const FULL: Self = Self { leading: PAGES, trailing: PAGES };
+    const EMPTY: Self = Self { leading: 0, trailing: 0 };
+
+    const fn is_full(self) -> bool {
+        self.leading == PAGES
+    }
+}
+
+/// Finds the runs of one address space: resumable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunFinder {
+    cursor: LeafCursor,
+    /// Neighbouring windows with a present user directory entry, up to where the cursor is.
+    stretch: Option<Run>,
+    /// A stretch that ended and is long enough: where in it the next window is looked into.
+    search: Option<Search>,
+    ended: bool,
+    tables: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    /// First window that may belong to the next run.
+    from: u64,
+    /// Next window to look into.
+    probe: u64,
+    end: u64,
+    /// A run that is being followed upwards: where it starts.
+    run: Option<u64>,
+}
+
+/// What one step gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunStep {
+    Run(Run),
+    Pending,
+    Done,
+}
+
+impl RunFinder {
+    pub(super) const fn new(end: Gva) -> Self {
+        Self {
+            cursor: LeafCursor::new(Gva::new(0), end).needing(Rights::USER).stopping_at_tables(),
+            stretch: None,
+            search: None,
+            ended: false,
+            tables: 0,
+        }
+    }
+
+    /// Page tables that were looked into.
+    pub(super) const fn tables(&self) -> u64 {
+        self.tables
+    }
+
+    /// Whether the limit of tables ended the enumeration.
+    pub(super) const fn is_truncated(&self) -> bool {
+        self.cursor.is_truncated()
+    }
+
+    pub(super) fn step<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        walker: &PageWalker<&M, R>,
+        budget: &mut Budget,
+    ) -> RunStep {
+        loop {
+            if self.search.is_some() {
+                match self.search(walker, budget) {
+                    Some(RunStep::Done) => self.search = None,
+                    Some(step) => return step,
+                    None => {}
+                }
+                continue;
+            }
+            if self.ended {
+                return RunStep::Done;
+            }
+            let (start, len) = match walker.next_leaf(&mut self.cursor, budget) {
+                LeafStep::Table(table) => (table.gva.get(), WINDOW),
+                LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => (leaf.gva.get(), leaf.size.bytes()),
+                // A trimmed page: the first pass is about present ones.
+                LeafStep::Leaf(_) | LeafStep::Skipped(_) => continue,
+                LeafStep::Pending => return RunStep::Pending,
+                LeafStep::Done => {
+                    self.ended = true;
+                    self.close_stretch();
+                    continue;
+                }
+            };
+            let end = start.wrapping_add(len);
+            match &mut self.stretch {
+                Some(stretch) if stretch.end == start => stretch.end = end,
+                _ => {
+                    self.close_stretch();
+                    self.stretch = Some(Run { start, end });
+                }
+            }
+        }
+    }
+
+    fn close_stretch(&mut self) {
+        if let Some(Run { start, end }) = self.stretch.take()
+            && end.wrapping_sub(start) >= COVERED.wrapping_mul(WINDOW)
+        {
+            let probe = start.wrapping_add(COVERED.wrapping_sub(1).wrapping_mul(WINDOW));
+            self.search = Some(Search { from: start, probe, end, run: None });
+        }
+    }
+
+    /// One window of the search: a run that ended, a step without result, or that the stretch is searched.
+    fn search<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        walker: &PageWalker<&M, R>,
+        budget: &mut Budget,
+    ) -> Option<RunStep> {
+        let search = self.search?;
+        if search.run.is_none() && search.probe >= search.end {
+            return Some(RunStep::Done);
+        }
+        if budget.is_spent() {
+            return Some(RunStep::Pending);
+        }
+        self.tables = self.tables.wrapping_add(1);
+        match search.run {
+            None => {
+                let fill = window_fill(walker, search.probe, budget);
+                let next = if fill.is_full() {
+                    let start = self.run_start(walker, &search, budget);
+                    Search { probe: search.probe.wrapping_add(WINDOW), run: Some(start), ..search }
+                } else {
+                    let from = search.probe.wrapping_add(WINDOW);
+                    Search { from, probe: search.probe.wrapping_add(COVERED.wrapping_mul(WINDOW)), ..search }
+                };
+                self.search = Some(next);
+                None
+            }
+            Some(start) => {
+                // The stretch may end with a window whose directory entry was the last one: what follows it is not present.
+                let fill =
+                    if search.probe < search.end { window_fill(walker, search.probe, budget) } else { Fill::EMPTY };
+                if fill.is_full() {
+                    self.search = Some(Search { probe: search.probe.wrapping_add(WINDOW), ..search });
+                    return None;
+                }
+                let end = search.probe.wrapping_add(fill.leading.wrapping_mul(PAGE_BYTES));
+                let from = search.probe;
+                let probe = from.wrapping_add(COVERED.wrapping_mul(WINDOW));
+                self.search = Some(Search { from, probe, end: search.end, run: None });
+                (end.wrapping_sub(start) >= abi::REGION_BYTES).then_some(RunStep::Run(Run { start, end }))
+            }
+        }
+    }
+
+    /// Where the run that holds the whole window at `search.probe` starts: at most 48 windows back.
+    fn run_start<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        walker: &PageWalker<&M, R>,
+        search: &Search,
+        budget: &mut Budget,
+    ) -> u64 {
+        let mut window = search.probe;
+        while window > search.from {
+            let before = window.wrapping_sub(WINDOW);
+            self.tables = self.tables.wrapping_add(1);
+            let fill = window_fill(walker, before, budget);
+            if !fill.is_full() {
+                return window.wrapping_sub(fill.trailing.wrapping_mul(PAGE_BYTES));
+            }
+            window = before;
+        }
+        window
+    }
+}
+
+/// A 2 MiB window by its directory entry: a large page, a page table, or nothing to user mode.
+pub(super) enum Window {
+    Large { gpa: Gpa, rights: Rights },
+    Table { table: Gpa, rights: Rights },
+    Nothing,
+}
+
+/// Walks to the directory entry of the window at `start`.
+pub(super) fn window_at<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, start: u64) -> Window {
+    let end = Gva::new(start.wrapping_add(WINDOW));
+    let mut cursor = LeafCursor::new(Gva::new(start), end).needing(Rights::USER).stopping_at_tables();
+    let mut budget = Budget::unlimited();
+    match walker.next_leaf(&mut cursor, &mut budget) {
+        LeafStep::Table(found) => Window::Table { table: found.table, rights: found.rights },
+        LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => {
+            // A 1 GiB page is reported by its start: this window is a part of it.
+            let skip = start.wrapping_sub(leaf.gva.get()) & leaf.size.offset_mask();
+            Window::Large { gpa: leaf.gpa.wrapping_add(skip), rights: leaf.rights }
+        }
+        _ => Window::Nothing,
+    }
+}
+
+/// How far user pages reach from both ends of the window at `start`. Reads up to the first page that is missing, and then
+/// from the other end.
+fn window_fill<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, start: u64, budget: &mut Budget) -> Fill {
+    budget.spend(4);
+    let (table, above) = match window_at(walker, start) {
+        Window::Large { .. } => return Fill::FULL,
+        Window::Nothing => return Fill::EMPTY,
+        Window::Table { table, rights } => (table, rights),
+    };
+    let phys_bits = walker.space().phys_bits;
+    let is_user = |word: u64| {
+        let entry = Pte::new(word);
+        entry.is_present() && above.and(entry.rights()).user && entry.reserved_bits(Level::Pt, phys_bits) == 0
+    };
+    let mut block = [0_u64; BLOCK];
+    let mut leading = 0_u64;
+    let mut load = |at: u64, block: &mut [u64; BLOCK]| {
+        budget.spend(BLOCK as u64);
+        walker.mem().load_words(table.wrapping_add(at.wrapping_mul(8)), block).is_ok()
+    };
+    while leading < PAGES && load(leading, &mut block) {
+        let here = block.iter().take_while(|word| is_user(**word)).count() as u64;
+        leading = leading.wrapping_add(here);
+        if here < BLOCK as u64 {
+            break;
+        }
+    }
+    if leading == PAGES {
+        return Fill::FULL;
+    }
+    let mut trailing = 0_u64;
+    while trailing < PAGES && load(PAGES.wrapping_sub(BLOCK as u64).wrapping_sub(trailing), &mut block) {
+        let here = block.iter().rev().take_while(|word| is_user(**word)).count() as u64;
+        trailing = trailing.wrapping_add(here);
+        if here < BLOCK as u64 {
+            break;
+        }
+    }
+    Fill { leading, trailing: trailing.min(PAGES.wrapping_sub(1)) }
+}
+
+/// Entries of a page table that are read at a time.
+pub(super) const BLOCK: usize = 64;
+const _: () = assert!(PAGES.is_multiple_of(BLOCK as u64));
