@@ -334,8 +334,8 @@ pub struct RootCandidate {
 /// Both Linux and Windows map kernel memory through the last entry of every process's top table.
 ///
 /// # Bound
-/// One load for every page of RAM that holds data; for each that passes, at most 512 for every level; then what
-/// [`SharedHalf`] costs for each that is kept. Where more pages pass than `candidates` holds, the winner so far is used as the
+/// One load for every page of RAM that holds data; for each that passes, at most 512 for every level; 256 comparisons of
+/// 768 loads to find the one to measure by; then one more for each that is kept. Where more pages pass than `candidates` holds, the winner so far is used as the
 /// reference of a second pass.
 #[derive(Debug)]
 pub struct Agreement<'s> {
@@ -350,6 +350,9 @@ pub struct Agreement<'s> {
 }
 
 const TALLY: usize = 64;
+
+/// Candidates that are compared with each other to find the one to measure by.
+const SAMPLE: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
@@ -455,15 +458,28 @@ impl<'s> Agreement<'s> {
         }
     }
 
-    /// The kept candidate that most others agree with, by their last entries; of equals the lowest.
-    fn elect(&self) -> Option<AddressSpace<Hardware>> {
-        let (last, votes) = self.tally.iter().copied().rev().max_by_key(|(_, count)| *count)?;
-        if votes == 0 {
-            return None;
-        }
+    /// Of the kept candidates with the most frequent last entry, the one that most of a sample agree with: a boot trampoline
+    /// shares that entry and little else, and must not be what the others are measured by.
+    fn elect<M: PhysRead>(&self, mem: &M) -> Option<AddressSpace<Hardware>> {
+        let (last, _) =
+            self.tally.iter().copied().rev().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 0)?;
         let kept = self.candidates.get(..self.kept)?;
-        let root = kept.iter().find(|candidate| candidate.last == last)?.root;
-        Some(self.template.at_root(Cr3::new(root.get())))
+        let agreeing = || kept.iter().filter(|candidate| candidate.last == last).map(|candidate| candidate.root);
+        let stride = agreeing().count().div_ceil(SAMPLE).max(1);
+        let phys_bits = self.template.phys_bits;
+        let support = |root: Gpa| {
+            let agrees = |other: &Gpa| matches!(compare(mem, root, *other, phys_bits), Ok(Some(comparison)) if comparison.agrees());
+            agreeing().step_by(stride).filter(agrees).count()
+        };
+        // Of equals the lowest.
+        let mut best = None;
+        for root in agreeing().step_by(stride) {
+            let count = support(root);
+            if best.is_none_or(|(most, _)| count > most) {
+                best = Some((count, root));
+            }
+        }
+        best.map(|(_, root)| self.template.at_root(Cr3::new(root.get())))
     }
 }
 
@@ -482,7 +498,7 @@ impl ProcessSource for Agreement<'_> {
                     if !self.collect(mem, budget)? {
                         return Ok(Step::Pending);
                     }
-                    match self.elect() {
+                    match self.elect(mem) {
                         None => Stage::End,
                         Some(reference) if self.overflowed => Stage::SecondPass(SharedHalf::new(reference)),
                         Some(reference) => Stage::List { next: 0, reference },
