@@ -28,6 +28,7 @@ pub mod naive;
 mod ram;
 pub mod region;
 mod rng;
+pub mod windows;
 
 pub use builder::{GuestBuilder, MappedPage, Space};
 pub use counting::{Counting, Counts};

@@ -260,7 +260,7 @@ impl Region {
         region
     }
 
-    fn wants(&self, ring: Ring, skip: u64, len: u64) -> bool {
+    pub(crate) fn wants(&self, ring: Ring, skip: u64, len: u64) -> bool {
         let heads = skip < abi::CONTROL_OFFSET + abi::PAGE;
         let frame_bytes = u64::from(self.image.width) * u64::from(self.image.height) * u64::from(abi::BYTES_PER_PIXEL);
         let written = self.image.frames_in_ring().any(|frame_id| {
@@ -270,7 +270,7 @@ impl Region {
         heads || ring == Ring::All || (ring == Ring::Written && written)
     }
 
-    fn fill(&self, ram: &Ram) {
+    pub(crate) fn fill(&self, ram: &Ram) {
         self.write(ram, abi::PRODUCER_OFFSET, self.image.producer_page().as_bytes());
         self.write(ram, abi::CONTROL_OFFSET, self.image.control().as_bytes());
         for frame_id in self.image.frames_in_ring() {
