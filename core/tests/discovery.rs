@@ -72,11 +72,20 @@ fn all_roots_are_found_from_one_and_from_none() {
             let from_one = roots(ram, shared(&linux));
             assert!(from_one.is_superset(&processes), "{mode:?} kpti {kpti}: from one root");
             let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
-            let from_none = roots(ram, Agreement::new(mode, &mut candidates));
+            let from_none = roots(ram, Agreement::new(Some(mode), &mut candidates));
             assert!(from_none.is_superset(&processes), "{mode:?} kpti {kpti}: from none");
+            let mut source = Agreement::new(None, &mut candidates);
+            loop {
+                match source.next_process(ram, &mut Budget::unlimited()).unwrap() {
+                    Step::Found(process) => assert_eq!(process.space.mode, mode),
+                    Step::Pending => {}
+                    Step::Done => break,
+                }
+            }
+            assert_eq!(source.reference().map(|reference| reference.mode), Some(mode));
             // With room for a few candidates only, a second pass finds the same.
             let mut few = vec![RootCandidate::default(); 8];
-            let second = roots(ram, Agreement::new(mode, &mut few));
+            let second = roots(ram, Agreement::new(None, &mut few));
             assert!(second.is_superset(&processes), "{mode:?} kpti {kpti}: from none, little room");
             assert_eq!(guess_mode(ram, linux.kernel.init.space().root), Some(mode));
         }

@@ -339,7 +339,10 @@ pub struct RootCandidate {
 /// reference of a second pass.
 #[derive(Debug)]
 pub struct Agreement<'s> {
+    /// What candidates are read as; once the reference is known, the reference.
     template: AddressSpace<Hardware>,
+    mode: Option<PagingMode>,
+    elected: bool,
     candidates: &'s mut [RootCandidate],
     kept: usize,
     pages: Pages,
@@ -357,7 +360,7 @@ const SAMPLE: usize = 16;
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Collect,
-    List { next: usize, reference: AddressSpace<Hardware> },
+    List { next: usize },
     SecondPass(SharedHalf),
     End,
 }
@@ -366,12 +369,20 @@ impl<'s> Agreement<'s> {
     /// Candidates that suit most guests: 4096, in 64 KiB.
     pub const CANDIDATES: usize = 4096;
 
-    /// A search with the given scratch memory, for tables of `mode`.
+    /// A search with the given scratch memory, for tables of `mode`; where that is not known, [`guess_mode`] is asked as soon
+    /// as there is a root to ask it of, and 4-level tables are taken where it does not know either.
     #[must_use]
-    pub const fn new(mode: PagingMode, candidates: &'s mut [RootCandidate]) -> Self {
-        let template = AddressSpace { root: Cr3::new(0), mode, phys_bits: 52, absent: Hardware };
+    pub const fn new(mode: Option<PagingMode>, candidates: &'s mut [RootCandidate]) -> Self {
+        // The top table of five levels also passes for one of four: it leads to a page one level too early.
+        let levels = match mode {
+            Some(mode) => mode,
+            None => PagingMode::FourLevel,
+        };
+        let template = AddressSpace { root: Cr3::new(0), mode: levels, phys_bits: 52, absent: Hardware };
         Self {
             template,
+            mode,
+            elected: false,
             candidates,
             kept: 0,
             pages: Pages::new(),
@@ -390,11 +401,7 @@ impl<'s> Agreement<'s> {
     /// The root whose kernel half the others are compared with, once it is known.
     #[must_use]
     pub const fn reference(&self) -> Option<AddressSpace<Hardware>> {
-        match &self.stage {
-            Stage::List { reference, .. } => Some(*reference),
-            Stage::SecondPass(pass) => Some(pass.reference),
-            Stage::Collect | Stage::End => None,
-        }
+        if self.elected { Some(self.template) } else { None }
     }
 
     fn collect<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, PhysError> {
@@ -460,7 +467,7 @@ impl<'s> Agreement<'s> {
 
     /// Of the kept candidates with the most frequent last entry, the one that most of a sample agree with: a boot trampoline
     /// shares that entry and little else, and must not be what the others are measured by.
-    fn elect<M: PhysRead>(&self, mem: &M) -> Option<AddressSpace<Hardware>> {
+    fn elect<M: PhysRead>(&self, mem: &M) -> Option<Cr3> {
         let (last, _) =
             self.tally.iter().copied().rev().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 0)?;
         let kept = self.candidates.get(..self.kept)?;
@@ -479,7 +486,7 @@ impl<'s> Agreement<'s> {
                 best = Some((count, root));
             }
         }
-        best.map(|(_, root)| self.template.at_root(Cr3::new(root.get())))
+        best.map(|(_, root)| Cr3::new(root.get()))
     }
 }
 
@@ -500,12 +507,20 @@ impl ProcessSource for Agreement<'_> {
                     }
                     match self.elect(mem) {
                         None => Stage::End,
-                        Some(reference) if self.overflowed => Stage::SecondPass(SharedHalf::new(reference)),
-                        Some(reference) => Stage::List { next: 0, reference },
+                        Some(root) => {
+                            let mode = self.mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
+                            self.template = self.template.at_root(root).with_mode(mode);
+                            self.elected = true;
+                            if self.overflowed {
+                                Stage::SecondPass(SharedHalf::new(self.template))
+                            } else {
+                                Stage::List { next: 0 }
+                            }
+                        }
                     }
                 }
                 Stage::SecondPass(ref mut pass) => return pass.next_process(mem, budget),
-                Stage::List { next, reference } => {
+                Stage::List { next } => {
                     let Some(candidate) = self.candidates.get(..self.kept).and_then(|kept| kept.get(next)).copied()
                     else {
                         self.stage = Stage::End;
@@ -514,7 +529,8 @@ impl ProcessSource for Agreement<'_> {
                     if !budget.spend(ENTRIES) {
                         return Ok(Step::Pending);
                     }
-                    self.stage = Stage::List { next: next.wrapping_add(1), reference };
+                    let reference = self.template;
+                    self.stage = Stage::List { next: next.wrapping_add(1) };
                     let comparison = compare(mem, reference.root.table(), candidate.root, reference.phys_bits);
                     if let Ok(Some(comparison)) = comparison
                         && comparison.agrees()

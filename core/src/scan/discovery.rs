@@ -215,6 +215,12 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         &self.source
     }
 
+    /// Ends the scan and gives the source back.
+    #[must_use]
+    pub fn into_source(self) -> S {
+        self.source
+    }
+
     /// The processes of the present batch.
     #[must_use]
     pub fn processes(&self) -> &[Process<S::Absent>] {
