@@ -19,6 +19,7 @@ mod error;
 mod file;
 mod machine;
 mod map;
+mod plan;
 mod populate;
 mod probe;
 mod ram;

@@ -4,7 +4,7 @@ use core::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use vgpu_perception::{Extent, Gpa, PhysError, PhysErrorKind, PhysRead, Window};
+use vgpu_perception::{CopyHint, Extent, Gpa, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
 use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
@@ -241,6 +241,10 @@ impl PhysRead for GuestRam {
     #[inline]
     fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
         self.space.load_words(gpa.get(), dst)
+    }
+
+    fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
+        self.space.read_runs(runs, dst, hint)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

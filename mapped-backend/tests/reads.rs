@@ -6,10 +6,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
-use common::{Numbers, PAGE, filled, memfd, pattern, ram};
+use common::{PAGE, filled, memfd, pattern, ram};
 use memmap2::MmapRaw;
-use vgpu_perception::{Gpa, PhysError, PhysErrorKind, PhysRead};
+use vgpu_perception::{CopyHint, Gpa, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
 use vgpu_perception_mapped::GuestRam;
+use vgpu_perception_testkit::Rng;
 
 fn gpa(raw: u64) -> Gpa {
     Gpa::new(raw)
@@ -75,7 +76,7 @@ fn words_cross_from_one_segment_to_its_neighbour() {
 #[test]
 fn any_range_is_read_whole_or_names_its_first_hole() {
     let ram = scattered();
-    let mut numbers = Numbers(1);
+    let mut numbers = Rng::new(1);
     for _ in 0..20_000 {
         let base = [0, 0x1_0000, 0x10_0000, 0x10_2000][numbers.below(4) as usize];
         let at = base + numbers.below(0x2000);
@@ -92,6 +93,76 @@ fn any_range_is_read_whole_or_names_its_first_hole() {
     }
     assert_eq!(ram.read(gpa(0x5000), &mut []), Ok(()), "no bytes are in no hole");
     assert_eq!(ram.read(gpa(u64::MAX), &mut [0; 2]), error(u64::MAX, PhysErrorKind::Hole));
+}
+
+/// What every hint can say of a transfer, from one that fits a cache to one that fits none.
+const HINTS: [CopyHint; 5] = [
+    CopyHint { total: 0, next_use: NextUse::Unknown },
+    CopyHint { total: 8 << 20, next_use: NextUse::ReadSoon },
+    CopyHint { total: 8 << 20, next_use: NextUse::Handoff },
+    CopyHint { total: 1 << 40, next_use: NextUse::ReadSoon },
+    CopyHint { total: u64::MAX, next_use: NextUse::Unknown },
+];
+
+#[test]
+fn runs_are_read_in_order_whatever_the_hint() {
+    let one = filled(256 * PAGE, pattern);
+    let two = filled(64 * PAGE, |at| pattern(at + 1000 * PAGE));
+    let ram = ram(&[&one, &two], "0:512K:0, 512K:256K:0:1, 4G:512K:512K");
+    let truth = |at: u64| match at {
+        0..0x8_0000 => pattern(at),
+        0x8_0000..0xc_0000 => pattern(at - 0x8_0000 + 1000 * PAGE),
+        _ => pattern(at - (4 << 30) + 0x8_0000),
+    };
+    let mut rng = Rng::new(3);
+    let mut shapes: Vec<Vec<PhysRun>> = vec![vec![], vec![PhysRun { gpa: gpa(5), len: 0 }]];
+    for round in 0..60 {
+        // Single bytes, pages, fragments, and more runs than are gathered at once; some cross from segment to segment.
+        let longest = [70, PAGE, 17 * PAGE, 0x6_0000][round % 4];
+        let runs = [40, 700, 30, 6][round % 4];
+        let mut run = || {
+            let len = if round % 8 < 4 { longest } else { rng.below(longest) };
+            let start = if rng.one_in(2) { 4 << 30 } else { 0 };
+            let end = if start == 0 { 0xc_0000 } else { 0x8_0000 };
+            let mut at = start + rng.below(end - len);
+            if rng.one_in(2) {
+                at &= !(PAGE - 1);
+            }
+            PhysRun { gpa: gpa(at), len }
+        };
+        shapes.push((0..runs).map(|_| run()).collect());
+    }
+    for runs in shapes {
+        let right: Vec<u8> = runs.iter().flat_map(|run| run.gpa.get()..run.gpa.get() + run.len).map(truth).collect();
+        for hint in HINTS {
+            let mut dst = vec![0xa5; right.len()];
+            ram.read_runs(&runs, &mut dst, hint).unwrap();
+            assert!(dst == right, "{} runs, {} bytes, {hint:?}", runs.len(), right.len());
+        }
+    }
+}
+
+#[test]
+fn runs_that_cannot_be_read_are_refused() {
+    let file = filled(64 * PAGE, pattern);
+    let ram = ram(&[&file], "0:256K:0");
+    for pages in [2, 60] {
+        let len = pages * PAGE;
+        let good = PhysRun { gpa: gpa(0), len };
+        for hint in HINTS {
+            let mut dst = vec![0; 2 * len as usize];
+            let two = [good, PhysRun { gpa: gpa(PAGE), len }];
+            assert_eq!(ram.read_runs(&two, &mut dst, hint), Ok(()));
+            assert_eq!(ram.read_runs(&[good], &mut dst, hint), error(0, PhysErrorKind::BadLength), "too few runs");
+            let three = [good, good, PhysRun { gpa: gpa(3 * PAGE), len }];
+            let long = ram.read_runs(&three, &mut dst, hint);
+            assert_eq!(long, error(3 * PAGE, PhysErrorKind::BadLength), "the run that does not fit");
+            let endless = [PhysRun { gpa: gpa(PAGE), len: u64::MAX }];
+            assert_eq!(ram.read_runs(&endless, &mut dst, hint), error(PAGE, PhysErrorKind::BadLength));
+            let past = [good, PhysRun { gpa: gpa(63 * PAGE), len }];
+            assert_eq!(ram.read_runs(&past, &mut dst, hint), error(64 * PAGE, PhysErrorKind::Hole));
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@
 
 mod copy;
 mod sigbus;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86;
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -23,10 +25,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use vgpu_perception::{Gpa, PhysError, PhysErrorKind, Window};
+use vgpu_perception::{CopyHint, Gpa, PhysError, PhysErrorKind, PhysRun, Window};
 use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
+
+use crate::plan::{self, Cpu, Method};
+use copy::Piece;
 
 pub(crate) use sigbus::{Full, Watch};
 pub use sigbus::{MAX_GUARDED, SigbusGuard};
@@ -120,6 +125,7 @@ pub(crate) struct Space {
     hot: [Span; 2],
     /// Whether any mapping is watched for `SIGBUS`.
     guarded: bool,
+    cpu: Cpu,
     spans: Box<[Span]>,
     maps: Box<[Mapping]>,
 }
@@ -155,7 +161,7 @@ impl Space {
         let nth = |index: usize| spans.get(index).copied().unwrap_or(Span::NOWHERE);
         let hot = [nth(0), nth(1)];
         let guarded = maps.iter().any(|map| map.watch.is_some());
-        Some(Self { hot, guarded, spans: spans.into(), maps: maps.into() })
+        Some(Self { hot, guarded, cpu: Cpu::this(), spans: spans.into(), maps: maps.into() })
     }
 
     pub(crate) fn maps(&self) -> &[Mapping] {
@@ -268,11 +274,67 @@ impl Space {
             let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(rest.len());
             let (head, tail) = rest.split_at_mut(len);
             // SAFETY: `find` gave an address inside a live mapping with at least `head.len()` bytes behind it.
-            unsafe { copy::copy(place.host, head) };
+            unsafe { copy::copy(self.cpu, place.host, head) };
             at = at.wrapping_add(len as u64);
             rest = tail;
         }
         self.still_there(gpa)
+    }
+
+    /// Copies several ranges, in order, into `dst`, whose length is the sum of theirs.
+    pub(crate) fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
+        let method = plan::choose(self.cpu, runs.len(), dst.len(), hint);
+        if method == Method::InOrder {
+            return self.read_in_order(runs, dst);
+        }
+        let mut batch = Batch { pieces: [Piece::NONE; BATCH], count: 0, bytes: 0 };
+        let mut rest = dst;
+        for run in runs {
+            let mut at = run.gpa.get();
+            let mut left = usize::try_from(run.len).unwrap_or(usize::MAX);
+            if left > rest.len() - batch.bytes {
+                return Err(PhysError::new(run.gpa, PhysErrorKind::BadLength));
+            }
+            while left > 0 {
+                let Some(place) = self.find(at) else { return Err(hole(at)) };
+                let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(left);
+                if !batch.add(Piece { host: place.host, len }) {
+                    rest = self.copy_batch(method, &batch, rest);
+                    batch.count = 0;
+                    batch.bytes = 0;
+                    continue;
+                }
+                at = at.wrapping_add(len as u64);
+                left -= len;
+            }
+        }
+        if batch.bytes != rest.len() {
+            return Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength));
+        }
+        self.copy_batch(method, &batch, rest);
+        self.still_there(runs.first().map_or(0, |run| run.gpa.get()))
+    }
+
+    fn read_in_order(&self, runs: &[PhysRun], dst: &mut [u8]) -> Result<(), PhysError> {
+        let mut rest = dst;
+        for run in runs {
+            let len = usize::try_from(run.len).unwrap_or(usize::MAX);
+            let Some((head, tail)) = rest.split_at_mut_checked(len) else {
+                return Err(PhysError::new(run.gpa, PhysErrorKind::BadLength));
+            };
+            self.read(run.gpa.get(), head)?;
+            rest = tail;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
+    }
+
+    /// Copies a batch to the start of `dst` and gives the rest of it.
+    fn copy_batch<'d>(&self, method: Method, batch: &Batch, dst: &'d mut [u8]) -> &'d mut [u8] {
+        let (head, tail) = dst.split_at_mut(batch.bytes);
+        let pieces = batch.pieces.get(..batch.count).unwrap_or_default();
+        // SAFETY: `find` gave the address of each piece, inside a mapping that lives as long as `self`, and its length.
+        unsafe { copy::copy_pieces(self.cpu, method, pieces, head) };
+        tail
     }
 
     /// A view of `len` bytes that lie in one segment.
@@ -312,6 +374,28 @@ impl Space {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = gpa;
+    }
+}
+
+/// How many pieces are gathered before they are copied: as many as 2 MiB of a frame can have.
+const BATCH: usize = 512;
+
+/// Pieces that were found and not copied yet.
+struct Batch {
+    pieces: [Piece; BATCH],
+    count: usize,
+    /// The sum of their lengths.
+    bytes: usize,
+}
+
+impl Batch {
+    /// Takes a piece, or says that there is no room.
+    fn add(&mut self, piece: Piece) -> bool {
+        let Some(slot) = self.pieces.get_mut(self.count) else { return false };
+        *slot = piece;
+        self.count += 1;
+        self.bytes += piece.len;
+        true
     }
 }
 

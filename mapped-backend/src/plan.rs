@@ -1,0 +1,127 @@
+//! How to copy: what this processor and this copy call for.
+//!
+//! Three things decide. *Where the source lies*: pages that are scattered over the guest cost a translation miss and a
+//! restart of the prefetcher each, so several of them are copied in turn, a few lines of each, and their misses overlap.
+//! *Where the result goes*: what will not stay in the caches is stored past them (non-temporal stores); what the caller
+//! reads next is stored into them. *How much it is*: none of this pays for a few pages.
+//!
+//! The numbers here were measured on one machine (Zen 4, 32 MiB of L3); `docs/performance.md` has them.
+
+use std::sync::OnceLock;
+
+use vgpu_perception::{CopyHint, NextUse};
+
+/// What this processor has that a copy can use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu {
+    /// 32-byte loads and stores.
+    pub(crate) avx2: bool,
+    /// A fast `rep movsb`.
+    pub(crate) erms: bool,
+    /// Bytes of its last level of cache.
+    pub(crate) cache: u64,
+}
+
+impl Cpu {
+    /// This processor, asked once.
+    pub(crate) fn this() -> Self {
+        static THIS: OnceLock<Cpu> = OnceLock::new();
+        *THIS.get_or_init(|| {
+            #[cfg(target_arch = "x86_64")]
+            let (avx2, erms) = (std::is_x86_feature_detected!("avx2"), std::is_x86_feature_detected!("ermsb"));
+            #[cfg(not(target_arch = "x86_64"))]
+            let (avx2, erms) = (false, false);
+            Self { avx2, erms, cache: last_level_cache().unwrap_or(16 << 20) }
+        })
+    }
+}
+
+/// The largest cache that Linux reports for the first processor.
+fn last_level_cache() -> Option<u64> {
+    let levels = (0..8).filter_map(|index| {
+        let size = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()?;
+        crate::map::parse_number(&size)
+    });
+    levels.max()
+}
+
+/// A way to copy a number of pieces into one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// One piece after the other.
+    InOrder,
+    /// Several cursors in turn over as many parts of the buffer.
+    InTurn {
+        /// Past the caches instead of into them.
+        streaming: bool,
+        /// With 32-byte registers.
+        avx2: bool,
+        /// The pieces are so short that each is mostly its own beginning.
+        short: bool,
+    },
+}
+
+/// Below this many bytes in one call, setting up more than a plain copy costs more than it brings.
+const FEW: usize = 32 << 10;
+/// Pieces shorter than this are not worth a cursor: nearly all of their lines would be stitched.
+const CRUMBS: usize = 1 << 10;
+/// Pieces shorter than this count as scattered.
+const SHORT: usize = 32 << 10;
+/// A transfer that the caller hands on unread fits a core's own cache up to about here, and is then best left there.
+const HANDOFF: u64 = 1 << 20;
+
+/// Chooses for `pieces` pieces of `bytes` bytes together, a part of the transfer that `hint` describes.
+pub(crate) fn choose(cpu: Cpu, pieces: usize, bytes: usize, hint: CopyHint) -> Method {
+    let average = bytes / pieces.max(1);
+    if bytes < FEW || average < CRUMBS || !cfg!(all(target_arch = "x86_64", not(miri))) {
+        return Method::InOrder;
+    }
+    let total = hint.total.max(bytes as u64);
+    let streaming = match hint.next_use {
+        NextUse::Handoff => total >= HANDOFF,
+        // Half of the cache: the source passes through it as well.
+        _ => total > cpu.cache / 2,
+    };
+    Method::InTurn { streaming, avx2: cpu.avx2, short: average < SHORT }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPU: Cpu = Cpu { avx2: true, erms: true, cache: 32 << 20 };
+
+    fn hint(total: u64, next_use: NextUse) -> CopyHint {
+        CopyHint { total, next_use }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[test]
+    fn size_and_use_decide_where_stores_go() {
+        let chunk = |total, next_use| match choose(CPU, 512, 2 << 20, hint(total, next_use)) {
+            Method::InTurn { streaming, short, .. } => (streaming, short),
+            Method::InOrder => panic!("a chunk of a frame"),
+        };
+        assert_eq!(chunk(8 << 20, NextUse::ReadSoon), (false, true));
+        assert_eq!(chunk(8 << 20, NextUse::Unknown), (false, true));
+        assert_eq!(chunk(8 << 20, NextUse::Handoff), (true, true));
+        assert_eq!(chunk(33 << 20, NextUse::ReadSoon), (true, true));
+        assert_eq!(chunk(0, NextUse::Handoff), (true, true), "a transfer is at least what is copied now");
+        let whole = choose(CPU, 1, 2 << 20, hint(2 << 20, NextUse::Unknown));
+        assert_eq!(whole, Method::InTurn { streaming: false, avx2: true, short: false });
+    }
+
+    #[test]
+    fn little_and_crumbled_copies_are_plain() {
+        for next_use in [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handoff] {
+            assert_eq!(choose(CPU, 2, 8192, hint(33 << 20, next_use)), Method::InOrder);
+            assert_eq!(choose(CPU, 4096, 1 << 20, hint(33 << 20, next_use)), Method::InOrder);
+            assert_eq!(choose(CPU, 0, 0, hint(0, next_use)), Method::InOrder);
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_cache() {
+        assert!(Cpu::this().cache >= 256 << 10, "{:?}", Cpu::this());
+    }
+}
