@@ -5,13 +5,19 @@ mod common;
 use std::os::unix::process::ExitStatusExt;
 
 use common::{PAGE, filled, in_child, is_child, open, pattern};
-use vgpu_perception::{Gpa, PhysErrorKind, PhysRead};
-use vgpu_perception_mapped::{RamOptions, SigbusGuard};
+use vgpu_perception::{CopyHint, Gpa, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
+use vgpu_perception_mapped::{GuestRam, RamOptions, SigbusGuard};
 
 const SIGBUS: i32 = 7;
 
-fn lost<T: core::fmt::Debug>(answer: Result<T, vgpu_perception::PhysError>) {
+fn lost<T: core::fmt::Debug>(answer: Result<T, PhysError>) {
     assert_eq!(answer.unwrap_err().kind, PhysErrorKind::Lost);
+}
+
+/// Enough of the same three pages for a copy with several cursors.
+fn runs(ram: &GuestRam, at: Gpa, next_use: NextUse) -> Result<(), PhysError> {
+    let runs = [PhysRun { gpa: at, len: 3 * PAGE }; 20];
+    ram.read_runs(&runs, &mut [0; 60 * PAGE as usize], CopyHint { total: 1 << 40, next_use })
 }
 
 #[test]
@@ -24,12 +30,14 @@ fn with_the_guard_a_lost_page_is_an_error() {
     }
     let guard = SigbusGuard::install().unwrap();
     let options = RamOptions::new().guard(guard);
-    type Load = fn(&vgpu_perception_mapped::GuestRam, Gpa);
-    let loads: [Load; 4] = [
+    type Load = fn(&GuestRam, Gpa);
+    let loads: [Load; 6] = [
         |ram, at| lost(ram.load_u64(at)),
         |ram, at| lost(ram.load_u32(at)),
         |ram, at| lost(ram.load_words(at, &mut [0; 16])),
         |ram, at| lost(ram.read(at, &mut [0; 3 * PAGE as usize])),
+        |ram, at| lost(runs(ram, at, NextUse::ReadSoon)),
+        |ram, at| lost(runs(ram, at, NextUse::Handoff)),
     ];
     let untouched = filled(4 * PAGE, pattern);
     let other = open(&[&untouched], "0:16K:0", options).unwrap();

@@ -13,7 +13,7 @@ const FILE: u64 = 64 << 20;
 /// 64 MiB with data in three places; the map turns them around and has holes of its own.
 fn sparse() -> (std::fs::File, GuestRam) {
     let file = memfd(FILE);
-    for (at, len) in [(0, 3 * PAGE), (16 << 20, PAGE), (40 << 20, 2 << 20)] {
+    for (at, len) in [(0, 3 * PAGE), ((16 << 20) + PAGE, PAGE), (40 << 20, 2 << 20)] {
         file.write_all_at(&vec![0x5a; len as usize], at).unwrap();
     }
     let ram = ram(&[&file], "0:20M:0, 4G:24M:40M");
@@ -33,7 +33,7 @@ fn extents(ram: &GuestRam) -> Vec<(u64, u64)> {
 #[test]
 fn extents_follow_the_data_through_the_map() {
     let (_file, ram) = sparse();
-    assert_eq!(extents(&ram), [(0, 3 * PAGE), (16 << 20, PAGE), (4 << 30, 2 << 20)]);
+    assert_eq!(extents(&ram), [(0, 3 * PAGE), ((16 << 20) + PAGE, PAGE), (4 << 30, 2 << 20)]);
     let inside = ram.next_extent(Gpa::new(PAGE + 5)).unwrap().unwrap();
     assert_eq!((inside.start.get(), inside.len), (PAGE + 5, 2 * PAGE - 5), "clipped to where the question starts");
     let hole = ram.next_extent(Gpa::new(1 << 30)).unwrap().unwrap();
