@@ -23,6 +23,7 @@ mod faulty;
 mod file;
 pub mod flags;
 mod frames;
+pub mod hostile;
 pub mod linux;
 pub mod naive;
 mod ram;

@@ -4,7 +4,8 @@ use vgpu_perception::{Gpa, Gva, PhysRead};
 use vgpu_perception_testkit::naive;
 use vgpu_perception_testkit::windows::{
     EntryState, Kind, LAYOUTS, Layout, ListShape, Options, PageState, PrivateState, PrototypeState, PteFormat,
-    RootPlace, SHARED_DATA, STILL_ACTIVE, SWIZZLE_MASK, Shape, StartBlock, Trim, TruthProcess, VadShape, WindowsGuest,
+    RootPlace, SHARED_DATA, STILL_ACTIVE, SWIZZLE_MASK, Shape, SharedRegion, StartBlock, Trim, TruthProcess, VadShape,
+    WindowsGuest,
 };
 use vgpu_perception_testkit::{Field, Ram, Space};
 
@@ -126,6 +127,12 @@ fn check_process(windows: &WindowsGuest, process: &TruthProcess, kpti: bool) {
     assert_eq!(named == process.space.root.get(), process.kind != Kind::GarbageTable, "{name}");
     let self_entry = |root: Gpa| windows.ram.load_u64(root.wrapping_add(8 * windows.truth.self_map)).unwrap();
     assert_eq!(self_entry(process.space.root) & 0x0000_ffff_ffff_f083, process.space.root.get() | 3);
+    let entries: Vec<u64> =
+        (0..512).map(|n| windows.ram.load_u64(process.space.root.wrapping_add(8 * n)).unwrap()).collect();
+    assert!(entries[256..].iter().filter(|entry| **entry & 0x8000_0000_0000_0087 == 3).count() >= 10, "{name}");
+    assert!(
+        [&entries[..256], &entries[256..]].iter().all(|half| half.iter().filter(|entry| **entry == 0).count() > 64)
+    );
     let user = process.user_table_field & !0xfff;
     if user != 0 {
         assert!(kpti);
@@ -144,6 +151,12 @@ fn check_process(windows: &WindowsGuest, process: &TruthProcess, kpti: bool) {
             let same = naive::translate(&windows.ram, naive_at(windows, user), process.peb.get()).unwrap();
             assert_eq!(same.gpa, peb.gpa);
         }
+    }
+    if process.peb.get() != 0 && layout.vad.is_some() {
+        for gva in [process.peb.get(), process.section_base.get() + 0x3000] {
+            assert!(descriptor(&kernel, layout, process, gva).is_some(), "{name}");
+        }
+        assert_eq!(descriptor(&kernel, layout, process, process.section_base.get() + 0x4000), None, "{name}");
     }
     for (gva, state) in &process.trimmed {
         let entry = leaf_entry(&windows.ram, process.space, gva.get()).unwrap();
@@ -219,10 +232,8 @@ fn prototype_by_vad(kernel: &Kernel<'_>, layout: &Layout, process: &TruthProcess
     None
 }
 
-fn check_region(windows: &WindowsGuest) {
+fn check_region(windows: &WindowsGuest, producer: &TruthProcess, shared: &SharedRegion) {
     let (kernel, truth) = (Kernel(windows), &windows.truth);
-    let producer = &truth.processes[truth.producer];
-    let shared = &truth.shared;
     assert_eq!(shared.region.get(&windows.ram, Field::RUN_EPOCH), 1);
     for page in &shared.pages {
         let gva = shared.region.base.get() + page.index * 4096;
@@ -289,7 +300,8 @@ fn check(layout: &Layout, shape: Shape, options: Options) {
     if options.list == ListShape::Honest {
         check_list(&windows);
     }
-    check_region(&windows);
+    check_region(&windows, &truth.processes[truth.producer], &truth.shared);
+    check_region(&windows, windows.process("forger.exe"), &truth.forged);
 }
 
 #[test]
@@ -312,7 +324,7 @@ fn layouts_of_no_build() {
 fn every_option() {
     let layout = Layout::named("10 2004");
     let base = Options::default();
-    let chain = Options { per_subsection: 1000, trim_table: true, trim_pool: true, ..base };
+    let chain = Options { per_subsection: 8705, trim_table: true, trim_pool: true, ..base };
     for options in [
         chain,
         Options { kpti: false, l1tf: false, holes: false, ..base },

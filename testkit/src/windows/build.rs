@@ -14,8 +14,10 @@ use super::kernel::{self, Kernel};
 use super::layout::{Layout, UserRoot};
 use super::process::{self, Kind, Library, PrivateState, Spec};
 use super::pte::PteCodec;
-use super::shared::{SharedOptions, SharedRegion, Trim};
-use super::{ListShape, Options, REGION_BASE, RootPlace, Shape, StartBlock, Truth, TruthProcess, WindowsGuest};
+use super::shared::{SharedOptions, SharedRegion};
+use super::{
+    ListShape, Options, REGION_BASE, RootPlace, Shape, StartBlock, Truth, TruthProcess, WindowsGuest, forged_base,
+};
 use super::{decoys, vad};
 
 pub(super) struct Builder<'l> {
@@ -188,6 +190,7 @@ impl<'l> Builder<'l> {
             fields.wow64 = self.kernel.paged.take(&mut self.guest, 0x40, 0x10).get();
         }
         if matches!(spec.kind, Kind::Producer | Kind::Forger) {
+            let mut base = REGION_BASE;
             let mut options = SharedOptions {
                 image: self.options.image,
                 ring: self.options.ring,
@@ -196,18 +199,17 @@ impl<'l> Builder<'l> {
                 trim_table: self.options.trim_table,
             };
             if spec.kind == Kind::Forger {
+                base = forged_base(layout);
                 options.image = RegionImage { heartbeat: 77, frames: 2, ..options.image };
-                options.trim = Trim::Nothing;
-                options.trim_table = false;
             }
-            let at = (space, REGION_BASE);
+            let at = (space, base);
             let placed = SharedRegion::place(&mut self.guest, &mut self.kernel, layout, self.codec, at, &options);
             *region = Some(placed);
         }
         let mut ranges = user.ranges(&library.section);
         if let Some(shared) = region.as_ref() {
             let len = vgpu_perception::abi::REGION_BYTES;
-            ranges.push(vad::Range { start: REGION_BASE, len, section: Some(&shared.section) });
+            ranges.push(vad::Range { start: shared.region.base, len, section: Some(&shared.section) });
         }
         self.descriptors(fields, &mut ranges);
         user.trimmed

@@ -231,6 +231,11 @@ pub struct WindowsGuest {
 
 /// Where the region lies in the producer: a multiple of 64 KiB and of no more.
 pub const REGION_BASE: Gva = Gva::new(0x1f0_4563_0000);
+/// Where the made-up region lies in its process: on 8.1 and later so high that its page numbers need more than 32 bits.
+#[must_use]
+pub const fn forged_base(layout: &Layout) -> Gva {
+    Gva::new(if layout.build >= 9600 { 0x7ff4_1a2b_0000 } else { 0x5a0_1a2b_0000 })
+}
 
 impl WindowsGuest {
     /// Lays the guest out.
