@@ -1,0 +1,145 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use vgpu_perception::Cr3;
+use vgpu_perception_mapped::{Machine, parse_number};
+
+/// Find a vgpu region in a guest's RAM and read it. Never writes guest memory.
+#[derive(Debug, Parser)]
+#[command(name = "vgpu", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Machine output: one JSON object on standard output, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 nothing there (no candidate, none alive, no frame); 2 wrong usage;
+3 the RAM, its map or QEMU could not be used; 4 the region could not be read any more.
+
+Addresses in JSON are strings \"0x...\".";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build a small guest, run a producer in it, find it, take frames and write frame.png
+    Demo(Demo),
+    /// List the regions in a guest's processes, the live ones first
+    Find(Find),
+    /// Take a frame and write it as PNG
+    Sample(Sample),
+    /// Show lifecycle, cursor and geometry of the live region
+    Status(Status),
+    /// The demo's producer, in a process of its own
+    #[command(hide = true)]
+    DemoProducer(DemoProducer),
+}
+
+/// Where the guest's RAM is.
+#[derive(Debug, Args)]
+pub(crate) struct Guest {
+    /// The file that backs the guest's RAM (memory-backend-file with share=on, /dev/shm/..., /proc/PID/fd/N)
+    #[arg(required_unless_present = "qmp", conflicts_with = "qmp")]
+    pub(crate) ram: Option<PathBuf>,
+    /// How the machine splits its RAM: pc, q35, microvm or ch (cloud-hypervisor)
+    #[arg(long, value_parser = |name: &str| name.parse::<Machine>(), conflicts_with_all = ["map", "qmp"])]
+    pub(crate) machine: Option<Machine>,
+    /// A segment of RAM: gpa:len:offset, numbers decimal or 0x, with K, M, G; may be repeated
+    #[arg(long, value_name = "GPA:LEN:OFFSET", conflicts_with = "qmp")]
+    pub(crate) map: Vec<String>,
+    /// Ask QEMU on this QMP socket for the RAM file, its layout and CR3
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) qmp: Option<PathBuf>,
+    /// The page-table root of any process of the guest, or auto
+    #[arg(long, value_name = "N|auto", value_parser = cr3, default_value = "auto")]
+    pub(crate) cr3: Root,
+}
+
+/// A root that was given, or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Root {
+    Auto,
+    Given(Cr3),
+}
+
+fn cr3(text: &str) -> Result<Root, String> {
+    if text == "auto" {
+        return Ok(Root::Auto);
+    }
+    match parse_number(text) {
+        Some(raw) => Ok(Root::Given(Cr3::new(raw))),
+        None => Err(format!("\"{text}\" is neither a number (0x1ad000) nor auto")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Find {
+    #[command(flatten)]
+    pub(crate) guest: Guest,
+    /// Milliseconds between the two readings of the heartbeat; a producer beats at least every 250
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) wait_ms: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sample {
+    #[command(flatten)]
+    pub(crate) find: Find,
+    /// Where to write the PNG
+    #[arg(short, long, value_name = "FILE.png", default_value = "frame.png")]
+    pub(crate) output: PathBuf,
+    /// Take this many frames and write the last
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) frames: u64,
+    /// Give up after this many seconds without a new frame
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) find: Find,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where to write the PNG
+    #[arg(short, long, value_name = "FILE.png", default_value = "frame.png")]
+    pub(crate) output: PathBuf,
+    /// Sample for this many seconds
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoProducer {
+    /// The RAM file
+    pub(crate) ram: PathBuf,
+    /// The pieces of the file that make up the region
+    pub(crate) pieces: PathBuf,
+    /// End after this many seconds
+    pub(crate) seconds: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cr3_is_a_number_or_auto() {
+        assert!(matches!(cr3("auto"), Ok(Root::Auto)));
+        assert!(matches!(cr3("0x1ad000"), Ok(Root::Given(root)) if root.get() == 0x1a_d000));
+        assert!(cr3("0x1ad00z").unwrap_err().contains("0x1ad00z"));
+    }
+}

@@ -1,0 +1,147 @@
+//! `find`, `sample` and `status`.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use vgpu_perception::region::{CursorShot, GeometryShot, StatusShot};
+
+use crate::args;
+use crate::attach::{Attached, attach};
+use crate::failure::Failure;
+use crate::frames::Sampler;
+use crate::search::{Search, Seen, search};
+use crate::show;
+
+/// What a command has to say: for scripts, and for people.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) json: Value,
+    pub(crate) text: String,
+    /// Set where the report is that nothing is there.
+    pub(crate) nothing: Option<String>,
+}
+
+fn look(find: &args::Find) -> Result<(Attached, Search), Failure> {
+    let attached = attach(&find.guest)?;
+    let search = search(&attached, Duration::from_millis(find.wait_ms))?;
+    Ok((attached, search))
+}
+
+/// The first live region; a failure that says why there is none.
+fn live(search: &Search) -> Result<&Seen, Failure> {
+    search.seen.iter().find(|seen| seen.is_alive()).ok_or_else(|| Failure::Nothing(show::advice(search)))
+}
+
+pub(crate) fn found(search: &Search) -> Report {
+    let candidates: Vec<_> = search.seen.iter().map(show::candidate).collect();
+    let mut lines: Vec<_> = search.seen.iter().map(show::line).collect();
+    lines.push(show::summary(search));
+    let alive = search.seen.iter().any(Seen::is_alive);
+    Report {
+        json: json!({ "candidates": candidates, "scanned": show::scanned(search) }),
+        text: lines.join("\n"),
+        nothing: (!alive).then(|| show::advice(search)),
+    }
+}
+
+pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
+    let (_, search) = look(args)?;
+    Ok(found(&search))
+}
+
+pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
+    let (attached, search) = look(&args.find)?;
+    let seen = live(&search)?;
+    let mut region = seen.region;
+    let mut sampler = Sampler::new();
+    let patience = Duration::from_secs(args.timeout);
+    let mut skipped = None;
+    while sampler.tally.frames < args.frames {
+        let before = sampler.tally.frames;
+        skipped = sampler.take(&attached.ram, &mut region, before + 1, Instant::now() + patience, |_, _| Ok(()))?;
+        if sampler.tally.frames == before {
+            break;
+        }
+    }
+    let Some(info) = sampler.last else {
+        let why = skipped.map_or_else(|| "no frame".to_owned(), |skip| skip.to_string());
+        return Err(Failure::Nothing(format!("no frame within {} s: {why}", args.timeout)));
+    };
+    sampler.write_png(&args.output)?;
+    let short = (sampler.tally.frames < args.frames)
+        .then(|| format!("{} of {} frames within the time", sampler.tally.frames, args.frames));
+    Ok(Report {
+        json: json!({
+            "file": args.output.display().to_string(),
+            "frame": show::frame(&info),
+            "frames": sampler.tally.frames,
+            "missed": sampler.tally.missed,
+            "candidate": show::candidate(seen),
+        }),
+        text: format!(
+            "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
+            args.output.display(),
+            info.desc.frame_id,
+            info.desc.width,
+            info.desc.height,
+            info.bytes,
+            sampler.tally.frames,
+            sampler.tally.missed
+        ),
+        nothing: short,
+    })
+}
+
+pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
+    let (attached, search) = look(&args.find)?;
+    let seen = live(&search)?;
+    let mut region = seen.region;
+    let status = region.read_status(&attached.ram)?;
+    let cursor = region.read_cursor(&attached.ram)?;
+    let geometry = region.read_geometry(&attached.ram)?;
+    let json = json!({
+        "candidate": show::candidate(seen),
+        "status": show::sample(status, status_json),
+        "cursor": show::sample(cursor, cursor_json),
+        "geometry": show::sample(geometry, geometry_json),
+    });
+    let text = format!("{}\n{status:#?}\n{cursor:#?}\n{geometry:#?}", show::line(seen));
+    Ok(Report { json, text, nothing: None })
+}
+
+fn status_json(status: StatusShot) -> Value {
+    json!({
+        "heartbeat": status.heartbeat,
+        "run_epoch": status.run_epoch,
+        "status": status.status.to_string(),
+        "backend": status.backend.to_string(),
+        "error_code": status.error_code,
+        "applied_fps": status.applied_fps,
+        "supported_formats": status.supported_formats,
+        "ctrl_ack": status.ctrl_ack,
+        "full_frame_ack": status.full_frame_ack,
+        "content_change_ns": status.content_change_ns,
+    })
+}
+
+fn cursor_json(cursor: CursorShot) -> Value {
+    json!({
+        "seq": cursor.seq,
+        "visible": cursor.visible,
+        "x": cursor.x,
+        "y": cursor.y,
+        "hot": [cursor.hot_x, cursor.hot_y],
+        "glyph": [cursor.glyph_w, cursor.glyph_h],
+        "id": cursor.id.to_string(),
+    })
+}
+
+fn geometry_json(geometry: GeometryShot) -> Value {
+    json!({
+        "virtual": { "x": geometry.virt_x, "y": geometry.virt_y, "w": geometry.virt_w, "h": geometry.virt_h },
+        "capture": { "x": geometry.cap_x, "y": geometry.cap_y },
+        "dpi": geometry.dpi,
+        "refresh_mhz": geometry.refresh_mhz,
+    })
+}

@@ -1,0 +1,60 @@
+//! How a command ends when it does not succeed: a message that says what to do, and an exit code to script against.
+
+use core::fmt;
+
+use vgpu_perception::PhysError;
+use vgpu_perception::region::ReadError;
+use vgpu_perception_mapped::{MapError, OpenError};
+
+/// The end of a command.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nothing there: exit 1.
+    Nothing(String),
+    /// The RAM, its map or QEMU cannot be used: exit 3.
+    Guest(String),
+    /// The region cannot be read any more: exit 4.
+    Read(String),
+}
+
+impl Failure {
+    pub(crate) const fn code(&self) -> u8 {
+        match self {
+            Self::Nothing(_) => 1,
+            Self::Guest(_) => 3,
+            Self::Read(_) => 4,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing(text) | Self::Guest(text) | Self::Read(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Guest(error.to_string())
+    }
+}
+
+impl From<MapError> for Failure {
+    fn from(error: MapError) -> Self {
+        Self::Guest(error.to_string())
+    }
+}
+
+impl From<PhysError> for Failure {
+    fn from(error: PhysError) -> Self {
+        Self::Guest(format!("{error}; give the map of this machine with --machine or --map"))
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::Read(format!("{error}; the producer may have ended: run vgpu find again"))
+    }
+}

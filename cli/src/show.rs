@@ -1,0 +1,135 @@
+//! What the commands print: JSON for scripts, lines for people.
+
+use serde_json::{Value, json};
+use vgpu_perception::PagingMode;
+use vgpu_perception::region::{FrameInfo, Liveness, Sample, Skip};
+use vgpu_perception::scan::FoundBy;
+use vgpu_perception_mapped::Change;
+
+use crate::search::{Search, Seen};
+
+/// An address, as JSON cannot hold it.
+pub(crate) fn hex(value: u64) -> Value {
+    json!(format!("{value:#x}"))
+}
+
+pub(crate) fn candidate(seen: &Seen) -> Value {
+    let process = &seen.candidate.process;
+    let found = &seen.candidate.found;
+    let pulse = match seen.liveness {
+        Some(Liveness::Alive(pulse) | Liveness::Still(pulse) | Liveness::Restarted(pulse)) => pulse,
+        Some(_) | None => found.pulse,
+    };
+    json!({
+        "base": hex(seen.candidate.base.get()),
+        "cr3": hex(process.space.root.get()),
+        "pid": process.pid,
+        "process": process.name.map(|name| name.to_string()),
+        "alive": seen.is_alive(),
+        "heartbeat": pulse.heartbeat,
+        "run_epoch": pulse.run_epoch,
+        "status": found.status.to_string(),
+        "frame_id": found.frame_id,
+        "gpa": hex(found.page.get()),
+        "found_by": match seen.candidate.by {
+            FoundBy::RunStart => "run_start",
+            FoundBy::Run => "run",
+            FoundBy::Page => "page",
+        },
+    })
+}
+
+pub(crate) fn scanned(search: &Search) -> Value {
+    let stats = &search.stats;
+    json!({
+        "spaces": stats.spaces,
+        "tables": stats.tables,
+        "runs": stats.runs,
+        "frames": stats.frames,
+        "judged": stats.judged,
+        "skipped": stats.skipped,
+        "not_ram": stats.not_ram,
+        "truncated": stats.truncated,
+        "levels": match search.mode {
+            PagingMode::FourLevel => 4,
+            PagingMode::FiveLevel => 5,
+        },
+        "milliseconds": search.took.as_secs_f64() * 1000.0,
+        "ram_changes": search.change.map(|change| matches!(change, Change::Changing { .. })),
+    })
+}
+
+/// One line about a candidate.
+pub(crate) fn line(seen: &Seen) -> String {
+    let candidate = &seen.candidate;
+    let process = &candidate.process;
+    let state = match seen.liveness {
+        Some(Liveness::Alive(_)) => "alive",
+        Some(Liveness::Still(_)) => "still",
+        Some(Liveness::Restarted(_)) => "restarted",
+        Some(Liveness::Unclear(_)) => "unclear",
+        None => "gone",
+    };
+    let name = process.name.map_or_else(|| "-".to_owned(), |name| name.to_string());
+    let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    format!(
+        "{state:9} base {:#x}  cr3 {:#x}  pid {pid}  {name}  {}  frame {}",
+        candidate.base.get(),
+        process.space.root.get(),
+        candidate.found.status,
+        candidate.found.frame_id
+    )
+}
+
+/// What was looked at, in one line.
+pub(crate) fn summary(search: &Search) -> String {
+    let stats = &search.stats;
+    let mut text = format!(
+        "looked at {} address spaces, {} page tables, {} frames in {:.1} ms",
+        stats.spaces,
+        stats.tables,
+        stats.frames,
+        search.took.as_secs_f64() * 1000.0
+    );
+    if stats.skipped + stats.truncated > 0 {
+        text.push_str(&format!(" ({} stretches unreadable, {} spaces cut short)", stats.skipped, stats.truncated));
+    }
+    text
+}
+
+/// Why nothing lives, as far as can be told.
+pub(crate) fn advice(search: &Search) -> String {
+    let what = if search.seen.is_empty() { "no region in any process" } else { "no candidate's heartbeat advanced" };
+    match search.change {
+        Some(Change::Frozen { pages }) => format!(
+            "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not shared \
+             with the file (share=off)"
+        ),
+        _ => format!("{what}; is the producer running in the guest?"),
+    }
+}
+
+pub(crate) fn frame(info: &FrameInfo) -> Value {
+    json!({
+        "width": info.desc.width,
+        "height": info.desc.height,
+        "stride": info.desc.stride,
+        "format": info.desc.format.to_string(),
+        "frame_id": info.desc.frame_id,
+        "timestamp_ns": info.desc.timestamp_ns,
+        "bytes": info.bytes,
+        "missed": info.missed,
+    })
+}
+
+/// A lossy read as JSON: the value, or `{"skip": reason}`.
+pub(crate) fn sample<T>(sample: Sample<T>, show: impl FnOnce(T) -> Value) -> Value {
+    match sample {
+        Sample::Fresh(value) => show(value),
+        Sample::Skip(skip) => json!({ "skip": skip_text(&skip) }),
+    }
+}
+
+pub(crate) fn skip_text(skip: &Skip) -> String {
+    skip.to_string()
+}
