@@ -38,5 +38,5 @@ pub use file::FileSegment;
 pub use frames::{FrameAllocator, Placement};
 pub use linux::{LinuxOptions, StandardLinux, standard_linux};
 pub use ram::Ram;
-pub use region::{Field, Region, RegionImage, Ring};
+pub use region::{Field, Region, RegionImage, RegionInRam, Ring};
 pub use rng::Rng;

@@ -168,27 +168,26 @@ impl Ram {
         let _ = self.word_made(gpa).fetch_update(ordering, Ordering::Relaxed, merge);
     }
 
-    /// Stores bytes at any address, word by word.
+    /// Stores bytes at any address, word by word, with release ordering.
     ///
     /// # Panics
     /// Where there is no RAM.
     pub fn write_u8s(&self, gpa: Gpa, bytes: &[u8]) {
+        self.store_u8s(gpa, bytes, Ordering::Release);
+    }
+
+    /// Stores bytes with an ordering of one's own: each aligned word of eight in one store.
+    ///
+    /// # Panics
+    /// Where there is no RAM.
+    pub fn store_u8s(&self, gpa: Gpa, bytes: &[u8], ordering: Ordering) {
         let mut at = gpa.get();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let first = index(at % 8);
-            let count = rest.len().min(8 - first);
+            let page = self.page_made(Gpa::new(at));
+            let count = rest.len().min(index(PAGE - at % PAGE));
             let (head, tail) = rest.split_at(count);
-            let word = self.word_made(Gpa::new(at));
-            if let Ok(whole) = head.try_into() {
-                word.store(u64::from_le_bytes(whole), Ordering::Release);
-            } else {
-                let _ = word.fetch_update(Ordering::Release, Ordering::Relaxed, |old| {
-                    let mut merged = old.to_le_bytes();
-                    merged[first..first + count].copy_from_slice(head);
-                    Some(u64::from_le_bytes(merged))
-                });
-            }
+            copy_in(page, index(at % PAGE), head, ordering);
             at += count as u64;
             rest = tail;
         }
@@ -287,6 +286,28 @@ fn copy_out(page: &Page, start: usize, dst: &mut [u8]) {
         let count = rest.len().min(8 - at % 8);
         let (head, tail) = rest.split_at_mut(count);
         head.copy_from_slice(&word[at % 8..at % 8 + count]);
+        at += count;
+        rest = tail;
+    }
+}
+
+fn copy_in(page: &Page, start: usize, src: &[u8], ordering: Ordering) {
+    let mut at = start;
+    let mut rest = src;
+    while !rest.is_empty() {
+        let first = at % 8;
+        let count = rest.len().min(8 - first);
+        let (head, tail) = rest.split_at(count);
+        let word = &page[at / 8];
+        if let Ok(whole) = head.try_into() {
+            word.store(u64::from_le_bytes(whole), ordering);
+        } else {
+            let _ = word.fetch_update(ordering, Ordering::Relaxed, |old| {
+                let mut merged = old.to_le_bytes();
+                merged[first..first + count].copy_from_slice(head);
+                Some(u64::from_le_bytes(merged))
+            });
+        }
         at += count;
         rest = tail;
     }

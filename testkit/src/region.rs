@@ -1,12 +1,13 @@
-//! Regions in guest RAM, built from values: honest ones and ones that lie in any field.
-//!
-//! A region that lives, with seqlocks at work, is written by the reference producer; this module lays out still pictures.
+//! Regions in guest RAM: written by the reference producer, and then made to lie in any field.
 
 use core::mem::offset_of;
+use core::sync::atomic::Ordering;
 
 use vgpu_perception::abi::{self, producer};
 use vgpu_perception::{Extent, Gpa, Gva, PhysRead};
-use zerocopy::IntoBytes;
+use vgpu_perception_producer::{
+    CursorState, FrameMeta, GeometryState, Lifecycle, Producer, RegionWrite, Start, pattern,
+};
 
 use crate::builder::{GuestBuilder, MappedPage, Space};
 use crate::flags;
@@ -148,63 +149,75 @@ impl RegionImage {
         self.frames.saturating_sub(2).max(1)..=self.frames
     }
 
-    /// The pixels of frame `frame_id`, as they lie in the ring: no two frames share a pixel.
+    /// The pixels of frame `frame_id`, as they lie in the ring: the producer's test picture.
     #[must_use]
     pub fn pixels(&self, frame_id: u64) -> Vec<u8> {
-        let count = u64::from(self.width) * u64::from(self.height);
-        (0..count)
-            .flat_map(|n| (frame_id.wrapping_mul(0x0100_0193) ^ n.wrapping_mul(3)).to_le_bytes()[..4].to_vec())
-            .collect()
+        let row = usize::try_from(self.width * abi::BYTES_PER_PIXEL).expect("a row fits");
+        let mut pixels = vec![0; row * usize::try_from(self.height).expect("a height fits")];
+        for (y, row) in (0..).zip(pixels.chunks_exact_mut(row)) {
+            pattern::fill_row(frame_id, self.width, self.height, y, row);
+        }
+        pixels
     }
 
-    /// The producer page.
+    /// When frame `frame_id` was captured, on the guest's clock.
+    #[must_use]
+    pub const fn timestamp_ns(frame_id: u64) -> u64 {
+        frame_id * 16_666_667
+    }
+
+    /// The cursor that the image shows.
+    #[must_use]
+    pub const fn cursor() -> CursorState {
+        CursorState {
+            visible: true,
+            x: 17,
+            y: -5,
+            hot_x: 2,
+            hot_y: 3,
+            glyph_w: 32,
+            glyph_h: 32,
+            id: abi::CursorId::ARROW,
+        }
+    }
+
+    /// The geometry that the image shows.
+    #[must_use]
+    pub const fn geometry(&self) -> GeometryState {
+        GeometryState {
+            virt_x: 0,
+            virt_y: 0,
+            virt_w: self.width,
+            virt_h: self.height,
+            cap_x: 0,
+            cap_y: 0,
+            dpi: 96,
+            refresh_mhz: 60_000,
+        }
+    }
+
+    /// Writes the image; the producer that is handed back can go on from there.
     ///
     /// # Panics
-    /// Where the frame's size or count overflows its field.
-    #[must_use]
-    pub fn producer_page(&self) -> abi::ProducerPage {
-        let mut page: abi::ProducerPage = zerocopy::FromZeros::new_zeroed();
-        page.heads.latest = abi::LATEST_NONE.into();
-        page.heads.frame_id = self.frames.into();
-        for frame_id in self.frames_in_ring() {
-            let slot = usize::try_from(Self::slot_of(frame_id)).expect("a slot number fits");
-            let writes = u32::try_from(frame_id.div_ceil(3)).expect("the frame count is a small one");
-            page.heads.latest = u32::try_from(slot).expect("a slot number fits").into();
-            page.heads.seq[slot] = (writes * 2).into();
-            page.heads.desc[slot] = abi::Desc {
-                width: self.width.into(),
-                height: self.height.into(),
-                stride: (self.width * abi::BYTES_PER_PIXEL).into(),
-                format: abi::Format::BGRA8888.0.into(),
-                frame_id: frame_id.into(),
-                timestamp_ns: (frame_id * 16_666_667).into(),
-            };
+    /// Where the frames are of a size that cannot be.
+    pub fn write<W: RegionWrite>(&self, region: W) -> Producer<W> {
+        let start = Start { run_epoch: self.run_epoch, heartbeat: self.heartbeat, ..Start::default() };
+        let mut producer = Producer::start(region, start);
+        producer.set_status(&Lifecycle {
+            status: abi::State::CAPTURING,
+            backend: abi::Backend::DDA,
+            error_code: 0,
+            applied_fps: 60,
+        });
+        producer.set_geometry(&self.geometry());
+        // Twice, so that its number is not the geometry's.
+        producer.set_cursor(&CursorState { visible: false, ..Self::cursor() });
+        producer.set_cursor(&Self::cursor());
+        for frame_id in 1..=self.frames {
+            let meta = FrameMeta { width: self.width, height: self.height, timestamp_ns: Self::timestamp_ns(frame_id) };
+            producer.publish(&meta, &self.pixels(frame_id)).expect("the image's size can be");
         }
-        page.cursor.seq = 4.into();
-        page.cursor.visible = 1.into();
-        page.cursor.pos = (u64::from(17_u32) | u64::from((-5_i32).cast_unsigned()) << 32).into();
-        page.cursor.hotspot = (2 | 3 << 16).into();
-        page.cursor.glyph = (32 | 32 << 16).into();
-        page.cursor.id = abi::CursorId::ARROW.0.into();
-        page.geometry.seq = 2.into();
-        page.geometry.virt_w = self.width.into();
-        page.geometry.virt_h = self.height.into();
-        page.geometry.dpi = 96.into();
-        page.geometry.refresh_mhz = 60_000.into();
-        page.status.heartbeat = self.heartbeat.into();
-        page.status.content_change_ns = (self.frames * 16_666_667).into();
-        page.status.run_epoch = self.run_epoch.into();
-        page.status.status = abi::State::CAPTURING.0.into();
-        page.status.backend = abi::Backend::DDA.0.into();
-        page.status.applied_fps = 60.into();
-        page.status.supported_formats = 1.into();
-        page
-    }
-
-    /// The control block.
-    #[must_use]
-    pub fn control(&self) -> abi::Control {
-        abi::Control { ctrl_gen: 2.into(), desired_state: abi::Command::RUN.0.into(), ..abi::Control::default() }
+        producer
     }
 }
 
@@ -270,20 +283,15 @@ impl Region {
         heads || ring == Ring::All || (ring == Ring::Written && written)
     }
 
+    /// Writes the image to the pages that there are.
     pub(crate) fn fill(&self, ram: &Ram) {
-        self.write(ram, abi::PRODUCER_OFFSET, self.image.producer_page().as_bytes());
-        self.write(ram, abi::CONTROL_OFFSET, self.image.control().as_bytes());
-        for frame_id in self.image.frames_in_ring() {
-            self.write(ram, ring_offset(frame_id), &self.image.pixels(frame_id));
-        }
+        self.image.write(RegionInRam { ram, region: self, strict: false });
     }
 
-    fn write(&self, ram: &Ram, offset: u64, bytes: &[u8]) {
-        for (n, chunk) in bytes.chunks(4096).enumerate() {
-            if let Some(gpa) = self.gpa(offset + 4096 * n as u64) {
-                ram.write_u8s(gpa, chunk);
-            }
-        }
+    /// The region as its producer writes it, from any thread: for `Producer::start`, or for [`RegionImage::write`].
+    #[must_use]
+    pub const fn writer<'r>(&'r self, ram: &'r Ram) -> RegionInRam<'r> {
+        RegionInRam { ram, region: self, strict: true }
     }
 
     /// Where byte `offset` of the region lies; `None` where its page is not mapped.
@@ -335,6 +343,53 @@ impl Region {
     }
 }
 
+/// A region inside guest RAM, for its writer: offsets are translated to wherever the pages are.
+///
+/// Storing to a page that is not mapped panics: the guest's kernel would make one, this one does not.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionInRam<'r> {
+    ram: &'r Ram,
+    region: &'r Region,
+    /// Stores to pages that are not there are errors, not lost.
+    strict: bool,
+}
+
+impl RegionInRam<'_> {
+    fn gpa(&self, offset: u64) -> Option<Gpa> {
+        let gpa = self.region.gpa(offset);
+        assert!(gpa.is_some() || !self.strict, "offset {offset:#x} of the region is not mapped");
+        gpa
+    }
+}
+
+impl RegionWrite for RegionInRam<'_> {
+    fn store_u32(&self, offset: u64, value: u32) {
+        if let Some(gpa) = self.gpa(offset) {
+            self.ram.store_u32(gpa, value, Ordering::Relaxed);
+        }
+    }
+
+    fn store_u64(&self, offset: u64, value: u64) {
+        if let Some(gpa) = self.gpa(offset) {
+            self.ram.store_u64(gpa, value, Ordering::Relaxed);
+        }
+    }
+
+    fn store_bytes(&self, offset: u64, bytes: &[u8]) {
+        let mut at = offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let in_page = usize::try_from(4096 - at % 4096).expect("less than a page fits");
+            let (head, tail) = rest.split_at(rest.len().min(in_page));
+            if let Some(gpa) = self.gpa(at) {
+                self.ram.store_u8s(gpa, head, Ordering::Relaxed);
+            }
+            at += head.len() as u64;
+            rest = tail;
+        }
+    }
+}
+
 const fn ring_offset(frame_id: u64) -> u64 {
     abi::RING_OFFSET + abi::SLOT_STRIDE * RegionImage::slot_of(frame_id)
 }
@@ -372,6 +427,28 @@ mod tests {
             assert_eq!(pages.len(), region.pages.len());
             assert!(pages.iter().all(|page| page.user && page.writable));
         }
+    }
+
+    #[test]
+    fn a_producer_lives_in_guest_ram() {
+        let mut guest = GuestBuilder::new(Ram::flat(1 << 30), 7);
+        let space = guest.new_space();
+        let image = RegionImage { frames: 1, ..RegionImage::default() };
+        let base = Gva::new(0x7f12_3456_7000);
+        let region = Region::place(&mut guest, space, base, image, Placement::Scattered, Ring::All);
+        let mut producer = image.write(region.writer(&guest.ram));
+        let pixels = image.pixels(2);
+        let meta = FrameMeta { width: image.width, height: image.height, timestamp_ns: 5 };
+        assert_eq!(producer.publish(&meta, &pixels), Ok(2));
+        producer.beat();
+        assert_eq!(region.get(&guest.ram, Field::LATEST), 1);
+        assert_eq!(region.get(&guest.ram, Field::HEARTBEAT), image.heartbeat + 1);
+        let at = naive::translate(&guest.ram, space.naive(), base.get() + ring_offset(2)).unwrap().gpa;
+        assert_eq!(guest.ram.bytes(Gpa::new(at), 64), pixels[..64]);
+        let absent = Region { pages: region.pages[..2].to_vec(), ..region };
+        let ram = guest.ram.clone();
+        let store = move || absent.writer(&ram).store_bytes(abi::RING_OFFSET, &[1; 8]);
+        assert!(std::panic::catch_unwind(core::panic::AssertUnwindSafe(store)).is_err());
     }
 
     #[test]
