@@ -159,6 +159,12 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     }
 }
 
+/// Whether the 4 KiB page at `page` is RAM that holds data: asked before reading what only a guest's word vouches for.
+pub(crate) fn holds_page<M: PhysRead>(mem: &M, page: Gpa) -> bool {
+    mem.next_extent(page)
+        .is_ok_and(|extent| extent.is_some_and(|extent| extent.start == page && extent.len >= crate::PAGE_BYTES))
+}
+
 /// A range that is contiguous in guest physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PhysRun {

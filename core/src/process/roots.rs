@@ -12,7 +12,7 @@
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, PageWalker, PagingMode, Pte};
-use crate::phys::{Extent, PhysError, PhysRead};
+use crate::phys::{Extent, PhysError, PhysRead, holds_page};
 use crate::process::{Process, ProcessSource, Step};
 
 /// Entries of a table.
@@ -199,7 +199,8 @@ impl SharedHalf {
         self.pages.looked_at
     }
 
-    /// Checks that the reference reads like a top table with a kernel half: what is found is compared with it.
+    /// Checks that the reference reads like a top table with a kernel half, whose entries lead into RAM: what is found is
+    /// compared with it.
     ///
     /// # Errors
     /// [`RootError`] naming what is wrong with it.
@@ -209,7 +210,7 @@ impl SharedHalf {
         let mut kernel = 0_u32;
         let mut bad = None;
         entries(mem, table, 0, |index, entry| {
-            if !fits_top(entry, reference.phys_bits) {
+            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !holds_page(mem, entry.table())) {
                 bad = Some((index, entry));
                 return false;
             }
@@ -439,10 +440,7 @@ impl<'s> Agreement<'s> {
                 return true;
             }
             // What is not data is not read: a pointer into a hole of the file would allocate it.
-            let is_data = mem.next_extent(entry.table()).is_ok_and(|extent| {
-                extent.is_some_and(|extent| extent.start == entry.table() && extent.len >= PAGE_BYTES)
-            });
-            if !is_data {
+            if !holds_page(mem, entry.table()) {
                 return false;
             }
             table = entry.table();

@@ -20,7 +20,7 @@ use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{AbsentResolver, Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Pte, Rights};
-use crate::phys::{Extent, PhysError, PhysRead};
+use crate::phys::{Extent, PhysError, PhysRead, holds_page};
 use crate::process::{Process, ProcessSource, Step};
 use crate::region::Region;
 
@@ -475,10 +475,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     #[cold]
     fn read_unmarked<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
         budget.spend(1);
-        let is_data = mem
-            .next_extent(frame)
-            .is_ok_and(|extent| extent.is_some_and(|extent| extent.start == frame && extent.len >= PAGE_BYTES));
-        if !is_data {
+        if !holds_page(mem, frame) {
             self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
             return;
         }
