@@ -18,7 +18,8 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 nothing there (no candidate, none alive, no frame); 2 wrong usage;
+Exit codes: 0 done; 1 nothing there (find: no candidate; sample, status: none alive, no frame);
+2 wrong usage;
 3 the RAM, its map or QEMU could not be used; 4 the region could not be read any more.
 
 Addresses in JSON are strings \"0x...\".";
@@ -94,6 +95,9 @@ pub(crate) struct Sample {
     /// Take this many frames and write the last
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) frames: u64,
+    /// Take a region whose heartbeat stands still too: a paused guest, or a producer that ended
+    #[arg(long)]
+    pub(crate) still: bool,
     /// Give up after this many seconds without a new frame
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
@@ -103,6 +107,9 @@ pub(crate) struct Sample {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) find: Find,
+    /// Take a region whose heartbeat stands still too: a paused guest, or a producer that ended
+    #[arg(long)]
+    pub(crate) still: bool,
 }
 
 #[derive(Debug, Args)]

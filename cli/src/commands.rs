@@ -20,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) text: String,
     /// Set where the report is that nothing is there.
     pub(crate) nothing: Option<String>,
+    /// What a person should know besides; not part of the result.
+    pub(crate) note: Option<String>,
 }
 
 fn look(find: &args::Find) -> Result<(Attached, Search), Failure> {
@@ -28,9 +30,13 @@ fn look(find: &args::Find) -> Result<(Attached, Search), Failure> {
     Ok((attached, search))
 }
 
-/// The first live region; a failure that says why there is none.
-fn live(search: &Search) -> Result<&Seen, Failure> {
-    search.seen.iter().find(|seen| seen.is_alive()).ok_or_else(|| Failure::Nothing(show::advice(search)))
+/// The first live region, or the first at all where that is enough; a failure that says why there is none.
+fn live(search: &Search, still_will_do: bool) -> Result<&Seen, Failure> {
+    let first = search.seen.first().filter(|seen| seen.is_alive() || still_will_do);
+    first.ok_or_else(|| {
+        let hint = if search.seen.is_empty() { "" } else { "; --still takes a region whose producer does not live" };
+        Failure::Nothing(format!("{}{hint}", show::advice(search)))
+    })
 }
 
 pub(crate) fn found(search: &Search) -> Report {
@@ -38,10 +44,13 @@ pub(crate) fn found(search: &Search) -> Report {
     let mut lines: Vec<_> = search.seen.iter().map(show::line).collect();
     lines.push(show::summary(search));
     let alive = search.seen.iter().any(Seen::is_alive);
+    let advice = (!alive).then(|| show::advice(search));
+    let (nothing, note) = if search.seen.is_empty() { (advice, None) } else { (None, advice) };
     Report {
         json: json!({ "candidates": candidates, "scanned": show::scanned(search) }),
         text: lines.join("\n"),
-        nothing: (!alive).then(|| show::advice(search)),
+        nothing,
+        note,
     }
 }
 
@@ -52,7 +61,7 @@ pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
 
 pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
     let (attached, search) = look(&args.find)?;
-    let seen = live(&search)?;
+    let seen = live(&search, args.still)?;
     let mut region = seen.region;
     let mut sampler = Sampler::new();
     let patience = Duration::from_secs(args.timeout);
@@ -90,12 +99,13 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
             sampler.tally.missed
         ),
         nothing: short,
+        note: None,
     })
 }
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
     let (attached, search) = look(&args.find)?;
-    let seen = live(&search)?;
+    let seen = live(&search, args.still)?;
     let mut region = seen.region;
     let status = region.read_status(&attached.ram)?;
     let cursor = region.read_cursor(&attached.ram)?;
@@ -107,7 +117,7 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
         "geometry": show::sample(geometry, geometry_json),
     });
     let text = format!("{}\n{status:#?}\n{cursor:#?}\n{geometry:#?}", show::line(seen));
-    Ok(Report { json, text, nothing: None })
+    Ok(Report { json, text, nothing: None, note: None })
 }
 
 fn status_json(status: StatusShot) -> Value {

@@ -118,7 +118,7 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
         "file": args.output.display().to_string(),
     });
     let torn = (whole != tally.frames).then(|| format!("{} frames were not whole", tally.frames - whole));
-    Ok(Report { json, text, nothing: torn })
+    Ok(Report { json, text, nothing: torn, note: None })
 }
 
 /// A guest with several processes, decoys, and a region whose pages lie all over its RAM.

@@ -39,6 +39,9 @@ fn main() -> ExitCode {
             let text = if cli.json { format!("{:#}", report.json) } else { report.text };
             // A reader that went away (`| head`) is no failure of ours.
             let _ = writeln!(std::io::stdout(), "{text}");
+            if let Some(note) = &report.note {
+                eprintln!("vgpu: {note}");
+            }
             match report.nothing {
                 None => ExitCode::SUCCESS,
                 Some(why) => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use vgpu_perception_testkit::{LinuxOptions, standard_linux};
 
 fn vgpu(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vgpu")).args(args).output().unwrap()
@@ -112,6 +113,42 @@ fn errors_are_json_too() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["exit"], 3);
     assert!(report["error"].as_str().unwrap().contains("/nonexistent/ram"));
+}
+
+/// A guest that stands still, as a file: its regions are listed, and taken only where that is asked for.
+#[test]
+fn a_guest_that_stands_still() {
+    let dir = Dir::new("still");
+    let guest = standard_linux(LinuxOptions { processes: 5, ..LinuxOptions::default() });
+    let ram = dir.path("ram");
+    let segments = guest.guest.ram.to_file(Path::new(&ram)).unwrap();
+    let maps: Vec<_> =
+        segments.iter().map(|at| format!("--map={:#x}:{:#x}:{:#x}", at.gpa.get(), at.len, at.offset)).collect();
+    let with = |command: &[&str]| {
+        let args: Vec<_> =
+            command.iter().copied().chain([ram.as_str()]).chain(maps.iter().map(String::as_str)).collect();
+        vgpu(&args)
+    };
+    for cr3 in ["auto".to_owned(), format!("{:#x}", guest.processes[0].space.root.get() | 0x8000_0000_0000_0002)] {
+        let output = with(&["find", "--json", "--wait-ms", "1", "--cr3", &cr3]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("share=off"));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let candidates = report["candidates"].as_array().unwrap();
+        assert_eq!(candidates.len(), 2);
+        assert!(candidates.iter().all(|candidate| candidate["alive"] == Value::Bool(false)));
+    }
+    let picture = dir.path("frame.png");
+    let output = with(&["sample", "--wait-ms", "1", "-o", &picture]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--still"));
+    assert!(!Path::new(&picture).exists());
+    assert!(with(&["sample", "--still", "--wait-ms", "1", "-o", &picture]).status.success());
+    assert!(Path::new(&picture).exists());
+    let output = with(&["status", "--still", "--json", "--wait-ms", "1"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["geometry"]["dpi"], 96);
+    assert_eq!(report["status"]["status"], "CAPTURING");
 }
 
 #[test]
