@@ -33,3 +33,9 @@ pub use populate::Populate;
 pub use probe::{Change, ChangeProbe};
 pub use ram::{GuestRam, RamOptions};
 pub use raw::{MAX_GUARDED, SigbusGuard};
+
+/// The program in the project's README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;
