@@ -125,15 +125,15 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
         (**self).read(gpa, dst)
     }
-    #[inline]
+    #[inline(always)]
     fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
         (**self).load_u32(gpa)
     }
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
         (**self).load_u64(gpa)
     }
-    #[inline]
+    #[inline(always)]
     fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
         (**self).load_words(gpa, dst)
     }

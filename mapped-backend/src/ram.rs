@@ -46,7 +46,8 @@ impl RamOptions {
 
     /// Makes the loss of a file that shrinks a [`PhysErrorKind::Lost`] instead of the end of the process.
     ///
-    /// Once a byte of any file is lost, every later read of this guest's RAM is `Lost`: open it anew.
+    /// Nothing that was lost is ever given as zeros. Once it happened, reads of the guest's other bytes fail as well, but for
+    /// single words that are still there: open its RAM anew.
     #[must_use]
     pub const fn guard(mut self, guard: SigbusGuard) -> Self {
         self.guard = Some(guard);
@@ -92,7 +93,8 @@ impl GuestRam {
         }
         let mut maps = Vec::with_capacity(files.len());
         for file in &files {
-            maps.push(map_file(file, options)?);
+            let map = map_file(file, options, &maps)?;
+            maps.push(map);
         }
         let placed: Vec<Placed> = map.segments().iter().map(placed).collect();
         // Every segment was found to lie in its file above, and each file was mapped whole.
@@ -164,7 +166,7 @@ impl GuestRam {
         self.files.iter().try_for_each(RamFile::check)
     }
 
-    /// Whether a guarded file was found to have shrunk: every read is `Lost` from then on.
+    /// Whether a guarded file was found to have shrunk: this RAM is of no more use then.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.space.is_lost()
@@ -209,11 +211,11 @@ impl GuestRam {
     }
 }
 
-fn map_file(file: &RamFile, options: RamOptions) -> Result<Mapping, OpenError> {
+fn map_file(file: &RamFile, options: RamOptions, others: &[Mapping]) -> Result<Mapping, OpenError> {
     let len = usize::try_from(file.len()).unwrap_or(usize::MAX);
     let mut mapping = Mapping::new(file.as_fd(), len).map_err(|source| file.failed("mapping it", source))?;
     if let Some(guard) = options.guard {
-        mapping.guard(guard).map_err(|_| OpenError::GuardFull { max: MAX_GUARDED })?;
+        mapping.guard(guard, others).map_err(|_| OpenError::GuardFull { max: MAX_GUARDED })?;
     }
     Ok(mapping)
 }
@@ -228,12 +230,12 @@ impl PhysRead for GuestRam {
         self.space.read(gpa.get(), dst)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
         self.space.load_u32(gpa.get())
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
         self.space.load_u64(gpa.get())
     }

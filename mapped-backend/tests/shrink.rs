@@ -53,6 +53,14 @@ fn with_the_guard_a_lost_page_is_an_error() {
         lost(ram.read(Gpa::new(0), &mut [0; 8]));
         assert!(other.load_u64(Gpa::new(PAGE)).is_ok(), "another guest's RAM is not concerned");
     }
+    // One guest in two files: a loss in the second is seen in copies from the first.
+    let (first, second) = (filled(PAGE, pattern), filled(2 * PAGE, pattern));
+    let ram = open(&[&first, &second], "0:4K:0:0, 4K:8K:0:1", options).unwrap();
+    second.set_len(PAGE).unwrap();
+    assert!(ram.load_u64(Gpa::new(PAGE)).is_ok());
+    lost(ram.load_u64(Gpa::new(2 * PAGE)));
+    lost(ram.read(Gpa::new(0), &mut [0; 8]));
+    assert!(ram.is_lost());
     // Slots are given back: far more mappings than there are slots, one after the other.
     for _ in 0..2 * vgpu_perception_mapped::MAX_GUARDED {
         drop(open(&[&untouched], "0:16K:0", options).unwrap());

@@ -163,6 +163,57 @@ impl Rights {
     }
 }
 
+/// What a walk has met on its way down, as bits: [`Rights`] are made of it once, at the end.
+#[derive(Clone, Copy)]
+pub(super) struct Grants {
+    /// The AND of the entries: U/S and R/W grant where every level sets them.
+    all: u64,
+    /// The OR of the entries: XD denies where any level sets it.
+    any: u64,
+}
+
+impl Grants {
+    /// Before the first entry.
+    pub(super) const START: Self = Self { all: u64::MAX, any: 0 };
+
+    #[inline(always)]
+    pub(super) const fn and(self, entry: Pte) -> Self {
+        Self { all: self.all & entry.0, any: self.any | entry.0 }
+    }
+
+    /// Whether these grant everything that `need` names.
+    #[inline(always)]
+    pub(super) const fn meet(self, need: Need) -> bool {
+        (need.set & !self.all) | (need.clear & self.any) == 0
+    }
+
+    #[inline(always)]
+    pub(super) const fn rights(self) -> Rights {
+        Rights {
+            user: self.all & Pte::USER != 0,
+            writable: self.all & Pte::WRITABLE != 0,
+            executable: self.any & Pte::NO_EXECUTE == 0,
+        }
+    }
+}
+
+/// The rights that an access needs, and the bits that say so: those that every entry sets, and that none may.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    pub(super) rights: Rights,
+    set: u64,
+    clear: u64,
+}
+
+impl Need {
+    pub(super) const fn of(rights: Rights) -> Self {
+        let user = if rights.user { Pte::USER } else { 0 };
+        let writable = if rights.writable { Pte::WRITABLE } else { 0 };
+        let clear = if rights.executable { Pte::NO_EXECUTE } else { 0 };
+        Self { rights, set: user | writable, clear }
+    }
+}
+
 /// An entry of a table of any level, as it was read: judged only by the methods.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Pte(u64);
@@ -239,7 +290,18 @@ impl Pte {
     /// a processor faults on any (Intel SDM vol. 3A, 4.7). Software bits, protection keys and XD are not among them.
     #[must_use]
     pub const fn reserved_bits(self, level: Level, phys_bits: u32) -> u64 {
-        let high = Self::ADDRESS & !(1_u64.unbounded_shl(phys_bits).wrapping_sub(1));
+        self.reserved_bits_beyond(level, Self::beyond(phys_bits))
+    }
+
+    /// The address bits that a processor with `phys_bits` of physical address does not have.
+    pub(super) const fn beyond(phys_bits: u32) -> u64 {
+        let shift = if phys_bits < 63 { phys_bits } else { 63 };
+        Self::ADDRESS & !(1_u64.wrapping_shl(shift).wrapping_sub(1))
+    }
+
+    /// As [`reserved_bits`](Self::reserved_bits), for a walk that asks [`beyond`](Self::beyond) once.
+    #[inline(always)]
+    pub(super) const fn reserved_bits_beyond(self, level: Level, high: u64) -> u64 {
         let low = match level {
             Level::Pt => 0,
             // Bit 12 is PAT; the bits between it and the page's size must be zero.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
-use super::entry::{Level, PagingMode, Pte, Rights};
+use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
 use crate::addr::{Cr3, Gpa, Gva, PageSize};
 use crate::phys::{PhysError, PhysRead};
 
@@ -72,7 +72,9 @@ impl<R> AddressSpace<R> {
 pub struct PageWalker<M, R = Hardware> {
     mem: M,
     space: AddressSpace<R>,
-    need: Rights,
+    need: Need,
+    /// The address bits that the guest's processor does not have.
+    beyond: u64,
 }
 
 /// Where an address leads.
@@ -246,6 +248,41 @@ impl Trail {
     }
 }
 
+// Cold, so that a walk that finds runs straight through.
+#[cold]
+const fn reserved(gva: Gva, level: Level, entry: u64) -> WalkError {
+    WalkError::Reserved { gva, level, entry }
+}
+
+#[cold]
+const fn denied(gva: Gva, rights: Rights) -> WalkError {
+    WalkError::Denied { gva, rights }
+}
+
+#[cold]
+const fn non_canonical(gva: Gva) -> WalkError {
+    WalkError::NonCanonical { gva }
+}
+
+#[cold]
+const fn no_table(gva: Gva, level: Level, error: PhysError) -> WalkError {
+    WalkError::Table { gva, level, error }
+}
+
+/// How far down a walk has come.
+struct Descent {
+    table: Gpa,
+    grants: Grants,
+    residence: Residence,
+}
+
+impl Descent {
+    #[inline(always)]
+    const fn from<R>(space: &AddressSpace<R>) -> Self {
+        Self { table: space.root.table(), grants: Grants::START, residence: Residence::Present }
+    }
+}
+
 /// What a walk leaves behind besides its result: nothing, or a trail.
 pub(super) trait Record {
     fn step(&mut self, at: Gpa, entry: Pte);
@@ -274,13 +311,14 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
     /// A walker of `space` over `mem` (a reference to a backend is a backend).
     #[must_use]
     pub const fn new(mem: M, space: AddressSpace<R>) -> Self {
-        Self { mem, space, need: Rights::NONE }
+        let beyond = Pte::beyond(space.phys_bits);
+        Self { mem, space, need: Need::of(Rights::NONE), beyond }
     }
 
     /// The same walker, which refuses pages that do not grant `need`.
     #[must_use]
     pub fn needing(self, need: Rights) -> Self {
-        Self { need, ..self }
+        Self { need: Need::of(need), ..self }
     }
 
     /// The physical memory that is walked.
@@ -297,7 +335,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
 
     #[inline]
     pub(super) const fn need(&self) -> Rights {
-        self.need
+        self.need.rights
     }
 
     /// Translates one address.
@@ -342,58 +380,107 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         Ok(())
     }
 
+    /// One step after the other with the level known to the compiler: a loop over levels takes three times as long.
     #[inline(always)]
     pub(super) fn walk<T: Record>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
-        if !gva.is_canonical(self.space.mode.address_bits()) {
-            return Err(WalkError::NonCanonical { gva });
+        match self.space.mode {
+            PagingMode::FourLevel if gva.is_canonical(PagingMode::FourLevel.address_bits()) => {
+                self.descend(Descent::from(&self.space), gva, record)
+            }
+            PagingMode::FiveLevel => self.walk_five(gva, record),
+            PagingMode::FourLevel => Err(non_canonical(gva)),
         }
-        let mut level = self.space.mode.top();
-        let mut table = self.space.root.table();
-        let mut rights = Rights::ALL;
-        let mut residence = Residence::Present;
-        loop {
-            let at = table.wrapping_add(level.index(gva).wrapping_mul(8));
-            let raw = self.mem.load_u64(at).map_err(|error| WalkError::Table { gva, level, error })?;
-            let entry = Pte::new(raw);
-            record.step(at, entry);
-            if !entry.is_present() {
-                record.beyond_the_entries();
-                residence = Residence::Trimmed;
-                match self.meaning(gva, level, raw, rights)? {
-                    (Meaning::Table(lower), Some(below)) => {
-                        table = lower;
-                        level = below;
-                        continue;
+    }
+
+    /// Apart, so that a walk of four levels starts from constants.
+    #[inline(never)]
+    fn walk_five<T: Record>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+        if !gva.is_canonical(PagingMode::FiveLevel.address_bits()) {
+            return Err(non_canonical(gva));
+        }
+        let mut descent = Descent::from(&self.space);
+        match self.step(Level::Pml5, gva, &mut descent, record)? {
+            Some(found) => Ok(found),
+            None => self.descend(descent, gva, record),
+        }
+    }
+
+    #[inline(always)]
+    fn descend<T: Record>(&self, mut descent: Descent, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+        if let Some(found) = self.step(Level::Pml4, gva, &mut descent, record)? {
+            return Ok(found);
+        }
+        if let Some(found) = self.step(Level::Pdpt, gva, &mut descent, record)? {
+            return Ok(found);
+        }
+        if let Some(found) = self.step(Level::Pd, gva, &mut descent, record)? {
+            return Ok(found);
+        }
+        // A PTE is a leaf or an error, so that the last step always finds.
+        self.step(Level::Pt, gva, &mut descent, record)?.ok_or(WalkError::NotMapped { gva, level: Level::Pt, entry: 0 })
+    }
+
+    /// Reads the entry of `level`: a page, or `None` and one table further down.
+    #[inline(always)]
+    fn step<T: Record>(
+        &self,
+        level: Level,
+        gva: Gva,
+        descent: &mut Descent,
+        record: &mut T,
+    ) -> Result<Option<Translation>, WalkError> {
+        let at = descent.table.wrapping_add(level.index(gva).wrapping_mul(8));
+        let raw = match self.mem.load_u64(at) {
+            Ok(raw) => raw,
+            Err(error) => return Err(no_table(gva, level, error)),
+        };
+        let entry = Pte::new(raw);
+        record.step(at, entry);
+        if !entry.is_present() {
+            record.beyond_the_entries();
+            descent.residence = Residence::Trimmed;
+            return match self.meaning(gva, level, raw, descent.grants.rights())? {
+                (Meaning::Table(lower), Some(_)) => {
+                    descent.table = lower;
+                    Ok(None)
+                }
+                (Meaning::Page { frame, rights }, _) => {
+                    let gpa = frame.wrapping_add(gva.offset_in(PageSize::Size4K));
+                    let residence = descent.residence;
+                    if !rights.grant(self.need.rights) {
+                        return Err(denied(gva, rights));
                     }
-                    (Meaning::Page { frame, rights }, _) => {
-                        let gpa = frame.wrapping_add(gva.offset_in(PageSize::Size4K));
-                        return self.granted(gva, Translation { gpa, size: PageSize::Size4K, rights, residence });
-                    }
-                    _ => return Err(WalkError::NotMapped { gva, level, entry: raw }),
+                    Ok(Some(Translation { gpa, size: PageSize::Size4K, rights, residence }))
                 }
+                _ => Err(WalkError::NotMapped { gva, level, entry: raw }),
+            };
+        }
+        descent.grants = descent.grants.and(entry);
+        // Asked on each way by itself: a table's entry has fewer reserved bits than a page's.
+        match level.page_size() {
+            Some(size) if entry.is_leaf(level) => {
+                self.sound(entry, level, gva)?;
+                let gpa = entry.frame(size).wrapping_add(gva.offset_in(size));
+                let (rights, residence) = (descent.grants.rights(), descent.residence);
+                if !descent.grants.meet(self.need) {
+                    return Err(denied(gva, rights));
+                }
+                Ok(Some(Translation { gpa, size, rights, residence }))
             }
-            if entry.reserved_bits(level, self.space.phys_bits) != 0 {
-                return Err(WalkError::Reserved { gva, level, entry: raw });
-            }
-            rights = rights.and(entry.rights());
-            match (level.page_size(), level.below()) {
-                (Some(size), _) if entry.is_leaf(level) => {
-                    let gpa = entry.frame(size).wrapping_add(gva.offset_in(size));
-                    return self.granted(gva, Translation { gpa, size, rights, residence });
-                }
-                (_, Some(below)) => {
-                    table = entry.table();
-                    level = below;
-                }
-                // A PTE is a leaf, so there is always a level below here.
-                (_, None) => return Err(WalkError::NotMapped { gva, level, entry: raw }),
+            _ => {
+                self.sound(entry, level, gva)?;
+                descent.table = entry.table();
+                Ok(None)
             }
         }
     }
 
     #[inline(always)]
-    fn granted(&self, gva: Gva, found: Translation) -> Result<Translation, WalkError> {
-        if found.rights.grant(self.need) { Ok(found) } else { Err(WalkError::Denied { gva, rights: found.rights }) }
+    fn sound(&self, entry: Pte, level: Level, gva: Gva) -> Result<(), WalkError> {
+        match entry.reserved_bits_beyond(level, self.beyond) {
+            0 => Ok(()),
+            _ => Err(reserved(gva, level, entry.get())),
+        }
     }
 
     /// What an absent entry means; [`Meaning::Page`]'s rights are those that remain under the levels above.

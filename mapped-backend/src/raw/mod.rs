@@ -20,7 +20,7 @@ mod x86;
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -58,9 +58,10 @@ impl Mapping {
         Ok(Self { base, len, watch: None })
     }
 
-    /// Has the signal handler watch this mapping.
-    pub(crate) fn guard(&mut self, guard: SigbusGuard) -> Result<(), Full> {
-        self.watch = Some(guard.watch(self.base, self.len)?);
+    /// Has the signal handler watch this mapping, together with those of the same guest that are watched already.
+    pub(crate) fn guard(&mut self, guard: SigbusGuard, others: &[Self]) -> Result<(), Full> {
+        let leader = others.iter().find_map(|other| other.watch.as_ref());
+        self.watch = Some(guard.watch(self.base, self.len, leader)?);
         Ok(())
     }
 
@@ -102,12 +103,14 @@ impl Drop for Mapping {
 struct Span {
     gpa: u64,
     len: u64,
-    host: *const u8,
+    /// Where guest physical 0 would be mapped if the segment reached that far down: adding an address of the segment to it
+    /// gives the host's. This keeps the comparison out of the way of the load.
+    zero: *const u8,
 }
 
 impl Span {
     /// Covers nothing: no offset is below a length of 0.
-    const NOWHERE: Self = Self { gpa: 0, len: 0, host: ptr::null() };
+    const NOWHERE: Self = Self { gpa: 0, len: 0, zero: ptr::null() };
 }
 
 /// Where a segment lies, as the safe part of the crate says it.
@@ -121,10 +124,11 @@ pub(crate) struct Placed {
 
 /// The RAM of one guest: its mappings, and its segments by guest physical address.
 pub(crate) struct Space {
-    /// The first two segments again: most machines have no others, and these need no search.
-    hot: [Span; 2],
-    /// Whether any mapping is watched for `SIGBUS`.
-    guarded: bool,
+    /// The segment at guest physical 0 again, and the one after it: all that most machines have. They need no search.
+    low: Span,
+    high: Span,
+    /// Set once bytes are lost, where the mappings are watched for `SIGBUS`.
+    lost: Option<&'static AtomicBool>,
     cpu: Cpu,
     spans: Box<[Span]>,
     maps: Box<[Mapping]>,
@@ -142,6 +146,13 @@ struct Place {
     room: u64,
 }
 
+impl Place {
+    #[inline(always)]
+    fn new(span: &Span, gpa: u64, skip: u64) -> Self {
+        Self { host: span.zero.wrapping_add(gpa as usize), room: span.len - skip }
+    }
+}
+
 impl Space {
     /// Places `segments`, ascending and disjoint and made of whole 4 KiB pages, in `maps`; `None` where one lies outside.
     pub(crate) fn new(maps: Vec<Mapping>, segments: &[Placed]) -> Option<Self> {
@@ -154,14 +165,15 @@ impl Space {
             if !pages || offset > map.len || len > map.len - offset {
                 return None;
             }
-            // In bounds, as just checked, so that this never wraps.
-            let host = map.base.as_ptr().wrapping_add(offset).cast_const();
-            spans.push(Span { gpa: segment.gpa.get(), len: segment.len, host });
+            let gpa = segment.gpa.get();
+            let zero = map.base.as_ptr().wrapping_add(offset).wrapping_sub(usize::try_from(gpa).ok()?);
+            spans.push(Span { gpa, len: segment.len, zero: zero.cast_const() });
         }
-        let nth = |index: usize| spans.get(index).copied().unwrap_or(Span::NOWHERE);
-        let hot = [nth(0), nth(1)];
-        let guarded = maps.iter().any(|map| map.watch.is_some());
-        Some(Self { hot, guarded, cpu: Cpu::this(), spans: spans.into(), maps: maps.into() })
+        let low = spans.first().copied().filter(|span| span.gpa == 0);
+        let high = spans.get(usize::from(low.is_some())).copied().unwrap_or(Span::NOWHERE);
+        let low = low.unwrap_or(Span::NOWHERE);
+        let lost = maps.iter().find_map(|map| map.watch.as_ref()).map(Watch::lost);
+        Some(Self { low, high, lost, cpu: Cpu::this(), spans: spans.into(), maps: maps.into() })
     }
 
     pub(crate) fn maps(&self) -> &[Mapping] {
@@ -170,43 +182,51 @@ impl Space {
 
     #[inline(always)]
     fn find(&self, gpa: u64) -> Option<Place> {
-        let [first, second] = &self.hot;
-        let mut span = first;
-        let mut skip = gpa.wrapping_sub(first.gpa);
-        if skip >= first.len {
-            span = second;
-            skip = gpa.wrapping_sub(second.gpa);
-            if skip >= second.len {
-                span = self.search(gpa)?;
-                skip = gpa.wrapping_sub(span.gpa);
-            }
+        if gpa < self.low.len {
+            return Some(Place { host: self.low.zero.wrapping_add(gpa as usize), room: self.low.len - gpa });
         }
-        // `skip` is below the length of the span, which `new` fitted into a usize.
-        Some(Place { host: span.host.wrapping_add(skip as usize), room: span.len - skip })
+        self.find_high(gpa)
     }
 
+    /// Cold and inlined: off the straight way, and still no call.
     #[cold]
-    fn search(&self, gpa: u64) -> Option<&Span> {
+    #[inline(always)]
+    fn find_high(&self, gpa: u64) -> Option<Place> {
+        let skip = gpa.wrapping_sub(self.high.gpa);
+        if skip < self.high.len { Some(Place::new(&self.high, gpa, skip)) } else { self.search(gpa) }
+    }
+
+    /// As `find`, in any segment.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, gpa: u64) -> Option<Place> {
         let after = self.spans.partition_point(|span| span.gpa <= gpa);
         let span = self.spans.get(after.checked_sub(1)?)?;
-        (gpa - span.gpa < span.len).then_some(span)
+        let skip = gpa - span.gpa;
+        (skip < span.len).then(|| Place::new(span, gpa, skip))
     }
 
-    /// Whether `gpa` is an error where `bytes` bytes are loaded from there: `Lost` once the file shrank under its mapping.
+    /// After a copy from `gpa` on: `Lost` once the file shrank under its mapping.
     #[inline(always)]
     fn still_there(&self, gpa: u64) -> Result<(), PhysError> {
-        if self.guarded { self.not_lost(gpa) } else { Ok(()) }
+        match self.lost {
+            None => Ok(()),
+            Some(lost) => not_lost(lost, gpa),
+        }
     }
 
-    fn not_lost(&self, gpa: u64) -> Result<(), PhysError> {
-        // The handler raises the flag before it puts zeros under the mapping: a load that saw them is followed, after this
-        // fence, by a load that sees the flag.
-        fence(Ordering::Acquire);
-        if self.is_lost() { Err(PhysError::new(Gpa::new(gpa), PhysErrorKind::Lost)) } else { Ok(()) }
+    /// After a load of one word. What was lost reads as zeros, so that a word with a bit was there. The lowest bit is the one
+    /// to ask: it is P in a table's entry, and a walk branches on it anyway.
+    #[inline(always)]
+    fn word_there(&self, gpa: u64, word: u64) -> Result<u64, PhysError> {
+        if word & 1 == 0 {
+            self.still_there(gpa)?;
+        }
+        Ok(word)
     }
 
     pub(crate) fn is_lost(&self) -> bool {
-        self.maps.iter().any(|map| map.watch.as_ref().is_some_and(Watch::is_lost))
+        self.lost.is_some_and(|lost| lost.load(Ordering::Relaxed))
     }
 
     #[inline(always)]
@@ -220,8 +240,7 @@ impl Space {
         // mapped read-only ("Atomic accesses to read-only memory"), and the reference that `from_ptr` gives is to an
         // atomic and dies at once.
         let word = unsafe { AtomicU64::from_ptr(place.host.cast_mut().cast()) }.load(Ordering::Relaxed);
-        self.still_there(gpa)?;
-        Ok(u64::from_le(word))
+        self.word_there(gpa, u64::from_le(word))
     }
 
     #[inline(always)]
@@ -232,7 +251,7 @@ impl Space {
         let Some(place) = self.find(gpa) else { return Err(hole(gpa)) };
         // SAFETY: as in `load_u64`, with 4 for 8.
         let word = unsafe { AtomicU32::from_ptr(place.host.cast_mut().cast()) }.load(Ordering::Relaxed);
-        self.still_there(gpa)?;
+        self.word_there(gpa, u64::from(word))?;
         Ok(u32::from_le(word))
     }
 
@@ -402,6 +421,21 @@ impl Batch {
 #[cold]
 const fn hole(gpa: u64) -> PhysError {
     PhysError::new(Gpa::new(gpa), PhysErrorKind::Hole)
+}
+
+/// Cold only so that the way without a guard stays straight.
+#[cold]
+#[inline]
+fn not_lost(lost: &AtomicBool, gpa: u64) -> Result<(), PhysError> {
+    // The handler raises the flag before it puts zeros under the mapping: a load that saw them is followed, after this fence,
+    // by a load that sees the flag.
+    fence(Ordering::Acquire);
+    if lost.load(Ordering::Relaxed) { Err(gone(gpa)) } else { Ok(()) }
+}
+
+#[cold]
+const fn gone(gpa: u64) -> PhysError {
+    PhysError::new(Gpa::new(gpa), PhysErrorKind::Lost)
 }
 
 #[cold]

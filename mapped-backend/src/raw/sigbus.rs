@@ -29,6 +29,8 @@ struct Slot {
     version: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
+    /// The slot whose flag is raised: one for all the mappings of a guest.
+    leader: AtomicUsize,
     lost: AtomicBool,
 }
 
@@ -37,6 +39,7 @@ static SLOTS: [Slot; MAX_GUARDED] = [const {
         version: AtomicUsize::new(0),
         start: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
+        leader: AtomicUsize::new(0),
         lost: AtomicBool::new(false),
     }
 }; MAX_GUARDED];
@@ -48,40 +51,46 @@ static CLAIMS: Mutex<()> = Mutex::new(());
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Slot {
-    fn change(&self, start: usize, len: usize) {
+    fn change(&self, start: usize, len: usize, leader: usize) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
         self.start.store(start, Ordering::Relaxed);
         self.len.store(len, Ordering::Relaxed);
+        self.leader.store(leader, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// The mapping in this slot, where it holds `address`.
-    fn holds(&self, address: usize) -> Option<(usize, usize)> {
+    /// The mapping in this slot and its leader, where it holds `address`.
+    fn holds(&self, address: usize) -> Option<(usize, usize, usize)> {
         let version = self.version.load(Ordering::Acquire);
         let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
+        let leader = self.leader.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         // A slot that changes right now is not the one of a load that is under way: its mapping is borrowed.
         let stable = version.is_multiple_of(2) && version == self.version.load(Ordering::Relaxed);
-        (stable && address.wrapping_sub(start) < len).then_some((start, len))
+        (stable && address.wrapping_sub(start) < len).then_some((start, len, leader))
     }
 }
 
 /// A mapping that the handler knows; it forgets it when this is dropped.
-pub(crate) struct Watch(&'static Slot);
+pub(crate) struct Watch {
+    slot: &'static Slot,
+    leader: usize,
+}
 
 impl Watch {
-    pub(crate) fn is_lost(&self) -> bool {
-        self.0.lost.load(Ordering::Relaxed)
+    /// The flag that is raised when a load of this mapping, or of another of its guest, found nothing.
+    pub(crate) fn lost(&self) -> &'static AtomicBool {
+        SLOTS.get(self.leader).map_or(&self.slot.lost, |slot| &slot.lost)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let _claim = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.change(0, 0);
+        self.slot.change(0, 0, 0);
     }
 }
 
@@ -107,11 +116,13 @@ impl SigbusGuard {
         Ok(Self(()))
     }
 
-    pub(super) fn watch(self, base: NonNull<u8>, len: usize) -> Result<Watch, Full> {
+    pub(super) fn watch(self, base: NonNull<u8>, len: usize, leader: Option<&Watch>) -> Result<Watch, Full> {
         let _claim = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = SLOTS.iter().find(|slot| slot.len.load(Ordering::Relaxed) == 0).ok_or(Full)?;
-        slot.change(base.as_ptr().addr(), len);
-        Ok(Watch(slot))
+        let mut slots = SLOTS.iter().enumerate();
+        let (index, slot) = slots.find(|(_, slot)| slot.len.load(Ordering::Relaxed) == 0).ok_or(Full)?;
+        let leader = leader.map_or(index, |watch| watch.leader);
+        slot.change(base.as_ptr().addr(), len, leader);
+        Ok(Watch { slot, leader })
     }
 }
 
@@ -155,9 +166,10 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
 /// Puts zeros under the watched mapping that holds `address`.
 fn rescue(address: usize) -> bool {
     for slot in &SLOTS {
-        let Some((start, len)) = slot.holds(address) else { continue };
-        // Raised first, and visible before the zeros are: see `Space::not_lost`.
-        slot.lost.store(true, Ordering::SeqCst);
+        let Some((start, len, leader)) = slot.holds(address) else { continue };
+        // Raised first, and visible before the zeros are: see `Space::still_there`.
+        let Some(leader) = SLOTS.get(leader) else { return false };
+        leader.lost.store(true, Ordering::SeqCst);
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the range is a mapping that this crate made and watches. The load that faulted borrows it, so it is
         // not unmapped meanwhile. Its bytes may change at any time, and this is one more such change. Replacing all of it in
