@@ -1,0 +1,339 @@
+//! A running guest: QEMU, its monitor, and the wire to the first process inside.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Instant;
+
+use vgpu_perception::{AddressSpace, Cr3, PagingMode};
+use vgpu_perception_mapped::{self as mapped, GuestRam, MachineOptions, RamFile, RamOptions, SegmentMap};
+
+use crate::qmp::Qmp;
+use crate::{Assets, Result};
+
+/// Which machine QEMU makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// `pc`.
+    Pc,
+    /// `q35`.
+    Q35,
+}
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which machine.
+    pub machine: Machine,
+    /// Its RAM in MiB.
+    pub ram_mib: u64,
+    /// QEMU's `-cpu`.
+    pub cpu: &'static str,
+    /// Processors.
+    pub processors: u32,
+    /// More for the kernel's command line.
+    pub append: &'static str,
+}
+
+impl Options {
+    /// A `pc` with 1 GiB: all RAM below the hole.
+    pub const PC: Self = Self { machine: Machine::Pc, ram_mib: 1024, cpu: "qemu64", processors: 1, append: "" };
+    /// A `q35` with 3 GiB: RAM on both sides of the hole.
+    pub const Q35: Self = Self { machine: Machine::Q35, ram_mib: 3072, cpu: "qemu64", processors: 1, append: "" };
+}
+
+/// How long a boot may take. Three seconds is usual; the limit only ends a hung test.
+const BOOT: Duration = Duration::from_secs(180);
+/// How long an answer may take, likewise.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What a producer says when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Its number.
+    pub pid: u32,
+    /// Where its region is.
+    pub base: u64,
+}
+
+/// A guest. Ended when dropped, and by the kernel when the thread that booted it ends.
+#[derive(Debug)]
+pub struct Guest {
+    options: Options,
+    dir: PathBuf,
+    qemu: Child,
+    qmp: Qmp,
+    wire: UnixStream,
+    lines: Receiver<String>,
+}
+
+impl Guest {
+    /// Boots a guest and waits until its first process listens.
+    ///
+    /// # Errors
+    /// What is missing, with the command that installs it; what QEMU says; a guest that does not come up.
+    pub fn boot(options: Options) -> Result<Self> {
+        let assets = Assets::find()?;
+        let dir = fresh_dir()?;
+        let mut qemu = start_qemu(&options, &assets, &dir)?;
+        let (qmp, wire) = match connect(&mut qemu, &dir) {
+            Ok(pair) => pair,
+            Err(error) => {
+                end(&mut qemu, &dir);
+                return Err(error);
+            }
+        };
+        let (sender, lines) = channel();
+        let reader = BufReader::new(wire.try_clone()?);
+        std::thread::spawn(move || {
+            for line in reader.split(b'\n').map_while(core::result::Result::ok) {
+                if sender.send(String::from_utf8_lossy(&line).trim().to_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut guest = Self { options, dir, qemu, qmp, wire, lines };
+        guest.wait_until("up", BOOT)?;
+        Ok(guest)
+    }
+
+    /// What was booted.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The file that holds its RAM.
+    #[must_use]
+    pub fn ram_path(&self) -> PathBuf {
+        self.dir.join("ram")
+    }
+
+    /// The monitor's second socket, for programs that want to ask QEMU themselves.
+    #[must_use]
+    pub fn qmp_path(&self) -> PathBuf {
+        self.dir.join("qmp2")
+    }
+
+    /// What the kernel printed.
+    #[must_use]
+    pub fn console(&self) -> String {
+        fs::read(self.dir.join("console")).map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into())
+    }
+
+    /// Where its RAM is in the file, by the machine's rules.
+    ///
+    /// # Errors
+    /// None for the options above.
+    pub fn segments(&self) -> Result<SegmentMap> {
+        let machine = match self.options.machine {
+            Machine::Pc => mapped::Machine::Pc,
+            Machine::Q35 => mapped::Machine::Q35,
+        };
+        Ok(machine.map(&[self.options.ram_mib << 20], MachineOptions::default())?)
+    }
+
+    /// Its RAM, mapped.
+    ///
+    /// # Errors
+    /// What opening the file says.
+    pub fn ram(&self) -> Result<GuestRam> {
+        Ok(GuestRam::new(vec![RamFile::open(self.ram_path())?], self.segments()?, RamOptions::new())?)
+    }
+
+    /// The monitor.
+    pub const fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The address space that the first processor is in right now: any process's, or one root of a pair.
+    ///
+    /// # Errors
+    /// What the monitor says.
+    pub fn space(&mut self) -> Result<AddressSpace> {
+        let cr3 = Cr3::new(self.qmp.register("CR3")?);
+        let mode = PagingMode::from_cr4(self.qmp.register("CR4")?);
+        Ok(AddressSpace::new(cr3).with_mode(mode))
+    }
+
+    /// Sends a command to the first process.
+    ///
+    /// # Errors
+    /// What the wire says.
+    pub fn send(&mut self, command: &str) -> Result<()> {
+        writeln!(self.wire, "{command}")?;
+        Ok(())
+    }
+
+    /// Waits for a line that starts so, and returns it whole.
+    ///
+    /// # Errors
+    /// Where it does not come.
+    pub fn wait_for(&mut self, start: &str) -> Result<String> {
+        self.wait_until(start, ANSWER)
+    }
+
+    fn wait_until(&mut self, start: &str, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let mut others = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.starts_with(start) => return Ok(line),
+                Ok(line) => others.push(line),
+                Err(why) => {
+                    let why = match why {
+                        RecvTimeoutError::Timeout => format!("for {} s", limit.as_secs()),
+                        RecvTimeoutError::Disconnected => "and QEMU has ended".to_owned(),
+                    };
+                    let console = self.console();
+                    let tail = console.lines().rev().take(20).collect::<Vec<_>>();
+                    let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+                    return Err(format!("no line `{start}` {why}; came: {others:?}; console:\n{tail}").into());
+                }
+            }
+        }
+    }
+
+    /// Starts a producer and waits until it has published its first frame.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn start_producer(&mut self, arguments: &str) -> Result<Ready> {
+        self.send(&format!("start {arguments}"))?;
+        let line = self.wait_for("ready ")?;
+        let ready = ready_in(&line).ok_or_else(|| format!("`{line}` says no number and no base"))?;
+        Ok(ready)
+    }
+
+    /// Ends the producer as a crash would.
+    ///
+    /// # Errors
+    /// Where the guest does not answer.
+    pub fn kill_producer(&mut self) -> Result<()> {
+        self.send("kill")?;
+        self.wait_for("killed ").map(drop)
+    }
+
+    /// Reboots from inside and waits until the first process listens again.
+    ///
+    /// # Errors
+    /// Where it does not come up.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.send("reboot")?;
+        self.wait_until("up", BOOT).map(drop)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        end(&mut self.qemu, &self.dir);
+    }
+}
+
+fn end(qemu: &mut Child, dir: &Path) {
+    let _ = qemu.kill();
+    let _ = qemu.wait();
+    let _ = fs::remove_dir_all(dir);
+}
+
+fn ready_in(line: &str) -> Option<Ready> {
+    let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let base = u64::from_str_radix(field("base=0x")?, 16).ok()?;
+    Some(Ready { pid: field("pid=")?.parse().ok()?, base })
+}
+
+/// A directory of this guest's own, in memory where there is such a file system.
+fn fresh_dir() -> Result<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let shm = Path::new("/dev/shm");
+    let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+    remove_left_over(&parent);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = parent.join(format!("vgpu-guest-{}-{count}", std::process::id()));
+    fs::create_dir(&dir)?;
+    Ok(dir)
+}
+
+/// Removes the directories of programs that were killed before they could.
+fn remove_left_over(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.strip_prefix("vgpu-guest-")?.split_once('-')?.0.parse::<u32>().ok());
+        if let Some(owner) = owner
+            && !Path::new(&format!("/proc/{owner}")).exists()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
+    let machine = match options.machine {
+        Machine::Pc => "pc",
+        Machine::Q35 => "q35",
+    };
+    let at = |name: &str| dir.join(name).display().to_string();
+    // `setpriv`: the kernel ends QEMU when this program ends, however it ends.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg"]);
+    command.args(["-machine", &format!("{machine},memory-backend=ram"), "-cpu", options.cpu]);
+    let backend = format!("memory-backend-file,id=ram,mem-path={},size={}M,share=on", at("ram"), options.ram_mib);
+    command.args(["-m", &format!("{}M", options.ram_mib), "-object", &backend]);
+    command.args(["-smp", &options.processors.to_string()]);
+    command.arg("-kernel").arg(&assets.kernel).arg("-initrd").arg(&assets.initramfs);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", options.append)]);
+    command.args(["-serial", &format!("file:{}", at("console"))]);
+    command.args([
+        "-chardev",
+        &format!("socket,id=wire,path={},server=on,wait=off", at("wire")),
+        "-serial",
+        "chardev:wire",
+    ]);
+    for monitor in ["qmp", "qmp2"] {
+        command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(monitor))]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("qemu-errors"))?);
+    command
+        .spawn()
+        .map_err(|error| format!("setpriv and qemu-system-x86_64 cannot be run: {error}. Run .ci/guest/setup").into())
+}
+
+/// Connects as soon as QEMU listens.
+fn connect(qemu: &mut Child, dir: &Path) -> Result<(Qmp, UnixStream)> {
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        if let Ok(wire) = UnixStream::connect(dir.join("wire"))
+            && dir.join("qmp").exists()
+            && dir.join("qmp2").exists()
+        {
+            return Ok((Qmp::connect(&dir.join("qmp"))?, wire));
+        }
+        if let Some(status) = qemu.try_wait()? {
+            let told = fs::read_to_string(dir.join("qemu-errors")).unwrap_or_default();
+            return Err(format!("QEMU did not start ({status}): {told}. Run .ci/guest/setup").into());
+        }
+        if Instant::now() > deadline {
+            return Err("QEMU does not open its sockets".into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_says_number_and_base() {
+        let ready = ready_in("ready pid=77 base=0x7f12a0000000 run_epoch=1 width=640 height=360");
+        assert_eq!(ready, Some(Ready { pid: 77, base: 0x7f12_a000_0000 }));
+        assert_eq!(ready_in("ready pid=77"), None);
+    }
+}

@@ -1,0 +1,51 @@
+//! Scenarios against real guests: `vgpu-guest [SCENARIO…]`, or without arguments those marked *.
+//!
+//! | scenario | guest |
+//! | --- | --- |
+//! | `pc` * | `pc`, 1 GiB: the life of a producer, from the first frame over its end to a reboot |
+//! | `q35` * | the same on `q35` with 3 GiB, RAM on both sides of the hole |
+//! | `la57` * | the same with five levels of page tables, and page-table isolation |
+//! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
+//!
+//! `--keep-picture PATH` makes `pc` write a frame that it took as a binary PPM.
+
+mod scenario;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use vgpu_perception_guest_tests::Result;
+
+/// A scenario and whether it runs when none is named.
+type Scenario = (&'static str, bool, fn() -> Result<()>);
+
+const SCENARIOS: &[Scenario] = &[
+    ("pc", true, || scenario::life::run(scenario::life::PC)),
+    ("q35", true, || scenario::life::run(scenario::life::Q35)),
+    ("la57", true, || scenario::life::run(scenario::life::LA57)),
+    ("boot", false, scenario::hold::run),
+];
+
+fn main() -> ExitCode {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = named.iter().find(|name| !SCENARIOS.iter().any(|(known, ..)| known == name)) {
+        let known: Vec<_> = SCENARIOS.iter().map(|(name, ..)| *name).collect();
+        eprintln!("vgpu-guest: there is no scenario `{unknown}`; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    let chosen =
+        |name: &str, usual: bool| if named.is_empty() { usual } else { named.iter().any(|chosen| chosen == name) };
+    for (name, usual, run) in SCENARIOS {
+        if !chosen(name, *usual) {
+            continue;
+        }
+        let begun = Instant::now();
+        println!("scenario {name}");
+        if let Err(error) = run() {
+            eprintln!("scenario {name} failed: {error}");
+            return ExitCode::FAILURE;
+        }
+        println!("scenario {name} passed in {:.1} s", begun.elapsed().as_secs_f64());
+    }
+    ExitCode::SUCCESS
+}
