@@ -2,6 +2,7 @@
 //!
 //! Addresses are those of the kernel's `Documentation/arch/x86/x86_64/mm.rst`, without randomisation.
 
+use vgpu_perception::paging::Level;
 use vgpu_perception::{Extent, Gpa, Gva, PageSize, PagingMode, PhysRead};
 
 use crate::builder::{GuestBuilder, MappedPage, Space};
@@ -66,6 +67,8 @@ impl LinuxKernel {
         }
         guest.map_new(init, vmalloc, 1 << 20, Placement::Scattered, flags::KERNEL_RW);
         guest.map_new(init, vmemmap, 4 << 20, Placement::Large2M, flags::KERNEL_RW);
+        // The fixmap, above everything: its second page table is there from the start, and empty.
+        guest.make_tables(init, Level::Pt, Gva::new(0xffff_ffff_ffc0_0000), false);
         let trampoline = Self::trampoline(guest, init, direct_map);
         Self { init, trampoline, direct_map, kpti }
     }

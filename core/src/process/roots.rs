@@ -422,7 +422,8 @@ impl<'s> Agreement<'s> {
         }
     }
 
-    /// A top table whose last entry leads, table by table, to a page. Each table must read like one.
+    /// A top table whose last entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
+    /// space with such (the second table of its fixmap). Each table must read like one.
     fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
         let mut table = page;
         let mut level = self.template.mode.top();
@@ -434,8 +435,11 @@ impl<'s> Agreement<'s> {
                 }
                 !entry.is_present() || entry.reserved_bits(level, self.template.phys_bits) == 0
             });
-            let Some(entry) = last.filter(|_| fits == Ok(true)) else { return false };
+            if fits != Ok(true) {
+                return false;
+            }
             let Some(below) = level.below() else { return true };
+            let Some(entry) = last else { return false };
             if entry.is_leaf(level) {
                 return true;
             }
