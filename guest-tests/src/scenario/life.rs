@@ -82,8 +82,10 @@ fn found_once(guest: &mut Guest, ram: &impl PhysRead, ready: Ready) -> Result<Re
     );
     let unknown = scan_unknown(ram)?;
     let living = alive(ram, &unknown.candidates);
-    let one =
-        matches!(living[..], [one] if one.base == place.base && one.process.space.root == place.process.space.root);
+    // With page-table isolation a process has two roots, and the processor may have been in either.
+    let root = place.process.space.root;
+    let one = matches!(living[..], [one] if one.base == place.base
+        && (one.process.space.root == root || one.process.user_root == Some(root)));
     ensure!(one, "with nothing known, these live: {living:?}; {:?}", unknown.stats);
     Ok(region)
 }
