@@ -1,0 +1,170 @@
+#ifndef VGPU_PERCEPTION_EXT_H
+#define VGPU_PERCEPTION_EXT_H
+/* vgpu_perception_ext.h - what vgpu_perception.h leaves open: reasons, counts, every candidate, scans in steps, error texts, and
+ * handles in the caller's own storage.
+ */
+#include "vgpu_perception.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors -------------------------------------------------------------------------------------------------------- */
+
+#define VGPUX_E_ARGUMENT (-1)  /* NULL, misaligned or out of range */
+#define VGPUX_E_HANDLE (-2)    /* not a handle of this kind, or closed */
+#define VGPUX_E_BUSY (-3)      /* the handle is in use by another call */
+#define VGPUX_E_READ (-4)      /* guest memory that cannot be read, or is not mapped */
+#define VGPUX_E_NOT_FOUND (-5) /* nothing was found */
+#define VGPUX_E_OPEN (-6)      /* a RAM file or a segment map that cannot be used */
+#define VGPUX_E_MEMORY (-7)    /* the storage or scratch memory that was supplied is too small */
+#define VGPUX_E_INTERNAL (-8)  /* a defect of this library; it is in no bad state */
+
+/* The text of the last failure of this thread (in a library built without a heap: of the program): copies at most cap - 1
+ * bytes and a zero. Returns the bytes of the whole text without the zero. Success does not clear it. */
+size_t vgpux_last_error(char* buf, size_t cap);
+
+/* The code of the last failure, VGPUX_E_*; 0 before the first. It tells why a function returned NULL. */
+int vgpux_last_error_code(void);
+
+/* ---- reads: why not, and what was missed ---------------------------------------------------------------------------- */
+
+#define VGPUX_SKIP_NONE 0u           /* the last read gave a snapshot, or there was none */
+#define VGPUX_SKIP_BUSY 1u           /* a write was under way at every try; seq stays the same if its writer stopped */
+#define VGPUX_SKIP_TORN 2u           /* the writer overtook every try */
+#define VGPUX_SKIP_MOVED 3u          /* the guest remapped the region at every try */
+#define VGPUX_SKIP_NO_FRAME 4u       /* nothing was published yet */
+#define VGPUX_SKIP_UNCHANGED 5u      /* the latest frame was taken already */
+#define VGPUX_SKIP_OLDER 6u          /* it is older than the last one taken: see vgpux_forget_frames */
+#define VGPUX_SKIP_BAD_LATEST 7u     /* `latest` names no slot */
+#define VGPUX_SKIP_BAD_DESCRIPTOR 8u /* a descriptor that cannot be */
+#define VGPUX_SKIP_TOO_SMALL 9u      /* the frame is larger than the buffer */
+#define VGPUX_SKIP_OTHER 99u         /* a reason that this header does not know */
+
+/* Why a read was skipped; fields that the reason does not name are 0. */
+typedef struct vgpux_skip {
+    uint32_t reason;   /* VGPUX_SKIP_* */
+    uint32_t seq;      /* BUSY, TORN: the sequence number of the last try */
+    uint32_t slot;     /* BAD_DESCRIPTOR: the slot; BAD_LATEST: the value */
+    uint32_t reserved;
+    uint64_t needed;   /* TOO_SMALL: bytes of the frame */
+    uint64_t capacity; /* TOO_SMALL: bytes of the buffer */
+    uint64_t frame_id; /* UNCHANGED, OLDER: the latest frame */
+    uint64_t last;     /* OLDER: the last frame taken */
+} vgpux_skip;
+
+/* Why the last read on r gave nothing. 0 or < 0. */
+int vgpux_last_skip(vgpup_region* r, vgpux_skip* out);
+
+/* Frames that were published and never seen, as their numbers tell: between the last two frames taken, and since r was opened. Either pointer
+ * may be NULL. 0 or < 0. */
+int vgpux_frames_missed(vgpup_region* r, uint64_t* out_last, uint64_t* out_total);
+
+/* Forgets which frames were taken: the next one is fresh whatever its number. For a caller that saw run_epoch advance. 0 or < 0. */
+int vgpux_forget_frames(vgpup_region* r);
+
+/* Where the region is: the root and the first address to pass to vgpup_confirm_alive, gva_read and an external writer. Either
+ * pointer may be NULL. 0 or < 0. */
+int vgpux_region_place(vgpup_region* r, uint64_t* out_proc_cr3, uint64_t* out_region_gva);
+
+/* Reads the heartbeat, and the run_epoch that it belongs to. 1, 0 or < 0. */
+int vgpux_read_heartbeat(vgpup_region* r, vmie_mem* m, uint64_t* out_heartbeat, uint32_t* out_run_epoch);
+
+/* ---- candidates ----------------------------------------------------------------------------------------------------- */
+
+/* A place that satisfies every structural rule. Any process of the guest can forge one, and stale ones stay in memory. */
+typedef struct vgpux_candidate {
+    uint64_t proc_cr3;
+    uint64_t region_gva;
+    uint64_t heartbeat;
+    uint64_t frame_id; /* last published; 0 for none */
+    uint64_t page_gpa; /* where the producer page lies */
+    uint32_t run_epoch;
+    uint32_t status;   /* VGPU_ST_* */
+    uint32_t pid;      /* 0 where not known */
+    uint32_t trimmed;  /* 1 where Windows had trimmed the producer page from the working set */
+    char name[16];     /* "" where not known */
+} vgpux_candidate;
+
+/* Scans everything and fills out with at most cap candidates, in the order in which they were found. Returns how many there are, or < 0. out may
+ * be NULL where cap is 0. */
+int vgpux_candidates(vmie_win32* v, vgpux_candidate* out, size_t cap);
+
+/* A scan in steps. It borrows the vmie_mem that v was opened on, and does not need v any more. */
+typedef struct vgpux_scan vgpux_scan;
+
+#define VGPUX_SCAN_DONE 0    /* nothing is left */
+#define VGPUX_SCAN_FOUND 1   /* *out was filled; there may be more */
+#define VGPUX_SCAN_PENDING 2 /* the budget is spent: call again */
+
+/* What a scan looked at so far. */
+typedef struct vgpux_scan_stats {
+    uint64_t spaces;     /* address spaces */
+    uint64_t tables;     /* page tables */
+    uint64_t runs;       /* runs of user pages that are long enough for a region */
+    uint64_t frames;     /* pages that were read */
+    uint64_t judged;     /* places that were judged by all rules */
+    uint64_t candidates;
+    uint64_t skipped;    /* stretches of page tables that could not be read */
+    uint64_t truncated;  /* address spaces that were left early because they have too many tables */
+} vgpux_scan_stats;
+
+/* Goes on with at most about `budget` loads (it can be overdrawn by a page table, 512). VGPUX_SCAN_*, or < 0 where the memory fails as a
+ * whole; the call may then be repeated. */
+int vgpux_scan_step(vgpux_scan* s, uint64_t budget, vgpux_candidate* out);
+
+/* What was looked at so far. 0 or < 0. */
+int vgpux_scan_get_stats(vgpux_scan* s, vgpux_scan_stats* out);
+
+/* Ends the scan. Does nothing on NULL. */
+void vgpux_scan_close(vgpux_scan* s);
+
+/* ---- handles on the heap -------------------------------------------------------------------------------------------- */
+
+/* Begins a scan. NULL on failure. */
+vgpux_scan* vgpux_scan_open(vmie_win32* v);
+
+/* Binds a handle to one candidate, after judging it again. NULL where it is none any more. */
+vgpup_region* vgpux_region_open(vmie_win32* v, const vgpux_candidate* c);
+
+/* As vmie_mem_from_reader, with the guest's RAM at segs (gpa and len; file_off is ignored), at most VGPUX_MEM_SEGMENTS. */
+vmie_mem* vgpux_mem_from_reader_segs(int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len), void* ctx,
+                                     const gpa_seg* segs, size_t n);
+
+/* Maps the RAM file of a machine: "pc", "q35", "microvm" or "ch". The split around the hole below 4 GiB follows from the
+ * file's length; where the machine has other options, use vmie_mem_open_segs. */
+vmie_mem* vgpux_mem_open_machine(const char* path, const char* machine);
+
+/* ---- handles in the caller's storage -------------------------------------------------------------------------------- */
+
+/* A library that is built without a heap has these in place of the functions that return new handles (those of the section above,
+ * vmie_mem_open, vmie_mem_open_segs, vmie_mem_from_reader, vmie_win32_open and vgpup_open). Storage has at least the stated size and is
+ * aligned to VGPUX_STORAGE_ALIGN. It may be reused or released after the handle was closed; the same functions close. The
+ * returned handle is the storage's address. */
+#define VGPUX_STORAGE_ALIGN 16u
+#define VGPUX_MEM_STORAGE_BYTES 4096u
+#define VGPUX_WIN32_STORAGE_BYTES 1024u
+#define VGPUX_REGION_STORAGE_BYTES 20480u
+#define VGPUX_SCAN_STORAGE_BYTES 8192u
+/* The most segments of a vmie_mem over a callback. */
+#define VGPUX_MEM_SEGMENTS 64u
+
+/* Scratch memory for searches, aligned to VGPUX_STORAGE_ALIGN: any size from VGPUX_SCRATCH_MIN_BYTES on works, VGPUX_SCRATCH_BYTES(end) for RAM that ends below
+ * `end` makes them fast. It is in use until the handle is closed. */
+#define VGPUX_SCRATCH_MIN_BYTES 16384u
+#define VGPUX_SCRATCH_BYTES(end) ((size_t)262144 + (size_t)((end) / 32768))
+
+/* With n 0, RAM is found by asking, as memmodel.h describes. */
+vmie_mem* vgpux_mem_init(void* storage, size_t size, int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len),
+                         void* ctx, const gpa_seg* segs, size_t n);
+vmie_win32* vgpux_win32_init(void* storage, size_t size, vmie_mem* m, uint64_t kcr3, void* scratch,
+                             size_t scratch_size);
+/* With c NULL, chooses as vgpup_open does. */
+vgpup_region* vgpux_region_init(void* storage, size_t size, vmie_win32* v, const vgpux_candidate* c);
+vgpux_scan* vgpux_scan_init(void* storage, size_t size, vmie_win32* v, void* scratch, size_t scratch_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* VGPU_PERCEPTION_EXT_H */

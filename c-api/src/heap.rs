@@ -1,0 +1,99 @@
+//! Handles on the heap, and RAM files.
+
+use core::ffi::{c_char, c_void};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use vgpu_perception::Gpa;
+use vgpu_perception_mapped::{GuestRam, Machine, MachineOptions, Segment, SegmentMap};
+
+use crate::ext::{CandidateC, bind};
+use crate::failure::{Failure, code};
+use crate::ffi::{Handle, In, Out, Scratch, export};
+use crate::kernel::{Win32, Win32Handle};
+use crate::memory::{Mem, MemHandle, Ram};
+use crate::perception::RegionHandle;
+use crate::reader::ReadFn;
+use crate::scan::{Scan, ScanHandle, scratch_bytes};
+use crate::storage::{SegC, reader};
+
+/// The most scratch memory that is allocated: enough for 256 GiB of RAM. Beyond, searches are slower and as complete.
+const SCRATCH: usize = 8 << 20;
+
+fn path(path: &In<c_char>) -> Result<&Path, Failure> {
+    Ok(Path::new(OsStr::from_bytes(path.bytes("path")?)))
+}
+
+fn open_failed(error: impl core::fmt::Display) -> Failure {
+    Failure::new(code::OPEN, format_args!("{error}"))
+}
+
+fn mapped(ram: Result<GuestRam, vgpu_perception_mapped::OpenError>) -> Result<MemHandle, Failure> {
+    Handle::boxed(Mem::new(Ram::Mapped(Box::new(ram.map_err(open_failed)?))))
+}
+
+/// Scratch memory that suits the guest behind `mem`.
+fn scratch(mem: &Mem) -> Result<Scratch, Failure> {
+    Ok(Scratch::new(scratch_bytes(mem.ram().end().map_err(Failure::read)?).min(SCRATCH)))
+}
+
+export! {
+    /// See `memmodel.h`.
+    fn vmie_mem_open(name: In<c_char>) -> MemHandle {
+        mapped(GuestRam::open_flat(path(&name)?))
+    }
+
+    /// See `memmodel.h`.
+    fn vmie_mem_open_segs(name: In<c_char>, segs: In<SegC>, n: usize) -> MemHandle {
+        let path = path(&name)?;
+        let mut list = Vec::new();
+        for index in 0..n.min(vgpu_perception_mapped::MAX_SEGMENTS + 1) {
+            let SegC { gpa, len, file_off } = segs.at(index, "segs")?;
+            list.push(Segment { gpa: Gpa::new(gpa), len, file: 0, offset: file_off });
+        }
+        mapped(GuestRam::open(path, SegmentMap::new(list).map_err(open_failed)?))
+    }
+
+    /// See `memmodel.h`.
+    fn vmie_mem_from_reader(read: Option<ReadFn>, ctx: Out<c_void>) -> MemHandle {
+        Handle::boxed(reader(read, ctx, In::NULL, 0)?)
+    }
+
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_mem_from_reader_segs(read: Option<ReadFn>, ctx: Out<c_void>, segs: In<SegC>, n: usize) -> MemHandle {
+        if n == 0 {
+            return Err(Failure::argument("n", "is 0: a map has at least one segment"));
+        }
+        Handle::boxed(reader(read, ctx, segs, n)?)
+    }
+
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_mem_open_machine(name: In<c_char>, machine: In<c_char>) -> MemHandle {
+        let path = path(&name)?;
+        let machine = String::from_utf8_lossy(machine.bytes("machine")?).parse::<Machine>().map_err(open_failed)?;
+        mapped(GuestRam::open_machine(path, machine, MachineOptions::default()))
+    }
+
+    /// See `win32.h`.
+    fn vmie_win32_open(m: MemHandle, kcr3: u64) -> Win32Handle {
+        let scratch = m.read(scratch)?;
+        Handle::boxed(Win32::attach(m, kcr3, scratch)?)
+    }
+
+    /// See `vgpu_perception.h`.
+    fn vgpup_open(v: Win32Handle) -> RegionHandle {
+        Handle::boxed(v.update(|win32| bind(win32, None))?)
+    }
+
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_region_open(v: Win32Handle, c: In<CandidateC>) -> RegionHandle {
+        let candidate = c.get("c")?;
+        Handle::boxed(v.update(|win32| bind(win32, Some(candidate)))?)
+    }
+
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_scan_open(v: Win32Handle) -> ScanHandle {
+        Handle::boxed(v.read(|win32| Ok(Scan::new(win32, win32.mem.read(scratch)?)))?)
+    }
+}

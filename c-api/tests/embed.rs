@@ -1,0 +1,76 @@
+//! The example embedder, over both kinds of memory handle.
+
+mod common;
+
+use common::{Dir, LiveGuest, command, program, run, shared_library};
+use vgpu_perception::PagingMode;
+use vgpu_perception_testkit::linux::LinuxOptions;
+
+fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
+    let dir = Dir::new(name);
+    shared_library(&dir);
+    let program = program(&dir, "examples/embed.c");
+    let guest = LiveGuest::new(&dir, options);
+    let root = format!("{:#x}", guest.linux.kernel.init.root.get());
+    for &kind in kinds {
+        for kcr3 in [Some(root.as_str()), None] {
+            let frame = dir.join("frame");
+            let mut command = command(&program, [kind, guest.path.to_str().unwrap()]);
+            command.args(guest.seg_args()).arg("--out").arg(&frame);
+            if let Some(kcr3) = kcr3 {
+                command.args(["--kcr3", kcr3]);
+            }
+            let output = run(&mut command);
+            let text = String::from_utf8(output.stdout).unwrap();
+            let region = &guest.linux.region;
+            let (cr3, gva) = (region.space.root.get(), region.base.get());
+            assert!(text.contains(&format!("region cr3={cr3:#x} gva={gva:#x} alive=1\n")), "{kind}: {text}");
+            assert!(text.contains(&format!("fnv1a={:016x}\n", guest.checksum())), "{kind}: {text}");
+            assert!(text.contains("cursor x=17 y=-5 visible=1 id=1\n"), "{kind}: {text}");
+            assert_eq!(std::fs::read(&frame).unwrap(), region.image.pixels(region.image.frames));
+        }
+    }
+}
+
+/// A callback cannot tell the holes of its file: a search reads every page, so the guest is a small one.
+fn small() -> LinuxOptions {
+    LinuxOptions { ram: 2 << 30, processes: 6, ..LinuxOptions::default() }
+}
+
+#[test]
+fn the_example_takes_a_frame_through_both_readers() {
+    embed(LinuxOptions { kpti: true, ..small() }, &["map", "read"], "embed-both");
+}
+
+#[test]
+fn ram_may_straddle_a_hole() {
+    embed(LinuxOptions::default(), &["map"], "embed-hole");
+}
+
+#[test]
+fn five_levels_of_tables_are_noticed() {
+    embed(LinuxOptions { mode: PagingMode::FiveLevel, ..small() }, &["map", "read"], "embed-5");
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let dir = Dir::new("embed-errors");
+    shared_library(&dir);
+    let program = program(&dir, "examples/embed.c");
+    let empty = dir.join("zeros");
+    std::fs::write(&empty, vec![0; 1 << 20]).unwrap();
+    let cases = [
+        (vec!["map", "/nonexistent/ram"], 2, "/nonexistent/ram"),
+        (vec!["map", empty.to_str().unwrap(), "--kcr3", "0x1000"], 2, "kernel half"),
+        (vec!["map", empty.to_str().unwrap()], 2, "no page-table roots"),
+        (vec!["read", empty.to_str().unwrap()], 2, "no page-table roots"),
+        (vec!["map", empty.to_str().unwrap(), "--seg", "0:0x200000:0"], 2, "ends at 0x200000"),
+        (vec!["fly", "x"], 1, "usage"),
+    ];
+    for (args, status, words) in cases {
+        let output = command(&program, &args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
+        assert!(text.contains(words), "{args:?}: {text}");
+    }
+}
