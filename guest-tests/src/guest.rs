@@ -13,6 +13,7 @@ use std::time::Instant;
 use vgpu_perception::{AddressSpace, Cr3, PagingMode};
 use vgpu_perception_mapped::{self as mapped, GuestRam, MachineOptions, RamFile, RamOptions, SegmentMap};
 
+use crate::gdb::Gdb;
 use crate::qmp::Qmp;
 use crate::{Assets, Result};
 
@@ -149,6 +150,14 @@ impl Guest {
     /// The monitor.
     pub const fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
+    }
+
+    /// The debugger port. The guest has to stand still: `stop` it first.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn debugger(&self) -> Result<Gdb> {
+        Gdb::connect(&self.dir.join("gdb"))
     }
 
     /// The address space that the first processor is in right now: any process's, or one root of a pair.
@@ -296,6 +305,7 @@ fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
         "-serial",
         "chardev:wire",
     ]);
+    command.args(["-chardev", &format!("socket,id=gdb,path={},server=on,wait=off", at("gdb")), "-gdb", "chardev:gdb"]);
     for monitor in ["qmp", "qmp2"] {
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(monitor))]);
     }

@@ -6,10 +6,12 @@
 
 mod assets;
 pub mod attach;
+mod gdb;
 mod guest;
 mod qmp;
 
 pub use assets::Assets;
+pub use gdb::Gdb;
 pub use guest::{Guest, Machine, Options, Ready};
 pub use qmp::{Qmp, QmpError};
 

@@ -5,9 +5,8 @@
 //! | `pc` * | `pc`, 1 GiB: the life of a producer, from the first frame over its end to a reboot |
 //! | `q35` * | the same on `q35` with 3 GiB, RAM on both sides of the hole |
 //! | `la57` * | the same with five levels of page tables, and page-table isolation |
+//! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
-//!
-//! `--keep-picture PATH` makes `pc` write a frame that it took as a binary PPM.
 
 mod scenario;
 
@@ -23,6 +22,7 @@ const SCENARIOS: &[Scenario] = &[
     ("pc", true, || scenario::life::run(scenario::life::PC)),
     ("q35", true, || scenario::life::run(scenario::life::Q35)),
     ("la57", true, || scenario::life::run(scenario::life::LA57)),
+    ("translations", true, scenario::translations::run),
     ("boot", false, scenario::hold::run),
 ];
 

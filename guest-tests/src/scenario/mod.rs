@@ -2,6 +2,7 @@
 
 pub(crate) mod hold;
 pub(crate) mod life;
+pub(crate) mod translations;
 pub(crate) mod watch;
 
 /// Ends the scenario with these words unless the condition holds.

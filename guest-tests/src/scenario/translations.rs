@@ -1,0 +1,127 @@
+//! Every page of every process, compared with QEMU's own page walker.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::json;
+use vgpu_perception::paging::{LeafCursor, LeafStep};
+use vgpu_perception::process::roots::SharedHalf;
+use vgpu_perception::{
+    AddressSpace, Budget, Gva, PAGE_BYTES, PageWalker, PhysRead, ProcessSource as _, Step, WalkError,
+};
+use vgpu_perception_guest_tests::{Guest, Options, Qmp, Result};
+
+use super::ensure;
+
+/// Pages of the kernel half that are compared; it has more than is worth the time.
+const KERNEL_PAGES: usize = 4_000;
+
+/// What was compared.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Pages by size in bytes.
+    pages: BTreeMap<u64, u64>,
+    /// Addresses that neither side maps.
+    holes: u64,
+}
+
+/// Four levels, then five with two roots a process.
+pub(crate) fn run() -> Result<()> {
+    compare(Options::PC)?;
+    compare(super::life::LA57)
+}
+
+fn compare(options: Options) -> Result<()> {
+    let begun = Instant::now();
+    let mut guest = Guest::boot(options)?;
+    guest.start_producer("--width 640 --height 360 --fps 30")?;
+    // Three frames, so that the whole ring is there.
+    std::thread::sleep(Duration::from_millis(500));
+    let ram = guest.ram()?;
+    guest.qmp().execute("stop", &json!({}))?;
+    let reference = guest.space()?;
+    let roots = roots(&ram, &reference)?;
+    let mut gdb = guest.debugger()?;
+
+    let mut user = Tally::default();
+    let mut now = reference.root.get();
+    for space in &roots {
+        gdb.set_cr3(now, space.root.get())?;
+        now = space.root.get();
+        ensure!(guest.qmp().register("CR3")? == now, "CR3 is not what it was set to");
+        walk(&ram, guest.qmp(), space, (Gva::new(0), space.mode.user_end()), usize::MAX, &mut user)?;
+    }
+    gdb.set_cr3(now, reference.root.get())?;
+    let mut kernel = Tally::default();
+    let upper = Gva::new(0_u64.wrapping_sub(reference.mode.user_end().get()));
+    walk(&ram, guest.qmp(), &reference, (upper, Gva::new(u64::MAX)), KERNEL_PAGES, &mut kernel)?;
+    println!("  {:?}: {} roots, user {user:?}, kernel {kernel:?}", reference.mode, roots.len());
+    ensure!(user.pages.values().sum::<u64>() > 1000 && roots.len() >= 5, "that is too little to be a guest");
+
+    // The guest has noticed nothing.
+    drop(gdb);
+    guest.qmp().execute("cont", &json!({}))?;
+    guest.send("ping after")?;
+    guest.wait_for("pong after")?;
+    println!("  the same as QEMU's walker in {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// All roots, of user mode too.
+fn roots(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Vec<AddressSpace>> {
+    let mut source = SharedHalf::new(*reference);
+    let mut spaces = Vec::new();
+    loop {
+        match source.next_process(ram, &mut Budget::unlimited())? {
+            Step::Found(process) => {
+                spaces.push(process.space);
+                spaces.extend(process.user_root.map(|root| process.space.at_root(root)));
+            }
+            Step::Pending => {}
+            Step::Done => return Ok(spaces),
+        }
+    }
+}
+
+/// Each page by a word in it, large ones by their first and last too, and the address behind it where that is not mapped.
+fn walk(
+    ram: &impl PhysRead,
+    qmp: &mut Qmp,
+    space: &AddressSpace,
+    (start, end): (Gva, Gva),
+    most: usize,
+    tally: &mut Tally,
+) -> Result<()> {
+    let walker = PageWalker::new(ram, *space);
+    let mut cursor = LeafCursor::new(start, end);
+    let mut left = most;
+    loop {
+        let leaf = match walker.next_leaf(&mut cursor, &mut Budget::unlimited()) {
+            LeafStep::Leaf(leaf) => leaf,
+            LeafStep::Skipped(error) => return Err(format!("{}: {error}", space.root).into()),
+            LeafStep::Table(_) | LeafStep::Pending => continue,
+            LeafStep::Done => return Ok(()),
+        };
+        let bytes = leaf.size.bytes();
+        let words = [bytes / 2 + 24, 0, bytes - 8];
+        for skip in words.into_iter().take(if bytes > PAGE_BYTES { 3 } else { 1 }) {
+            let (gva, gpa) = (leaf.gva.wrapping_add(skip), leaf.gpa.wrapping_add(skip));
+            let theirs = qmp.gva2gpa(gva.get())?;
+            ensure!(theirs == Some(gpa.get()), "{} {gva}: {gpa} by the enumeration, {theirs:x?} by QEMU", space.root);
+            let ours = walker.translate(gva)?;
+            ensure!(ours.gpa == gpa, "{} {gva}: {gpa} by the enumeration, {} by translation", space.root, ours.gpa);
+        }
+        *tally.pages.entry(bytes).or_default() += 1;
+        let behind = leaf.gva.wrapping_add(bytes);
+        if behind > leaf.gva && behind < end && matches!(walker.translate(behind), Err(WalkError::NotMapped { .. })) {
+            let theirs = qmp.gva2gpa(behind.get())?;
+            ensure!(theirs.is_none(), "{} {behind}: not mapped by us, {theirs:x?} by QEMU", space.root);
+            tally.holes += 1;
+        }
+        left -= 1;
+        if left == 0 {
+            return Ok(());
+        }
+    }
+}
