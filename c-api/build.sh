@@ -19,6 +19,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$prefix" ] || { echo "usage: $0 --prefix DIR [--no-heap]" >&2; exit 1; }
 
+cargo=${CARGO:-cargo}
 cd "$here/.."
 target=${CARGO_TARGET_DIR:-target}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -44,12 +45,12 @@ seal() {
 }
 
 if [ "$heap" = no ]; then
-    cargo rustc --locked -p vgpu-perception-capi --lib --crate-type staticlib --profile no-heap --no-default-features
+    "$cargo" rustc --locked -p vgpu-perception-capi --lib --crate-type staticlib --profile no-heap --no-default-features
     seal "$target/no-heap/libvgpu_perception_c.a" "$prefix/lib/libvgpu_perception_noheap.a"
     exit 0
 fi
 
-cargo build --locked --release -p vgpu-perception-capi
+"$cargo" build --locked --release -p vgpu-perception-capi
 seal "$target/release/libvgpu_perception_c.a" "$prefix/lib/libvgpu_perception.a"
 install -m 755 "$target/release/libvgpu_perception_c.so" "$prefix/lib/libvgpu_perception.so.$version"
 ln -sf "libvgpu_perception.so.$version" "$prefix/lib/libvgpu_perception.so.0"

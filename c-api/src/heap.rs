@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use vgpu_perception::Gpa;
-use vgpu_perception_mapped::{GuestRam, Machine, MachineOptions, Segment, SegmentMap};
+use vgpu_perception_mapped::{GuestRam, MAX_SEGMENTS, Machine, MachineOptions, MapError, Segment, SegmentMap};
 
 use crate::ext::{CandidateC, bind};
 use crate::failure::{Failure, code};
@@ -47,8 +47,11 @@ export! {
     /// See `memmodel.h`.
     fn vmie_mem_open_segs(name: In<c_char>, segs: In<SegC>, n: usize) -> MemHandle {
         let path = path(&name)?;
+        if n > MAX_SEGMENTS {
+            return Err(open_failed(MapError::TooMany { count: n }));
+        }
         let mut list = Vec::new();
-        for index in 0..n.min(vgpu_perception_mapped::MAX_SEGMENTS + 1) {
+        for index in 0..n {
             let SegC { gpa, len, file_off } = segs.at(index, "segs")?;
             list.push(Segment { gpa: Gpa::new(gpa), len, file: 0, offset: file_off });
         }

@@ -83,6 +83,7 @@ pub(crate) fn program(dir: &Dir, source: &str) -> PathBuf {
     let to = dir.join(Path::new(source).file_stem().unwrap().to_str().unwrap());
     run(Command::new(compiler())
         .args(WARNINGS)
+        .args(words("VGPU_TEST_CFLAGS"))
         .arg("-g")
         .arg("-I")
         .arg(root().join("include"))
@@ -127,6 +128,21 @@ impl LiveGuest {
         self.segments.iter().flat_map(|segment| ["--seg".to_owned(), seg(segment)]).collect()
     }
 
+    /// The arguments of `guest.c`.
+    pub(crate) fn test_args(&self) -> Vec<String> {
+        let number = |number: u64| format!("{number:#x}");
+        let linux = &self.linux;
+        let mut args = vec![
+            self.path.to_str().unwrap().to_owned(),
+            number(linux.kernel.init.root.get()),
+            number(linux.region.space.root.get()),
+            number(linux.region.base.get()),
+            number(linux.forged.space.root.get()),
+        ];
+        args.extend(self.seg_args().into_iter().filter(|arg| arg != "--seg"));
+        args
+    }
+
     /// FNV-1a of the frame that the region shows.
     pub(crate) fn checksum(&self) -> u64 {
         let image = self.linux.region.image;
@@ -162,9 +178,22 @@ fn beat(file: &File, at: u64, first: u64, stop: &AtomicBool) {
     }
 }
 
-/// A command that runs `program` with `args`.
+/// Further arguments from the environment: a sanitizer for the compiler, a program that runs the others.
+fn words(variable: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A command that runs `program` with `args`, under what `VGPU_TEST_RUNNER` says.
 pub(crate) fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(program);
+    let mut command = match words("VGPU_TEST_RUNNER").split_first() {
+        Some((runner, first)) => {
+            let mut command = Command::new(runner);
+            command.args(first).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command.args(args);
     command
 }

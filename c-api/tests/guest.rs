@@ -1,0 +1,26 @@
+//! Every function over a synthetic guest, from a C program.
+
+mod common;
+
+use common::{Dir, LiveGuest, command, program, run, shared_library};
+use vgpu_perception::PagingMode;
+use vgpu_perception_testkit::linux::LinuxOptions;
+
+fn whole(name: &str, options: LinuxOptions) {
+    let dir = Dir::new(name);
+    shared_library(&dir);
+    let program = program(&dir, "tests/c/guest.c");
+    let guest = LiveGuest::new(&dir, options);
+    let output = run(command(&program, guest.test_args()).env("RUST_BACKTRACE", "0"));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "all of it\n");
+}
+
+#[test]
+fn every_function_works_and_refuses() {
+    whole("guest-4", LinuxOptions::default());
+}
+
+#[test]
+fn and_with_five_levels_of_tables() {
+    whole("guest-5", LinuxOptions { mode: PagingMode::FiveLevel, kpti: true, ..LinuxOptions::default() });
+}

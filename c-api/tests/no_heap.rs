@@ -1,0 +1,64 @@
+//! The library without a heap: no undefined symbol but mem*, and a program without a C library that uses it.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Dir, LiveGuest, WARNINGS, command, compiler, root, run};
+use vgpu_perception_testkit::linux::LinuxOptions;
+
+/// Builds it as an embedder does.
+fn installed(dir: &Dir) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap();
+    run(Command::new(root().join("build.sh"))
+        .env("CARGO", env!("CARGO"))
+        .env("CARGO_TARGET_DIR", target)
+        .args(["--no-heap", "--prefix"])
+        .arg(&dir.0));
+    dir.join("lib/libvgpu_perception_noheap.a")
+}
+
+fn symbols(archive: &PathBuf, kind: &str) -> BTreeSet<String> {
+    let output = run(Command::new("nm").args(["--format=posix", kind]).arg(archive));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter(|line| !line.ends_with(':')).map(|line| line.split(' ').next().unwrap().to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn it_needs_mem_functions_alone_and_runs_without_a_c_library() {
+    let dir = Dir::new("no-heap");
+    let archive = installed(&dir);
+    let wanted = symbols(&archive, "--undefined-only");
+    let allowed = ["memcpy", "memmove", "memset", "memcmp", "bcmp"].map(str::to_owned);
+    assert!(wanted.is_subset(&allowed.into()), "{wanted:?}");
+    let given = symbols(&archive, "--extern-only");
+    let given: Vec<_> = given.difference(&wanted).collect();
+    assert!(
+        given
+            .iter()
+            .all(|name| ["vgpup_", "vgpux_", "vmie_", "gva_", "proc_list"].iter().any(|own| name.starts_with(own))),
+        "{given:?}"
+    );
+    // Not even machinery for a panic is left: nothing in it can panic.
+    let all = symbols(&archive, "--defined-only");
+    assert!(!all.iter().any(|name| name.contains("panick")), "{all:?}");
+    assert!(!given.iter().any(|name| *name == "vgpup_open" || *name == "vmie_mem_open"), "{given:?}");
+
+    let program = dir.join("no_heap");
+    run(Command::new(compiler())
+        .args(WARNINGS)
+        .args(["-O1", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns"])
+        .args(["-nostdlib", "-static", "-I"])
+        .arg(dir.join("include"))
+        .arg(root().join("tests/c/no_heap.c"))
+        .arg(&archive)
+        .arg("-o")
+        .arg(&program));
+    let guest = LiveGuest::new(&dir, LinuxOptions { ram: 2 << 30, processes: 6, ..LinuxOptions::default() });
+    let output = run(&mut command(&program, guest.test_args()));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "without a heap\n");
+}
