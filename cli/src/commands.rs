@@ -116,7 +116,35 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
         "cursor": show::sample(cursor, cursor_json),
         "geometry": show::sample(geometry, geometry_json),
     });
-    let text = format!("{}\n{status:#?}\n{cursor:#?}\n{geometry:#?}", show::line(seen));
+    let lines = [
+        show::line(seen),
+        format!(
+            "status    {}",
+            show::text(status, |now| {
+                format!(
+                    "{} by {}, heartbeat {}, epoch {}, {} fps, error {}",
+                    now.status, now.backend, now.heartbeat, now.run_epoch, now.applied_fps, now.error_code
+                )
+            })
+        ),
+        format!(
+            "cursor    {}",
+            show::text(cursor, |now| {
+                let shown = if now.visible { "shown" } else { "hidden" };
+                format!("{} at {}, {}, {shown}, glyph {} x {}", now.id, now.x, now.y, now.glyph_w, now.glyph_h)
+            })
+        ),
+        format!(
+            "geometry  {}",
+            show::text(geometry, |now| {
+                format!(
+                    "{} x {} at {}, {}, captured from {}, {}, {} dpi, {} mHz",
+                    now.virt_w, now.virt_h, now.virt_x, now.virt_y, now.cap_x, now.cap_y, now.dpi, now.refresh_mhz
+                )
+            })
+        ),
+    ];
+    let text = lines.join("\n");
     Ok(Report { json, text, nothing: None, note: None })
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use vgpu_perception::PagingMode;
-use vgpu_perception::region::{FrameInfo, Liveness, Sample, Skip};
+use vgpu_perception::region::{FrameInfo, Liveness, Sample};
 use vgpu_perception::scan::FoundBy;
 use vgpu_perception_mapped::Change;
 
@@ -126,10 +126,14 @@ pub(crate) fn frame(info: &FrameInfo) -> Value {
 pub(crate) fn sample<T>(sample: Sample<T>, show: impl FnOnce(T) -> Value) -> Value {
     match sample {
         Sample::Fresh(value) => show(value),
-        Sample::Skip(skip) => json!({ "skip": skip_text(&skip) }),
+        Sample::Skip(skip) => json!({ "skip": skip.to_string() }),
     }
 }
 
-pub(crate) fn skip_text(skip: &Skip) -> String {
-    skip.to_string()
+/// A lossy read as text: the value, or the reason.
+pub(crate) fn text<T>(sample: Sample<T>, show: impl FnOnce(T) -> String) -> String {
+    match sample {
+        Sample::Fresh(value) => show(value),
+        Sample::Skip(skip) => skip.to_string(),
+    }
 }
