@@ -6,6 +6,7 @@
 //! | `q35` * | the same on `q35` with 3 GiB, RAM on both sides of the hole |
 //! | `la57` * | the same with five levels of page tables, and page-table isolation |
 //! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
+//! | `chaos` | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure, for two minutes or `VGPU_GUEST_SECONDS` |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
 
 mod scenario;
@@ -23,6 +24,7 @@ const SCENARIOS: &[Scenario] = &[
     ("q35", true, || scenario::life::run(scenario::life::Q35)),
     ("la57", true, || scenario::life::run(scenario::life::LA57)),
     ("translations", true, scenario::translations::run),
+    ("chaos", false, scenario::chaos::run),
     ("boot", false, scenario::hold::run),
 ];
 

@@ -18,6 +18,8 @@
 extern crate std;
 
 #[cfg(feature = "mapped")]
+mod chaos;
+#[cfg(feature = "mapped")]
 pub mod mapped;
 pub mod pattern;
 mod producer;

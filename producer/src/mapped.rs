@@ -4,7 +4,7 @@
 //!
 //! * The memory is none of Rust's: it comes from `mmap`, no Rust object lies in it, and nothing here makes a reference into
 //!   it other than the atomic that a store needs.
-//! * Every access is a relaxed atomic store of an aligned word inside the mapping.
+//! * Every access is a relaxed atomic load or store of an aligned word inside the mapping.
 
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
@@ -40,7 +40,8 @@ pub struct MappedRegion {
 
 // SAFETY: a mapping belongs to the process, not to a thread, and nothing in this type is tied to one.
 unsafe impl Send for MappedRegion {}
-// SAFETY: through `&MappedRegion` there are only atomic stores.
+// SAFETY: through `&MappedRegion` there are only atomic accesses, and `mmap` over
+// what stays mapped.
 unsafe impl Sync for MappedRegion {}
 
 impl MappedRegion {
@@ -112,6 +113,25 @@ impl MappedRegion {
         // checked), and into which no reference exists.
         unsafe { rustix::mm::mmap(start, len, ProtFlags::READ | ProtFlags::WRITE, flags, file, piece.offset) }?;
         Ok(())
+    }
+
+    /// Puts fresh memory, all zero, in the region's place: the same addresses, other pages.
+    ///
+    /// # Errors
+    /// What the kernel says; the region is as it was then.
+    pub fn renew(&self) -> io::Result<()> {
+        let memory = memfd_create("vgpu", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, abi::REGION_BYTES)?;
+        self.place(0, Piece { offset: 0, len: abi::REGION_BYTES }, memory.as_fd())
+    }
+
+    /// Loads a word, relaxed.
+    #[must_use]
+    pub fn load_u32(&self, offset: u64) -> u32 {
+        let at = self.word(offset, 4).cast::<u32>();
+        // SAFETY: as in `store_u32`.
+        let word = unsafe { AtomicU32::from_ptr(at) };
+        u32::from_le(word.load(Ordering::Relaxed))
     }
 
     /// Where the region is in this process.

@@ -146,32 +146,45 @@ impl<W: RegionWrite> Producer<W> {
 
     /// Starts a region from given numbers.
     pub fn start(region: W, start: Start) -> Self {
-        let seq = start.seq & !1;
         let mut new = Self {
             region,
-            seq: [seq; abi::SLOT_COUNT as usize],
-            cursor_seq: seq,
-            geom_seq: seq,
-            last_slot: abi::SLOT_COUNT - 1,
+            seq: [0; abi::SLOT_COUNT as usize],
+            cursor_seq: 0,
+            geom_seq: 0,
+            last_slot: 0,
             frame_id: 0,
-            run_epoch: start.run_epoch.max(1),
-            heartbeat: start.heartbeat.max(1).wrapping_sub(1),
+            run_epoch: 0,
+            heartbeat: 0,
         };
-        new.region.store_u32(producer::LATEST, abi::LATEST_NONE);
-        new.region.store_u64(producer::FRAME_ID, 0);
-        for (slot, number) in (0..).zip(new.seq) {
+        new.restart(start);
+        new
+    }
+
+    /// Starts the region again, its memory having been replaced by fresh memory.
+    pub fn restart(&mut self, start: Start) {
+        let seq = start.seq & !1;
+        self.seq = [seq; abi::SLOT_COUNT as usize];
+        self.cursor_seq = seq;
+        self.geom_seq = seq;
+        self.last_slot = abi::SLOT_COUNT - 1;
+        self.frame_id = 0;
+        self.run_epoch = start.run_epoch.max(1);
+        self.heartbeat = start.heartbeat.max(1).wrapping_sub(1);
+
+        self.region.store_u32(producer::LATEST, abi::LATEST_NONE);
+        self.region.store_u64(producer::FRAME_ID, 0);
+        for (slot, number) in (0..).zip(self.seq) {
             if let Some(at) = producer::seq(slot) {
-                new.region.store_u32(at, number);
+                self.region.store_u32(at, number);
             }
         }
-        new.region.store_u32(producer::CURSOR_SEQ, seq);
-        new.region.store_u32(producer::GEOM_SEQ, seq);
-        new.set_status(&Lifecycle::default());
-        new.region.store_u32(status(offset_of!(abi::Status, supported_formats)), 1 << Format::BGRA8888.0);
-        new.region.store_u32(control(offset_of!(abi::Control, desired_state)), Command::RUN.0);
-        new.region.store_u32(producer::RUN_EPOCH, new.run_epoch);
-        new.beat();
-        new
+        self.region.store_u32(producer::CURSOR_SEQ, seq);
+        self.region.store_u32(producer::GEOM_SEQ, seq);
+        self.set_status(&Lifecycle::default());
+        self.region.store_u32(status(offset_of!(abi::Status, supported_formats)), 1 << Format::BGRA8888.0);
+        self.region.store_u32(control(offset_of!(abi::Control, desired_state)), Command::RUN.0);
+        self.region.store_u32(producer::RUN_EPOCH, self.run_epoch);
+        self.beat();
     }
 
     /// The memory that is written.

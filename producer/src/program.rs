@@ -12,11 +12,11 @@ use std::vec::Vec;
 use rustix::time::{ClockId, clock_gettime};
 use vgpu_perception::abi::{Backend, State};
 
+use crate::chaos::Chaos;
 use crate::mapped::{MappedRegion, Piece};
 use crate::pattern;
 use crate::producer::{Lifecycle, Producer, Start};
 use crate::slot::FrameMeta;
-use crate::write::RegionWrite;
 
 /// Where the region is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Options {
     pub run_epoch: u32,
     /// Changes the geometry with every frame too.
     pub restless: bool,
+    /// Misbehaves in every way but in what is painted, as this seed has it.
+    pub chaos: Option<u64>,
     /// Prints the number and the checksum of every such frame; 0: of none.
     pub report: u64,
 }
@@ -64,6 +66,7 @@ impl Default for Options {
             seconds: None,
             run_epoch: 1,
             restless: false,
+            chaos: None,
             report: 0,
         }
     }
@@ -128,27 +131,35 @@ fn pieces(list: &Path) -> io::Result<Vec<Piece>> {
 }
 
 /// Frames, cursor, heart: everything that goes on.
-struct Show<'o, W> {
-    producer: Producer<W>,
+struct Show<'o> {
+    producer: Producer<MappedRegion>,
+    chaos: Option<Chaos>,
     options: &'o Options,
     row: Vec<u8>,
     due: Instant,
     beaten: Instant,
 }
 
-impl<'o, W: RegionWrite> Show<'o, W> {
-    fn new(mut producer: Producer<W>, options: &'o Options) -> io::Result<Self> {
+impl<'o> Show<'o> {
+    fn new(producer: Producer<MappedRegion>, options: &'o Options) -> io::Result<Self> {
         let meta = FrameMeta { width: options.width, height: options.height, timestamp_ns: 0 };
         let stride = meta.stride().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        producer.set_status(&Lifecycle {
+        let now = Instant::now();
+        let row = std::vec![0; usize::try_from(stride).unwrap_or(0)];
+        let mut new = Self { producer, chaos: options.chaos.map(Chaos::new), options, row, due: now, beaten: now };
+        new.announce();
+        Ok(new)
+    }
+
+    /// What a session says before its first frame.
+    fn announce(&mut self) {
+        self.producer.set_status(&Lifecycle {
             status: State::CAPTURING,
             backend: Backend::DDA,
             error_code: 0,
-            applied_fps: options.fps,
+            applied_fps: self.options.fps,
         });
-        producer.set_geometry(&pattern::geometry(1, options.width, options.height));
-        let now = Instant::now();
-        Ok(Self { producer, options, row: std::vec![0; usize::try_from(stride).unwrap_or(0)], due: now, beaten: now })
+        self.producer.set_geometry(&pattern::geometry(1, self.options.width, self.options.height));
     }
 
     fn frame(&mut self) -> io::Result<()> {
@@ -160,6 +171,9 @@ impl<'o, W: RegionWrite> Show<'o, W> {
         for y in 0..height {
             pattern::fill_row(frame_id, width, height, y, &mut self.row);
             slot.bytes(u64::from(y) * self.row.len() as u64, &self.row);
+            if self.chaos.as_mut().is_some_and(Chaos::dies) {
+                std::process::abort();
+            }
             // A large frame takes longer than a beat on a slow machine.
             if y.is_multiple_of(32) && self.beaten.elapsed() >= BEAT {
                 slot.beat();
@@ -173,7 +187,14 @@ impl<'o, W: RegionWrite> Show<'o, W> {
             let step = (self.producer.geometry_seq() / 2).wrapping_add(1);
             self.producer.set_geometry(&pattern::geometry(step, width, height));
         }
-        self.report(frame_id)
+        self.report(frame_id)?;
+        if let Some(chaos) = &mut self.chaos {
+            chaos.between(&mut self.producer)?;
+            if self.producer.geometry_seq() == 0 {
+                self.announce();
+            }
+        }
+        Ok(())
     }
 
     fn report(&mut self, frame_id: u64) -> io::Result<()> {

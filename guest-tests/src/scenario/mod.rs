@@ -1,5 +1,6 @@
 //! What is done with a guest.
 
+pub(crate) mod chaos;
 pub(crate) mod hold;
 pub(crate) mod life;
 pub(crate) mod translations;

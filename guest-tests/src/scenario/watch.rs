@@ -42,11 +42,11 @@ impl Watcher {
     }
 
     /// Takes the latest frame if it is new. A frame that is not wholly its producer's is an error.
-    pub(crate) fn frame(&mut self, ram: &impl PhysRead, region: &mut Region) -> Result<Option<FrameInfo>> {
+    pub(crate) fn frame(&mut self, ram: &impl PhysRead, region: &mut Region) -> Result<Sample<FrameInfo>> {
         match region.sample_frame(ram, &mut self.scratch, &mut self.buffer, NextUse::ReadSoon)? {
-            Sample::Skip(_) => {
+            Sample::Skip(why) => {
                 self.tally.skips += 1;
-                Ok(None)
+                Ok(Sample::Skip(why))
             }
             Sample::Fresh(info) => {
                 let size = (info.desc.width, info.desc.height);
@@ -55,7 +55,7 @@ impl Watcher {
                     .map_err(|error| format!("torn: frame {}: {error}", info.desc.frame_id))?;
                 self.tally.frames += 1;
                 self.tally.missed += info.missed;
-                Ok(Some(info))
+                Ok(Sample::Fresh(info))
             }
         }
     }
@@ -101,7 +101,7 @@ impl Watcher {
         let wanted = self.tally.frames + count;
         while self.tally.frames < wanted {
             ensure!(Instant::now() < deadline, "{} frames of {wanted} in five minutes", self.tally.frames);
-            if self.frame(ram, region)?.is_none() {
+            if self.frame(ram, region)?.fresh().is_none() {
                 std::thread::sleep(Duration::from_millis(2));
             }
             self.cursor(ram, region)?;

@@ -15,6 +15,7 @@ vgpu-producer [options]
   --seconds N             end after so many seconds
   --epoch N               first run epoch [1]
   --restless              change the geometry with every frame too
+  --chaos SEED            lie, remap, break sessions, die: all but the pictures goes wrong
   --report N              print the checksum of every Nth frame
   --file PATH             the region is the start of this file
   --stitch RAM LIST       the region is made of parts of the file RAM; LIST has a line for each: offset and length
@@ -55,6 +56,7 @@ fn parse(arguments: Vec<String>) -> Result<Options, String> {
             "--seconds" => options.seconds = Some(number(&name, &value()?)?),
             "--epoch" => options.run_epoch = number(&name, &value()?)?,
             "--report" => options.report = number(&name, &value()?)?,
+            "--chaos" => options.chaos = Some(number(&name, &value()?)?),
             "--restless" => options.restless = true,
             "--file" => options.place = Place::File(value()?.into()),
             "--stitch" => options.place = Place::Stitch(value()?.into(), value()?.into()),
