@@ -7,6 +7,7 @@
 //! | `la57` * | the same with five levels of page tables, and page-table isolation |
 //! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
 //! | `chaos` | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure, for two minutes or `VGPU_GUEST_SECONDS` |
+//! | `soak` | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
 
 mod scenario;
@@ -25,6 +26,7 @@ const SCENARIOS: &[Scenario] = &[
     ("la57", true, || scenario::life::run(scenario::life::LA57)),
     ("translations", true, scenario::translations::run),
     ("chaos", false, scenario::chaos::run),
+    ("soak", false, scenario::soak::run),
     ("boot", false, scenario::hold::run),
 ];
 
