@@ -109,7 +109,7 @@ fn soak_cursors(
     let written = producer.cursor_seq().wrapping_sub(first) / 2;
     let (seconds, tally) = (begun.elapsed().as_secs_f64(), watcher.tally);
     println!(
-        "  {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} reads met the writer; it wrote {written}",
+        "  {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} met the writer at every try; it wrote {written}",
         tally.cursors, tally.skips
     );
     ensure!(changes > count / 1000, "only {changes} changes in {count} snapshots: the writer hardly ran");
