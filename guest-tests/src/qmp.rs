@@ -59,6 +59,11 @@ impl Qmp {
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{request}")?;
+        self.answer(command)
+    }
+
+    /// The answer to the oldest command that has none.
+    fn answer(&mut self, command: &str) -> Result<Value> {
         loop {
             let mut answer = self.line()?;
             if let Some(value) = answer.get_mut("return") {
@@ -93,9 +98,30 @@ impl Qmp {
     /// # Errors
     /// As [`execute`](Self::execute).
     pub fn gva2gpa(&mut self, gva: u64) -> Result<Option<u64>> {
-        let command = format!("gva2gpa {gva:#x}");
-        let answer = self.human(&command)?;
-        translation_in(&answer).ok_or_else(|| unexpected(&command, &answer))
+        self.gva2gpa_each(&[gva]).map(|found| found.first().copied().flatten())
+    }
+
+    /// The same for many addresses: questions are sent ahead of the answers, each of which takes the machine a while.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub fn gva2gpa_each(&mut self, gvas: &[u64]) -> Result<Vec<Option<u64>>> {
+        let mut found = Vec::with_capacity(gvas.len());
+        for some in gvas.chunks(64) {
+            let question = |gva: &u64| {
+                let arguments = json!({ "command-line": format!("gva2gpa {gva:#x}") });
+                format!("{}\n", json!({ "execute": "human-monitor-command", "arguments": arguments }))
+            };
+            let questions: String = some.iter().map(question).collect();
+            self.stream.get_mut().write_all(questions.as_bytes())?;
+            for gva in some {
+                let command = format!("gva2gpa {gva:#x}");
+                let answer = self.answer(&command)?;
+                let told = answer.as_str().and_then(translation_in);
+                found.push(told.ok_or_else(|| unexpected(&command, &answer.to_string()))?);
+            }
+        }
+        Ok(found)
     }
 }
 
