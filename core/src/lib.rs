@@ -37,6 +37,9 @@ pub mod structure;
 pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 pub use budget::Budget;
 pub use paging::{AddressSpace, PageWalker, PagingMode, WalkError};
+/// A list of at most `N` runs, for [`PageWalker::runs`].
+pub type RunList<const N: usize> = heapless::Vec<PhysRun, N>;
+
 pub use phys::{CallbackRam, CopyHint, Extent, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun, Window, next_in};
 pub use process::{Process, ProcessName, ProcessSource, Step};
 pub use region::Region;

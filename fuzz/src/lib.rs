@@ -1,0 +1,25 @@
+//! The fuzz targets, as plain functions: the bins for libFuzzer and the stable harness run the same ones.
+//!
+//! A target takes bytes, makes a guest of them, and panics where a property does not hold.
+
+#![forbid(unsafe_code)]
+
+mod guest;
+mod maps;
+mod roots;
+mod scan;
+mod snapshots;
+mod walk;
+
+pub use maps::maps;
+pub use roots::roots;
+pub use scan::scan;
+pub use snapshots::snapshots;
+pub use walk::walk;
+
+/// A target: bytes in, a panic where a property is broken.
+pub type Target = fn(&[u8]);
+
+/// All targets, by name.
+pub const TARGETS: &[(&str, Target)] =
+    &[("scan", scan), ("walk", walk), ("roots", roots), ("snapshots", snapshots), ("maps", maps)];
