@@ -6,28 +6,38 @@
 //! | `q35` * | the same on `q35` with 3 GiB, RAM on both sides of the hole |
 //! | `la57` * | the same with five levels of page tables, and page-table isolation |
 //! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
-//! | `chaos` | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure, for two minutes or `VGPU_GUEST_SECONDS` |
-//! | `soak` | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
+//! | `chaos` * | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure; for five minutes, or `VGPU_GUEST_SECONDS` |
+//! | `soak` * | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
+//!
+//! Without arguments `chaos` and `soak` are cut short. Lines that begin with `figure:` are what was measured.
 
 mod scenario;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use scenario::Length;
 use vgpu_perception_guest_tests::Result;
 
-/// A scenario and whether it runs when none is named.
-type Scenario = (&'static str, bool, fn() -> Result<()>);
+/// A scenario; told whether it was named, or is to be over soon.
+type Scenario = (&'static str, Usual, fn(Length) -> Result<()>);
+
+/// Whether a scenario runs when none is named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Usual {
+    Yes,
+    No,
+}
 
 const SCENARIOS: &[Scenario] = &[
-    ("pc", true, || scenario::life::run(scenario::life::PC)),
-    ("q35", true, || scenario::life::run(scenario::life::Q35)),
-    ("la57", true, || scenario::life::run(scenario::life::LA57)),
-    ("translations", true, scenario::translations::run),
-    ("chaos", false, scenario::chaos::run),
-    ("soak", false, scenario::soak::run),
-    ("boot", false, scenario::hold::run),
+    ("pc", Usual::Yes, |_| scenario::life::run(scenario::life::PC)),
+    ("q35", Usual::Yes, |_| scenario::life::run(scenario::life::Q35)),
+    ("la57", Usual::Yes, |_| scenario::life::run(scenario::life::LA57)),
+    ("translations", Usual::Yes, |_| scenario::translations::run()),
+    ("chaos", Usual::Yes, scenario::chaos::run),
+    ("soak", Usual::Yes, scenario::soak::run),
+    ("boot", Usual::No, |_| scenario::hold::run()),
 ];
 
 fn main() -> ExitCode {
@@ -37,15 +47,18 @@ fn main() -> ExitCode {
         eprintln!("vgpu-guest: there is no scenario `{unknown}`; there are {}", known.join(", "));
         return ExitCode::from(2);
     }
-    let chosen =
-        |name: &str, usual: bool| if named.is_empty() { usual } else { named.iter().any(|chosen| chosen == name) };
+    let length = if named.is_empty() { Length::Short } else { Length::Full };
+    let chosen = |name: &str, usual: Usual| match length {
+        Length::Short => usual == Usual::Yes,
+        Length::Full => named.iter().any(|chosen| chosen == name),
+    };
     for (name, usual, run) in SCENARIOS {
         if !chosen(name, *usual) {
             continue;
         }
         let begun = Instant::now();
         println!("scenario {name}");
-        if let Err(error) = run() {
+        if let Err(error) = run(length) {
             eprintln!("scenario {name} failed: {error}");
             return ExitCode::FAILURE;
         }

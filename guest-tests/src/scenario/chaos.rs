@@ -11,12 +11,13 @@ use vgpu_perception::region::{ReadError, Sample, Skip};
 use vgpu_perception_guest_tests::attach::{Place, alive, scan, scan_unknown};
 use vgpu_perception_guest_tests::{Guest, Options, Result};
 
-use super::ensure;
 use super::watch::{Tally, Watcher};
+use super::{Length, asked, ensure};
 
 const SIZE: (u32, u32) = (320, 180);
 /// How long, unless `VGPU_GUEST_SECONDS` says otherwise.
-const SECONDS: u64 = 120;
+const SECONDS: u64 = 300;
+const SHORT_SECONDS: u64 = 30;
 
 /// What was done to the guest.
 #[derive(Debug, Default)]
@@ -40,8 +41,8 @@ struct Sights {
 }
 
 /// Two processors, a producer with a mind of its own, and pressure on memory.
-pub(crate) fn run() -> Result<()> {
-    let seconds = std::env::var("VGPU_GUEST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
+pub(crate) fn run(length: Length) -> Result<()> {
+    let seconds = asked("VGPU_GUEST_SECONDS", if length == Length::Short { SHORT_SECONDS } else { SECONDS });
     let mut guest = Guest::boot(Options { processors: 2, ..Options::PC })?;
     let ram = guest.ram()?;
     let over = AtomicBool::new(false);
@@ -57,8 +58,8 @@ pub(crate) fn run() -> Result<()> {
         (deeds, sights)
     });
     let (deeds, sights) = (deeds?, sights?);
-    println!("  {seconds} s: {deeds:?}");
-    println!("  {sights:?}");
+    println!("figure: chaos for {seconds} s: {deeds:?}");
+    println!("figure: chaos, none torn: {sights:?}");
     ensure!(sights.tally.frames > 100 && sights.attached > 1 && deeds.kills > 1, "too little happened");
     Ok(())
 }

@@ -110,7 +110,11 @@ fn read_all(ram: &impl PhysRead, region: &mut Region) -> Result<()> {
     let Sample::Fresh(status) = region.read_status(ram)? else { return Err("no status".into()) };
     let told = (status.run_epoch, status.status, status.backend, status.applied_fps, status.supported_formats);
     ensure!(told == (1, State::CAPTURING, Backend::DDA, FPS, 1), "the status is {status:?}");
-    println!("  {:?} in {:.1} s, every pixel right: {status:?}", watcher.tally, begun.elapsed().as_secs_f64());
+    println!(
+        "figure: real guest: {:?} in {:.1} s, every pixel right: {status:?}",
+        watcher.tally,
+        begun.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 

@@ -17,8 +17,8 @@ use vgpu_perception_producer::mapped::{MappedRegion, Piece};
 use vgpu_perception_producer::{FrameMeta, Producer, pattern};
 use vgpu_perception_testkit::{GuestBuilder, Placement, Ram, flags};
 
-use super::ensure;
 use super::watch::Watcher;
+use super::{Length, asked, ensure};
 
 const SIZE: (u32, u32) = (640, 360);
 /// Cursor snapshots, unless `VGPU_SOAK_CURSORS` says otherwise.
@@ -38,8 +38,8 @@ impl Drop for Scratch {
 }
 
 /// Cursors first, while frames are rare; then frames.
-pub(crate) fn run() -> Result<()> {
-    let asked = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+pub(crate) fn run(length: Length) -> Result<()> {
+    let part = if length == Length::Short { 100 } else { 1 };
     let shm = Path::new("/dev/shm");
     let parent = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
     let scratch = Scratch(parent.join(format!("vgpu-soak-{}", std::process::id())));
@@ -54,8 +54,8 @@ pub(crate) fn run() -> Result<()> {
     let ram = GuestRam::open(&scratch.0, SegmentMap::flat(RAM)?)?;
     let mut region: Region = Region::new(space.space(), BASE);
 
-    soak_cursors(&ram, &mut region, &mut producer, asked("VGPU_SOAK_CURSORS", CURSORS))?;
-    soak_frames(&ram, &mut region, &mut producer, asked("VGPU_SOAK_FRAMES", FRAMES))
+    soak_cursors(&ram, &mut region, &mut producer, asked("VGPU_SOAK_CURSORS", CURSORS / part))?;
+    soak_frames(&ram, &mut region, &mut producer, asked("VGPU_SOAK_FRAMES", FRAMES / part))
 }
 
 /// Writes with `step` until the reader has ended.
@@ -98,7 +98,12 @@ fn soak_cursors(
     let mut changes = 0_u64;
     against(producer, move_it, || -> Result<()> {
         let mut last = 0;
-        while watcher.tally.cursors < count {
+        // Snapshots of a writer that stands still prove nothing: go on until enough of them were new.
+        while watcher.tally.cursors < count || changes < count / 1000 {
+            if watcher.tally.cursors.is_multiple_of(4096) {
+                // On a busy machine the writer may be waiting for this very processor.
+                thread::yield_now();
+            }
             if let Some(shot) = watcher.cursor(ram, region)? {
                 changes += u64::from(shot.seq != last);
                 last = shot.seq;
@@ -109,10 +114,9 @@ fn soak_cursors(
     let written = producer.cursor_seq().wrapping_sub(first) / 2;
     let (seconds, tally) = (begun.elapsed().as_secs_f64(), watcher.tally);
     println!(
-        "  {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} met the writer at every try; it wrote {written}",
+        "figure: soak: {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} met the writer at every try; it wrote {written}",
         tally.cursors, tally.skips
     );
-    ensure!(changes > count / 1000, "only {changes} changes in {count} snapshots: the writer hardly ran");
     Ok(())
 }
 
@@ -151,7 +155,7 @@ fn soak_frames(
     })?;
     let tally = watcher.tally;
     println!(
-        "  {} frames of {} x {} in {:.1} s, every pixel right; {} were missed, {} polls gave none",
+        "figure: soak: {} frames of {} x {} in {:.1} s, every pixel right; {} were missed, {} polls gave none",
         tally.frames,
         SIZE.0,
         SIZE.1,

@@ -58,7 +58,7 @@ fn compare(options: Options) -> Result<()> {
     let mut kernel = Tally::default();
     let upper = Gva::new(0_u64.wrapping_sub(reference.mode.user_end().get()));
     walk(&ram, guest.qmp(), &reference, (upper, Gva::new(u64::MAX)), KERNEL_PAGES, &mut kernel)?;
-    println!("  {:?}: {} roots, user {user:?}, kernel {kernel:?}", reference.mode, roots.len());
+    println!("figure: translations, {:?}: {} roots, user {user:?}, kernel {kernel:?}", reference.mode, roots.len());
     ensure!(user.pages.values().sum::<u64>() > 1000 && roots.len() >= 5, "that is too little to be a guest");
 
     // The guest has noticed nothing.
