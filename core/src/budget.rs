@@ -2,14 +2,17 @@
 
 /// Loads that a resumable operation may still make.
 ///
-/// The unit is one entry of a table or one line of a page, as far as an operation can tell before it starts the next
-/// piece; a piece is at most a whole table (512 entries), so a budget can be overdrawn by that much.
+/// The unit is one entry of a table or one line of a page. An operation finishes the piece that it began, so a budget can be
+/// overdrawn by one piece: a table for most, and at most [`Budget::PIECE`] loads; what is larger says so in its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     left: u64,
 }
 
 impl Budget {
+    /// The loads of the largest piece: a whole ring of page-table entries, or a table of frames that are read at once.
+    pub const PIECE: u64 = 1 << 15;
+
     /// A budget of `loads`.
     #[must_use]
     pub const fn new(loads: u64) -> Self {

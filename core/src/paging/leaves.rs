@@ -98,7 +98,8 @@ impl LeafCursor {
         Self { need, ..self }
     }
 
-    /// The same, which hands out page tables instead of the 4 KiB pages in them: for a caller that reads them itself.
+    /// The same, which hands out page tables instead of the 4 KiB pages in them: for a caller that reads them itself. A large
+    /// page then counts as the page tables that it stands for, so that the limit of tables bounds what is handed out.
     #[must_use]
     pub const fn stopping_at_tables(self) -> Self {
         Self { stop_at_tables: true, ..self }
@@ -127,6 +128,15 @@ impl LeafCursor {
     #[must_use]
     pub const fn repeated(&self) -> u64 {
         self.repeated
+    }
+
+    /// Takes `tables` off the limit; false, and the end, where it has no room for them.
+    const fn visit(&mut self, tables: u64) -> bool {
+        match self.tables_left.checked_sub(tables) {
+            Some(left) => self.tables_left = left,
+            None => self.truncated = true,
+        }
+        !self.truncated
     }
 
     fn slot(level: Level) -> usize {
@@ -239,6 +249,10 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                 (Some(size), _) if entry.is_leaf(level) => {
                     let gpa = entry.frame(size);
                     let gva = gva.align_down(size);
+                    if cursor.stop_at_tables && !cursor.visit(size.bytes() >> PageSize::Size2M.bytes().trailing_zeros())
+                    {
+                        return Some(LeafStep::Done);
+                    }
                     cursor.pass(level);
                     return Some(LeafStep::Leaf(Leaf { gva, gpa, size, rights, residence: open.residence }));
                 }
@@ -282,11 +296,9 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         }
         *previous = entry.get();
         if below == Level::Pt && cursor.stop_at_tables {
-            let Some(left) = cursor.tables_left.checked_sub(1) else {
-                cursor.truncated = true;
+            if !cursor.visit(1) {
                 return Some(LeafStep::Done);
-            };
-            cursor.tables_left = left;
+            }
             cursor.pass(level);
             return Some(LeafStep::Table(LeafTable { gva: gva.align_down(PageSize::Size2M), table, rights }));
         }

@@ -47,7 +47,8 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
     /// Leaf tables are read in sequence: a range costs one walk for every 2 MiB it touches, not one a page.
     ///
     /// # Bound
-    /// Five entries a 2 MiB window, one entry a 4 KiB page, and what the resolver reads for absent ones.
+    /// A walk for every 2 MiB window and one entry for every 4 KiB page. Pages that a resolver finds cost a walk and the
+    /// resolver's loads each, and up to 64 entries that were read in vain ahead of it.
     ///
     /// # Errors
     /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next call,

@@ -178,7 +178,7 @@ impl Pages {
 /// The roots that share the kernel half of a known one, the known one included.
 ///
 /// # Bound
-/// One load for every page of RAM that holds data, and at most 1536 more for each page that passes.
+/// 256 loads for the reference, one for every page of RAM that holds data, and at most 1792 more for each page that passes.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedHalf {
     reference: AddressSpace<Hardware>,
@@ -336,8 +336,9 @@ pub struct RootCandidate {
 ///
 /// # Bound
 /// One load for every page of RAM that holds data; for each that passes, at most 512 for every level; 256 comparisons of
-/// 768 loads to find the one to measure by; then one more for each that is kept. Where more pages pass than `candidates` holds, the winner so far is used as the
-/// reference of a second pass.
+/// 768 loads to find the one to measure by, and [`guess_mode`]'s, as one piece of a budget; then at most 1792 for each that is
+/// kept. Where more pages pass than `candidates` holds, the winner so far is used as the reference of a second pass, a
+/// [`SharedHalf`].
 #[derive(Debug)]
 pub struct Agreement<'s> {
     /// What candidates are read as; once the reference is known, the reference.
@@ -554,7 +555,7 @@ impl ProcessSource for Agreement<'_> {
 /// answer is a guess from structure: an embedder that knows `CR4` uses [`PagingMode::from_cr4`].
 ///
 /// # Bound
-/// 1024 translations for each reading.
+/// 1024 translations for each reading: 9216 loads.
 #[must_use]
 pub fn guess_mode<M: PhysRead>(mem: &M, root: Cr3) -> Option<PagingMode> {
     [PagingMode::FiveLevel, PagingMode::FourLevel].into_iter().find(|mode| {

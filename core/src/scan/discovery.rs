@@ -9,18 +9,18 @@
 //!    user pages are marked and read the same way.
 //!
 //! A frame that reads like a producer page is then looked for in all processes, and each place that maps it is judged by the
-//! whole of the rules ([`probe`]).
+//! whole of the rules ([`probe`](super::probe()).
 
 use heapless::Vec;
 
 use super::frames::FrameSet;
-use super::probe::{Found, looks_like_producer, probe};
+use super::probe::{Found, looks_like_producer, probe_spending};
 use super::windows::{BLOCK, Run, RunFinder, RunStep, Window, window_at};
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{AbsentResolver, Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Pte, Rights};
-use crate::phys::{Extent, PhysError, PhysRead, holds_page};
+use crate::phys::{Extent, PhysError, PhysRead, PhysRun, holds_page};
 use crate::process::{Process, ProcessSource, Step};
 use crate::region::Region;
 
@@ -123,9 +123,9 @@ pub struct Progress {
 /// A scan in progress.
 ///
 /// # Bound
-/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; for each frame of RAM,
-/// at most 2 x 44 loads and, for each that looks like a producer page, one more enumeration of the spaces for every 64 of
-/// them; for each place that maps such a frame, [`probe`]'s.
+/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page counts as
+/// the tables that it stands for. For each frame of RAM, at most 2 x 44 loads a batch of processes and, for each that looks like a
+/// producer page, one more enumeration of the spaces for every 64 of them; for each place that maps such a frame, [`probe`](super::probe())'s.
 ///
 /// Every candidate is reported at least once; a guest that shows more than 64 may see some reported twice.
 #[derive(Debug)]
@@ -151,10 +151,11 @@ enum Phase {
         finder: RunFinder,
         run: Option<Run>,
     },
-    /// Pass 2: the pages of process `index`.
+    /// Pass 2: the pages of process `index`; what is left to mark of a large page.
     Pages {
         index: usize,
         cursor: LeafCursor,
+        large: PhysRun,
     },
     /// The marked frames from `next` on.
     Sweep {
@@ -265,7 +266,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                     None
                 }
                 Phase::Runs { index, finder, run } => self.runs(mem, budget, index, finder, run),
-                Phase::Pages { index, cursor } => self.pages(mem, budget, index, cursor),
+                Phase::Pages { index, cursor, large } => self.pages(mem, budget, index, cursor, large),
                 Phase::Sweep { next, extent } => {
                     self.sweep(mem, budget, next, extent)?;
                     None
@@ -314,7 +315,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 
     fn pages_of(&self, index: usize) -> Phase {
         match self.process(index) {
-            Some(process) => Phase::Pages { index, cursor: Self::cursor(&process) },
+            Some(process) => Phase::Pages { index, cursor: Self::cursor(&process), large: PhysRun::default() },
             None => Phase::Sweep { next: Gpa::new(0), extent: None },
         }
     }
@@ -388,7 +389,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                     end: run.end.wrapping_sub(abi::REGION_BYTES).wrapping_add(PAGE_BYTES),
                 };
                 self.phase = Phase::Runs { index, finder, run: Some(after) };
-                self.judge(mem, &process, Gva::new(run.start), FoundBy::RunStart)
+                self.judge(mem, &process, Gva::new(run.start), FoundBy::RunStart, budget)
             }
         }
     }
@@ -458,6 +459,8 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 
     fn mark_span<M: PhysRead>(&mut self, mem: &M, gpa: Gpa, len: u64, budget: &mut Budget) {
         let mut done = 0_u64;
+        // No load, but work: a word of the set for every 64 frames.
+        budget.spend(len.div_ceil(64 * PAGE_BYTES));
         while done < len {
             self.mark(mem, gpa.wrapping_add(done), budget);
             done = done.wrapping_add(PAGE_BYTES);
@@ -480,7 +483,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
             return;
         }
         self.stats.frames = self.stats.frames.wrapping_add(1);
-        if looks_like_producer(mem, frame) && !self.hits.contains(&frame) && self.hits.push(frame).is_err() {
+        if looks_like_producer(mem, frame, budget) && !self.hits.contains(&frame) && self.hits.push(frame).is_err() {
             self.stats.skipped = self.stats.skipped.wrapping_add(1);
         }
     }
@@ -492,18 +495,29 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         budget: &mut Budget,
         index: usize,
         mut cursor: LeafCursor,
+        large: PhysRun,
     ) -> Option<Candidate<S::Absent>> {
         self.pass = FoundBy::Page;
         let Some(process) = self.process(index) else {
             self.phase = Phase::Sweep { next: Gpa::new(0), extent: None };
             return None;
         };
+        if large.len > 0 {
+            let part = large.len.min(PageSize::Size2M.bytes());
+            let rest = PhysRun { gpa: large.gpa.wrapping_add(part), len: large.len.wrapping_sub(part) };
+            self.phase = Phase::Pages { index, cursor, large: rest };
+            self.mark_span(mem, large.gpa, part, budget);
+            return None;
+        }
         let walker = PageWalker::new(mem, process.space);
         let step = walker.next_leaf(&mut cursor, budget);
-        self.phase = Phase::Pages { index, cursor };
+        self.phase = Phase::Pages { index, cursor, large };
         match step {
             LeafStep::Table(table) => self.mark_table(mem, &walker, &table, 0, 512, budget),
-            LeafStep::Leaf(leaf) => self.mark_span(mem, leaf.gpa, leaf.size.bytes(), budget),
+            LeafStep::Leaf(leaf) => {
+                let large = PhysRun { gpa: leaf.gpa, len: leaf.size.bytes() };
+                self.phase = Phase::Pages { index, cursor, large };
+            }
             LeafStep::Skipped(_) => self.stats.skipped = self.stats.skipped.wrapping_add(1),
             LeafStep::Pending => {}
             LeafStep::Done => {
@@ -546,7 +560,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 continue;
             }
             self.stats.frames = self.stats.frames.wrapping_add(1);
-            if !looks_like_producer(mem, frame) {
+            if !looks_like_producer(mem, frame, budget) {
                 continue;
             }
             // The first pass has reported what starts a run: its frame is looked for elsewhere in the second.
@@ -600,7 +614,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
             }
         };
         self.phase = Phase::Reverse { index, cursor, part, resume };
-        place.and_then(|gva| self.judge(mem, &process, gva, self.pass))
+        place.and_then(|gva| self.judge(mem, &process, gva, self.pass, budget))
     }
 
     /// The lowest hit in a large page that is above `after`.
@@ -647,13 +661,14 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         process: &Process<S::Absent>,
         base: Gva,
         by: FoundBy,
+        budget: &mut Budget,
     ) -> Option<Candidate<S::Absent>> {
         self.stats.judged = self.stats.judged.wrapping_add(1);
         let root = process.space.root.table();
         if self.reported.iter().any(|(at_root, at, _)| *at_root == root && *at == base) {
             return None;
         }
-        let found = probe(mem, &process.space, base).ok()?;
+        let found = probe_spending(mem, &process.space, base, budget).ok()?;
         // A full list means that a later pass may report a place again, never that one is lost.
         let _ = self.reported.push((root, base, found.page));
         Some(Candidate { process: *process, base, found, by })

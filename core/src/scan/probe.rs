@@ -11,6 +11,9 @@ use crate::region::{Pulse, Region};
 use crate::seqlock::ATTEMPTS;
 use crate::structure::{JUDGED, Refusal, check_control, check_producer};
 
+/// What a copy of the producer page costs of a budget.
+const LINES: u64 = JUDGED.div_ceil(64) as u64;
+
 /// What stands at an address that satisfies every structural rule. Whether a producer is behind it is another question:
 /// [`Region::confirm_alive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,16 @@ impl core::error::Error for NoRegion {}
 /// # Errors
 /// [`NoRegion`], the first rule that is broken.
 pub fn probe<M: PhysRead, R: AbsentResolver>(mem: &M, space: &AddressSpace<R>, base: Gva) -> Result<Found, NoRegion> {
+    probe_spending(mem, space, base, &mut Budget::unlimited())
+}
+
+/// [`probe`], charged to a budget that is not asked: the verdict has to be whole.
+pub(super) fn probe_spending<M: PhysRead, R: AbsentResolver>(
+    mem: &M,
+    space: &AddressSpace<R>,
+    base: Gva,
+    budget: &mut Budget,
+) -> Result<Found, NoRegion> {
     let end = base.checked_add(abi::REGION_BYTES).filter(|end| *end < space.mode.user_end());
     let (true, Some(end)) = (base.is_aligned(PageSize::Size4K), end) else { return Err(NoRegion::BadBase(base)) };
     let walker = PageWalker::new(mem, *space);
@@ -69,11 +82,11 @@ pub fn probe<M: PhysRead, R: AbsentResolver>(mem: &M, space: &AddressSpace<R>, b
     let page = walker.needing(Rights::USER_WRITE).translate(base).map_err(NoRegion::Page)?;
     let control_at = base.wrapping_add(abi::CONTROL_OFFSET);
     let control = walker.needing(Rights::USER).translate(control_at).map_err(NoRegion::Page)?;
-    let judged = judge(mem, page.gpa, control.gpa).map_err(|error| match error {
+    let judged = judge(mem, page.gpa, control.gpa, budget).map_err(|error| match error {
         Judged::Unreadable(error) => NoRegion::Page(WalkError::Page { gva: base, error }),
         Judged::Refused(refusal) => NoRegion::Structure(refusal),
     })?;
-    check_ring(&walker, base.wrapping_add(abi::RING_OFFSET), end)?;
+    check_ring(&walker, base.wrapping_add(abi::RING_OFFSET), end, budget)?;
     Ok(Found {
         page: page.gpa,
         residence: page.residence,
@@ -89,9 +102,10 @@ enum Judged {
 }
 
 /// Copies and judges; again where a publish under way can explain the refusal.
-fn judge<M: PhysRead>(mem: &M, page: Gpa, control: Gpa) -> Result<ProducerPage, Judged> {
+fn judge<M: PhysRead>(mem: &M, page: Gpa, control: Gpa, budget: &mut Budget) -> Result<ProducerPage, Judged> {
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
+        budget.spend(LINES);
         let copy = copy_page(mem, page).map_err(Judged::Unreadable)?;
         let block = copy_control(mem, control).map_err(Judged::Unreadable)?;
         match check_producer(&copy).and_then(|()| check_control(&block)) {
@@ -130,25 +144,35 @@ pub(super) fn could_be_producer<M: PhysRead>(mem: &M, page: Gpa) -> bool {
 }
 
 /// Whether the whole of the producer page could be a producer's, or is being written.
-pub(super) fn looks_like_producer<M: PhysRead>(mem: &M, page: Gpa) -> bool {
-    could_be_producer(mem, page)
-        && copy_page(mem, page).is_ok_and(|copy| match check_producer(&copy) {
-            Ok(()) => true,
-            Err(why) => why.may_be_a_race(),
-        })
+pub(super) fn looks_like_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> bool {
+    if !could_be_producer(mem, page) {
+        return false;
+    }
+    budget.spend(LINES);
+    copy_page(mem, page).is_ok_and(|copy| match check_producer(&copy) {
+        Ok(()) => true,
+        Err(why) => why.may_be_a_race(),
+    })
 }
 
 /// No page of the ring may be the supervisor's; pages that are not there prove nothing.
-fn check_ring<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, ring: Gva, end: Gva) -> Result<(), NoRegion> {
+fn check_ring<M: PhysRead, R: AbsentResolver>(
+    walker: &PageWalker<&M, R>,
+    ring: Gva,
+    end: Gva,
+    budget: &mut Budget,
+) -> Result<(), NoRegion> {
     let mut cursor = LeafCursor::new(ring, end);
-    let mut budget = Budget::unlimited();
-    loop {
-        match walker.next_leaf(&mut cursor, &mut budget) {
-            LeafStep::Leaf(leaf) if !leaf.rights.user => return Err(NoRegion::SupervisorRing(leaf.gva)),
+    let mut own = Budget::unlimited();
+    let verdict = loop {
+        match walker.next_leaf(&mut cursor, &mut own) {
+            LeafStep::Leaf(leaf) if !leaf.rights.user => break Err(NoRegion::SupervisorRing(leaf.gva)),
             LeafStep::Leaf(_) | LeafStep::Table(_) | LeafStep::Skipped(_) => {}
-            LeafStep::Pending | LeafStep::Done => return Ok(()),
+            LeafStep::Pending | LeafStep::Done => break Ok(()),
         }
-    }
+    };
+    budget.spend(u64::MAX.wrapping_sub(own.left()));
+    verdict
 }
 
 impl Found {
