@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes each check out of the reader's source, one at a time, and requires that a test fails.
 
-Works on a copy of the tree. A mutation whose text is not found is an error of this script: it has to follow the source.
+With words as arguments, only those mutations whose names have one of them. Works on a copy of the tree. A mutation whose text is not found is an error of this script: it has to follow the source.
 """
 
 import os
@@ -19,7 +19,9 @@ SNAPSHOTS = ["-p", "vgpu-perception", "--test", "snapshots"]
 SEQLOCK = "core/src/seqlock.rs"
 REGION = "core/src/region/mod.rs"
 FRAME = "core/src/region/frame.rs"
+LINES = "core/src/region/lines.rs"
 LIVENESS = "core/src/region/liveness.rs"
+WALK = "core/src/paging/walk.rs"
 
 # Name, test that has to fail, and the replacements in one or more files.
 MUTATIONS = [
@@ -38,6 +40,25 @@ MUTATIONS = [
     ("fence before the second look removed", LOOM, [
         (SEQLOCK, "self.mem.fence_acquire();\n        Ok(", "Ok("),
     ]),
+    ("fence after the first look moved ahead of it", LOOM, [
+        (SEQLOCK, "let seq = mem.load_u32(at)?;\n        mem.fence_acquire();", "mem.fence_acquire();\n        let seq = mem.load_u32(at)?;"),
+    ]),
+    ("fence before the second look moved behind it", LOOM, [
+        (SEQLOCK, "self.mem.fence_acquire();\n        Ok(self.mem.load_u32(self.at)? == self.seq)",
+         "let seq = self.mem.load_u32(self.at)?;\n        self.mem.fence_acquire();\n        Ok(seq == self.seq)"),
+    ]),
+    ("line: verdict of the second look dropped", LOOM, [
+        (LINES, "Ok(if section.is_unchanged()? {", "Ok(if section.is_unchanged().is_ok() {"),
+    ]),
+    ("frame: verdict of the second look dropped", LOOM, [
+        (FRAME, "(false, _) => Try::Again(Skip::Torn { seq }),\n                (true, true) => Try::Again(Skip::Moved),\n                (true, false) =>",
+         "(_, true) => Try::Again(Skip::Torn { seq }),\n                (_, false) =>"),
+    ]),
+    ("frame: second look made before the copy", LOOM, [
+        (FRAME, "            let moved = match region.deliver_slot",
+         "            let early = seen.section.is_unchanged();\n            let moved = match region.deliver_slot"),
+        (FRAME, "let unchanged = seen.section.is_unchanged().map_err", "let unchanged = early.map_err"),
+    ]),
     ("fence before the entries are read again removed", LOOM, [
         (REGION, "mem.fence_acquire();\n        let holds", "let holds"),
     ]),
@@ -49,6 +70,33 @@ MUTATIONS = [
     ]),
     ("fence after the heartbeat removed", LOOM, [
         (LIVENESS, "HEARTBEAT))?;\n    mem.fence_acquire();", "HEARTBEAT))?;"),
+    ]),
+    ("fence after the epoch removed", LOOM, [
+        (LIVENESS, "RUN_EPOCH))?;\n    mem.fence_acquire();", "RUN_EPOCH))?;"),
+    ]),
+    ("sessions not compared", LOOM, [
+        (LIVENESS, "if self.run_epoch != before.run_epoch {", "if self.run_epoch != before.run_epoch && ahead == 0 {"),
+    ]),
+    ("a heartbeat that went back is alive", SNAPSHOTS, [
+        (LIVENESS, "ahead != 0 && ahead < 1 << 63", "ahead != 0"),
+    ]),
+    ("only the last entry of a trail counts", SNAPSHOTS, [
+        (WALK, "same &= entry.same_mapping", "same = entry.same_mapping"),
+    ]),
+    ("a page that moved is kept", SNAPSHOTS, [
+        (REGION, "if !holds {\n            self.page = None;", "if !holds {\n            self.page = Some(*page);"),
+    ]),
+    ("frame: a page that moved is not minded", SNAPSHOTS, [
+        (FRAME, "(true, true) => Try::Again(Skip::Moved),\n                (true, false) =>", "(true, _) =>"),
+    ]),
+    ("the same frame taken twice", SNAPSHOTS, [
+        (FRAME, "if frame_id == last {", "if frame_id == last && last == 0 {"),
+    ]),
+    ("verdict on a descriptor without a second look", SNAPSHOTS, [
+        (FRAME, "Err(_) if !section.is_unchanged()? =>", "Err(_) if section.is_unchanged().is_err() =>"),
+    ]),
+    ("error of a frame without a second look", SNAPSHOTS, [
+        (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                    Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
     ]),
     ("frame's pages not translated again", SNAPSHOTS, [
         (FRAME, "if again != Ok(len) || scratch.runs != scratch.check {", "if again.is_err() {"),
@@ -85,6 +133,9 @@ def run(tree, test):
 def main():
     begun = time.monotonic()
     survivors = []
+    chosen = [entry for entry in MUTATIONS if len(sys.argv) == 1 or any(word in entry[0] for word in sys.argv[1:])]
+    if not chosen:
+        sys.exit(f"no mutation is named like {sys.argv[1:]}")
     with tempfile.TemporaryDirectory() as directory:
         tree = pathlib.Path(directory) / "tree"
         files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
@@ -92,11 +143,11 @@ def main():
             if name and (ROOT / name).is_file():
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, tree / name)
-        for test in (LOOM, SNAPSHOTS):
+        for test in (test for test in (LOOM, SNAPSHOTS) if any(entry[1] is test for entry in chosen)):
             clean = run(tree, test)
             if clean.returncode != 0:
                 sys.exit(f"{' '.join(test)} fails before any mutation:\n{clean.stdout[-3000:]}{clean.stderr[-3000:]}")
-        for name, test, replacements in MUTATIONS:
+        for name, test, replacements in chosen:
             originals = {}
             for file, old, new in replacements:
                 path = tree / file
@@ -117,7 +168,7 @@ def main():
                 survivors.append(name)
             for path, text in originals.items():
                 path.write_text(text)
-    print(f"figure: {len(MUTATIONS)} source mutations in {time.monotonic() - begun:.0f} s")
+    print(f"figure: {len(chosen)} source mutations in {time.monotonic() - begun:.0f} s")
     if survivors:
         sys.exit(f"not caught: {', '.join(survivors)}")
 

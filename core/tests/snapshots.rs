@@ -1,7 +1,7 @@
 //! What reads of a region promise, over a synthetic guest that lies, tears and remaps while it is read.
 
 use vgpu_perception::abi::{self, CursorId, State};
-use vgpu_perception::paging::Level;
+use vgpu_perception::paging::{Level, Pte};
 use vgpu_perception::region::{FrameScratch, Liveness, Part, Region, Sample, Skip};
 use vgpu_perception::structure::DescFault;
 use vgpu_perception::{Gpa, Gva, NextUse, PhysRead, WalkError};
@@ -164,6 +164,70 @@ fn a_page_that_is_remapped_inside_a_call_is_read_again() {
     let mut expected = linux.region.image.pixels(5);
     expected[4096..8192].fill(0);
     assert!(dst == expected, "the bytes are those of the page that is mapped now");
+}
+
+/// A table above the page is replaced: the entry of the page itself still says what it did.
+#[test]
+fn a_table_that_is_replaced_voids_what_was_in_it() {
+    let (mut linux, mut region) = guest();
+    let ram = linux.guest.ram.clone();
+    assert_eq!(region.read_status(&ram).unwrap().fresh().unwrap().heartbeat, 1000);
+    let copy = |from: Gpa, to: Gpa| {
+        for word in 0..512 {
+            ram.write_u64(to.wrapping_add(word * 8), ram.load_u64(from.wrapping_add(word * 8)).unwrap());
+        }
+    };
+    let directory = linux.guest.entry_at(linux.region.space, Level::Pd, linux.region.base).unwrap();
+    let entry = Pte::new(ram.load_u64(directory).unwrap());
+    let (table, page) = (linux.guest.new_table(), linux.guest.new_table());
+    copy(entry.table(), table);
+    copy(linux.region.gpa(0).unwrap(), page);
+    ram.write_u64(page.wrapping_add(0x100), 2000);
+    ram.write_u64(directory, entry.get() & !Pte::ADDRESS | table.get());
+    remap(&linux, linux.region.base, page);
+    assert_eq!(region.read_status(&ram).unwrap().fresh().unwrap().heartbeat, 2000);
+}
+
+/// A descriptor that is read while it is written may be any: only one under a number that stands still is judged.
+#[test]
+fn a_half_written_descriptor_is_no_lie() {
+    let (linux, mut region) = guest();
+    let ram = &linux.guest.ram;
+    let [width, latest] = [Field::DESC_1_WIDTH, Field::LATEST].map(|field| linux.region.gpa(field.offset));
+    assert_eq!(linux.region.get(ram, Field::LATEST), 1);
+    let mut tries = 0;
+    let writing = Hooked::new(ram, |event: ReadEvent| {
+        if Some(event.gpa) == latest {
+            tries += 1;
+            linux.region.set(ram, Field::DESC_1_WIDTH, 64);
+            linux.region.set(ram, Field::SEQ_1, 100);
+        } else if Some(event.gpa) == width && tries == 1 {
+            linux.region.set(ram, Field::DESC_1_WIDTH, 0);
+            linux.region.set(ram, Field::SEQ_1, 101);
+        }
+    });
+    assert!(sample(&mut region, &writing, &mut [0; FRAME]).fresh().is_some());
+    assert_eq!(tries, 2);
+}
+
+/// The pages of a slot may go as soon as nobody needs them: an error counts only for a frame that is still there.
+#[test]
+fn a_slot_that_was_left_is_not_an_error() {
+    let (linux, mut region) = guest();
+    let ram = &linux.guest.ram;
+    let page = linux.region.base.wrapping_add(abi::slot_offset(1).unwrap());
+    let entry = linux.guest.entry_at(linux.region.space, Level::Pt, page).unwrap();
+    let mut once = false;
+    let leaving = Hooked::new(ram, |event: ReadEvent| {
+        if event.gpa == entry && !once {
+            once = true;
+            linux.region.set(ram, Field::SEQ_1, 101);
+            linux.region.set(ram, Field::LATEST, 0);
+            linux.guest.unmap(linux.region.space, page);
+        }
+    });
+    assert_eq!(sample(&mut region, &leaving, &mut [0; FRAME]).fresh().unwrap().desc.frame_id, 4);
+    assert!(once);
 }
 
 #[test]

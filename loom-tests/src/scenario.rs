@@ -283,6 +283,8 @@ pub fn liveness(outcomes: &Outcomes, faults: Faults) {
                 assert!(now.heartbeat > before.heartbeat && now.run_epoch == before.run_epoch);
                 // The third beat is the new session's: it proves nothing of the old one.
                 assert!(!(now.heartbeat == 3 && now.run_epoch == 1), "a beat of the new session under the old epoch");
+                // And the second was the old session's: a producer that ended before the third is not alive.
+                assert!(now.run_epoch == 1 || now.heartbeat == 3, "a beat of the old session under the new epoch");
                 outcomes.note(format_args!("alive"));
             }
             Liveness::Still(now) => {
