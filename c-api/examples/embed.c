@@ -7,7 +7,7 @@
  *   --kcr3 N                a root of the guest's kernel; without it, one is looked for
  *   --out FILE              stores the frame's bytes
  *
- * Prints the region, the frame, and the FNV-1a checksum of the frame's bytes. Exit status: 0 a frame was taken, 1 usage, 2 no
+ * Prints the region, the frame, and the frame's checksum as the reference producer's --report has it. Exit status: 0 a frame was taken, 1 usage, 2 no
  * memory or no kernel, 3 no live region, 4 no frame.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -113,6 +113,24 @@ static vgpup_region* find_live(vmie_win32* v)
     return NULL;
 }
 
+/* FNV-1a over little-endian 8-byte words; a frame's size is a multiple of 4. */
+static uint64_t checksum(const uint8_t* bytes, size_t len)
+{
+    uint64_t sum = 0xcbf29ce484222325u;
+    size_t at = 0;
+    for (; len - at >= 8; at += 8) {
+        uint64_t word = 0;
+        for (int i = 7; i >= 0; i--) {
+            word = word << 8 | bytes[at + (size_t)i];
+        }
+        sum = (sum ^ word) * 0x100000001b3u;
+    }
+    for (; at < len; at++) {
+        sum = (sum ^ bytes[at]) * 0x100000001b3u;
+    }
+    return sum;
+}
+
 static int take_frame(vgpup_region* r, vmie_mem* m, const char* out)
 {
     static uint8_t buf[VGPU_SLOT_STRIDE];
@@ -126,12 +144,8 @@ static int take_frame(vgpup_region* r, vmie_mem* m, const char* out)
             wait_ms(20);
             continue;
         }
-        uint64_t sum = 0xcbf29ce484222325u;
-        for (size_t i = 0; i < fi.bytes; i++) {
-            sum = (sum ^ buf[i]) * 0x100000001b3u;
-        }
-        printf("frame id=%" PRIu64 " width=%u height=%u bytes=%zu fnv1a=%016" PRIx64 "\n", fi.desc.frame_id,
-               fi.desc.width, fi.desc.height, fi.bytes, sum);
+        printf("frame id=%" PRIu64 " checksum=0x%016" PRIx64 " width=%u height=%u bytes=%zu\n", fi.desc.frame_id,
+               checksum(buf, fi.bytes), fi.desc.width, fi.desc.height, fi.bytes);
         if (out != NULL) {
             FILE* file = fopen(out, "wb");
             if (file == NULL || fwrite(buf, 1, fi.bytes, file) != fi.bytes || fclose(file) != 0) {

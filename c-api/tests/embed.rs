@@ -4,6 +4,7 @@ mod common;
 
 use common::{Dir, LiveGuest, command, program, run, shared_library};
 use vgpu_perception::PagingMode;
+use vgpu_perception_testkit::Placement;
 use vgpu_perception_testkit::linux::LinuxOptions;
 
 fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
@@ -25,7 +26,7 @@ fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
             let region = &guest.linux.region;
             let (cr3, gva) = (region.space.root.get(), region.base.get());
             assert!(text.contains(&format!("region cr3={cr3:#x} gva={gva:#x} alive=1\n")), "{kind}: {text}");
-            assert!(text.contains(&format!("fnv1a={:016x}\n", guest.checksum())), "{kind}: {text}");
+            assert!(text.contains(&format!("frame id=5 checksum={:#018x} ", guest.checksum())), "{kind}: {text}");
             assert!(text.contains("cursor x=17 y=-5 visible=1 id=1\n"), "{kind}: {text}");
             assert_eq!(std::fs::read(&frame).unwrap(), region.image.pixels(region.image.frames));
         }
@@ -34,7 +35,7 @@ fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
 
 /// A callback cannot tell the holes of its file: a search reads every page, so the guest is a small one.
 fn small() -> LinuxOptions {
-    LinuxOptions { ram: 2 << 30, processes: 6, ..LinuxOptions::default() }
+    LinuxOptions { ram: 1280 << 20, processes: 4, placement: Placement::Fragments64K, ..LinuxOptions::default() }
 }
 
 #[test]

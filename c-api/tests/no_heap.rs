@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Dir, LiveGuest, WARNINGS, command, compiler, root, run};
+use vgpu_perception_testkit::Placement;
 use vgpu_perception_testkit::linux::LinuxOptions;
 
 /// Builds it as an embedder does.
@@ -58,7 +59,10 @@ fn it_needs_mem_functions_alone_and_runs_without_a_c_library() {
         .arg(&archive)
         .arg("-o")
         .arg(&program));
-    let guest = LiveGuest::new(&dir, LinuxOptions { ram: 2 << 30, processes: 6, ..LinuxOptions::default() });
+    let guest = LiveGuest::new(
+        &dir,
+        LinuxOptions { ram: 1280 << 20, processes: 4, placement: Placement::Fragments64K, ..LinuxOptions::default() },
+    );
     let output = run(&mut command(&program, guest.test_args()));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "without a heap\n");
 }

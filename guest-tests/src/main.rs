@@ -8,6 +8,7 @@
 //! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
 //! | `chaos` * | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure; for five minutes, or `VGPU_GUEST_SECONDS` |
 //! | `soak` * | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
+//! | `embed` | `pc`: the program `VGPU_EMBED` (C, see `c-api/examples/embed.c`) takes frames whose checksums the producer prints too |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
 //!
 //! Without arguments `chaos` and `soak` are cut short. Lines that begin with `figure:` are what was measured.
@@ -37,6 +38,7 @@ const SCENARIOS: &[Scenario] = &[
     ("translations", Usual::Yes, |_| scenario::translations::run()),
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("soak", Usual::Yes, scenario::soak::run),
+    ("embed", Usual::No, |_| scenario::embed::run()),
     ("boot", Usual::No, |_| scenario::hold::run()),
 ];
 

@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use vgpu_perception_producer::pattern;
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, FileSegment};
 
@@ -143,13 +144,10 @@ impl LiveGuest {
         args
     }
 
-    /// FNV-1a of the frame that the region shows.
+    /// The checksum of the frame that the region shows.
     pub(crate) fn checksum(&self) -> u64 {
         let image = self.linux.region.image;
-        image
-            .pixels(image.frames)
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+        pattern::checksum(&image.pixels(image.frames))
     }
 }
 

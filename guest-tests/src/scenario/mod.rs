@@ -1,6 +1,7 @@
 //! What is done with a guest.
 
 pub(crate) mod chaos;
+pub(crate) mod embed;
 pub(crate) mod hold;
 pub(crate) mod life;
 pub(crate) mod soak;
