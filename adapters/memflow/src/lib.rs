@@ -221,3 +221,8 @@ impl fmt::Display for ExtentError {
 }
 
 impl core::error::Error for ExtentError {}
+
+/// The Rust programs of the handbook, compiled: this crate has all of their dependencies for it.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct Handbook;

@@ -81,14 +81,19 @@ pub(crate) fn run(command: &mut Command) -> Output {
 
 /// Compiles `source` of this package against the headers and the shared library.
 pub(crate) fn program(dir: &Dir, source: &str) -> PathBuf {
-    let to = dir.join(Path::new(source).file_stem().unwrap().to_str().unwrap());
+    compile(dir, &root().join(source))
+}
+
+/// Compiles `source` against the headers and the shared library in `dir`.
+pub(crate) fn compile(dir: &Dir, source: &Path) -> PathBuf {
+    let to = dir.0.join(source.file_stem().unwrap());
     run(Command::new(compiler())
         .args(WARNINGS)
         .args(words("VGPU_TEST_CFLAGS"))
         .arg("-g")
         .arg("-I")
         .arg(root().join("include"))
-        .arg(root().join(source))
+        .arg(source)
         .arg("-o")
         .arg(&to)
         .arg("-L")
