@@ -23,93 +23,93 @@ LINES = "core/src/region/lines.rs"
 LIVENESS = "core/src/region/liveness.rs"
 WALK = "core/src/paging/walk.rs"
 
-# Name, test that has to fail, and the replacements in one or more files.
+# Name, file of tests, the test of it that has to fail, and the replacements in one or more files.
 MUTATIONS = [
-    ("second look at the number removed", LOOM, [
+    ("second look at the number removed", LOOM, "the_cursor_moves_during_a_read", [
         (SEQLOCK, "Ok(self.mem.load_u32(self.at)? == self.seq)", "Ok(self.mem.load_u32(self.at).is_ok())"),
     ]),
-    ("second look asks only whether the number is even", LOOM, [
+    ("second look asks only whether the number is even", LOOM, "the_cursor_moves_during_a_read", [
         (SEQLOCK, "Ok(self.mem.load_u32(self.at)? == self.seq)", "Ok(self.mem.load_u32(self.at)? & 1 == 0)"),
     ]),
-    ("odd numbers accepted", LOOM, [
+    ("odd numbers accepted", LOOM, "the_cursor_moves_during_a_read", [
         (SEQLOCK, "Ok(if seq & 1 == 0 {", "Ok(if seq & 1 == 0 || seq & 1 == 1 {"),
     ]),
-    ("fence after the first look removed", LOOM, [
+    ("fence after the first look removed", LOOM, "the_geometry_changes_during_a_read", [
         (SEQLOCK, "let seq = mem.load_u32(at)?;\n        mem.fence_acquire();", "let seq = mem.load_u32(at)?;"),
     ]),
-    ("fence before the second look removed", LOOM, [
+    ("fence before the second look removed", LOOM, "the_geometry_changes_during_a_read", [
         (SEQLOCK, "self.mem.fence_acquire();\n        Ok(", "Ok("),
     ]),
-    ("fence after the first look moved ahead of it", LOOM, [
+    ("fence after the first look moved ahead of it", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
         (SEQLOCK, "let seq = mem.load_u32(at)?;\n        mem.fence_acquire();", "mem.fence_acquire();\n        let seq = mem.load_u32(at)?;"),
     ]),
-    ("fence before the second look moved behind it", LOOM, [
+    ("fence before the second look moved behind it", LOOM, "the_geometry_changes_during_a_read", [
         (SEQLOCK, "self.mem.fence_acquire();\n        Ok(self.mem.load_u32(self.at)? == self.seq)",
          "let seq = self.mem.load_u32(self.at)?;\n        self.mem.fence_acquire();\n        Ok(seq == self.seq)"),
     ]),
-    ("line: verdict of the second look dropped", LOOM, [
+    ("line: verdict of the second look dropped", LOOM, "the_geometry_changes_during_a_read", [
         (LINES, "Ok(if section.is_unchanged()? {", "Ok(if section.is_unchanged().is_ok() {"),
     ]),
-    ("frame: verdict of the second look dropped", LOOM, [
+    ("frame: verdict of the second look dropped", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
         (FRAME, "(false, _) => Try::Again(Skip::Torn { seq }),\n                (true, true) => Try::Again(Skip::Moved),\n                (true, false) =>",
          "(_, true) => Try::Again(Skip::Torn { seq }),\n                (_, false) =>"),
     ]),
-    ("frame: second look made before the copy", LOOM, [
+    ("frame: second look made before the copy", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
         (FRAME, "            let moved = match region.deliver_slot",
          "            let early = seen.section.is_unchanged();\n            let moved = match region.deliver_slot"),
         (FRAME, "let unchanged = seen.section.is_unchanged().map_err", "let unchanged = early.map_err"),
     ]),
-    ("fence before the entries are read again removed", LOOM, [
+    ("fence before the entries are read again removed", LOOM, "the_page_moves_during_a_read", [
         (REGION, "mem.fence_acquire();\n        let holds", "let holds"),
     ]),
-    ("entries not read again", LOOM, [
+    ("entries not read again", LOOM, "the_page_moves_during_a_read", [
         (REGION, "page.trail.still_holds(mem).unwrap_or(false)", "page.trail.still_holds(mem).is_ok()"),
     ]),
-    ("second look at the epoch removed", LOOM, [
+    ("second look at the epoch removed", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "Ok(if after == run_epoch {", "Ok(if after == run_epoch || after != run_epoch {"),
     ]),
-    ("fence after the heartbeat removed", LOOM, [
+    ("fence after the heartbeat removed", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "HEARTBEAT))?;\n    mem.fence_acquire();", "HEARTBEAT))?;"),
     ]),
-    ("fence after the epoch removed", LOOM, [
+    ("fence after the epoch removed", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "RUN_EPOCH))?;\n    mem.fence_acquire();", "RUN_EPOCH))?;"),
     ]),
-    ("sessions not compared", LOOM, [
+    ("sessions not compared", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "if self.run_epoch != before.run_epoch {", "if self.run_epoch != before.run_epoch && ahead == 0 {"),
     ]),
-    ("a heartbeat that went back is alive", SNAPSHOTS, [
+    ("a heartbeat that went back is alive", SNAPSHOTS, "liveness_needs_the_same_session", [
         (LIVENESS, "ahead != 0 && ahead < 1 << 63", "ahead != 0"),
     ]),
-    ("only the last entry of a trail counts", SNAPSHOTS, [
+    ("only the last entry of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
         (WALK, "same &= entry.same_mapping", "same = entry.same_mapping"),
     ]),
-    ("a page that moved is kept", SNAPSHOTS, [
+    ("a page that moved is kept", SNAPSHOTS, "a_page_that_is_remapped_between_calls_gives_the_new_bytes", [
         (REGION, "if !holds {\n            self.page = None;", "if !holds {\n            self.page = Some(*page);"),
     ]),
-    ("frame: a page that moved is not minded", SNAPSHOTS, [
+    ("frame: a page that moved is not minded", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (FRAME, "(true, true) => Try::Again(Skip::Moved),\n                (true, false) =>", "(true, _) =>"),
     ]),
-    ("the same frame taken twice", SNAPSHOTS, [
+    ("the same frame taken twice", SNAPSHOTS, "a_frame_is_taken_once_and_whole", [
         (FRAME, "if frame_id == last {", "if frame_id == last && last == 0 {"),
     ]),
-    ("verdict on a descriptor without a second look", SNAPSHOTS, [
+    ("verdict on a descriptor without a second look", SNAPSHOTS, "a_half_written_descriptor_is_no_lie", [
         (FRAME, "Err(_) if !section.is_unchanged()? =>", "Err(_) if section.is_unchanged().is_err() =>"),
     ]),
-    ("error of a frame without a second look", SNAPSHOTS, [
+    ("error of a frame without a second look", SNAPSHOTS, "a_slot_that_was_left_is_not_an_error", [
         (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                    Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
     ]),
-    ("frame's pages not translated again", SNAPSHOTS, [
+    ("frame's pages not translated again", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (FRAME, "if again != Ok(len) || scratch.runs != scratch.check {", "if again.is_err() {"),
     ]),
-    ("older frames taken", SNAPSHOTS, [
+    ("older frames taken", SNAPSHOTS, "missed_frames_are_counted_and_older_ones_are_not_taken", [
         (FRAME, "if frame_id < last {", "if frame_id < last && last == 0 {"),
     ]),
-    ("descriptor not checked", SNAPSHOTS, [
+    ("descriptor not checked", SNAPSHOTS, "lies_are_skipped_with_the_value", [
         (FRAME,
          "let needed = check_desc(desc).map_err(|fault| Skip::BadDescriptor { slot, fault })?;",
          "let needed = check_desc(desc).unwrap_or_else(|_| u64::from(slot));"),
     ]),
-    ("tries start from the same slot, not from latest", SNAPSHOTS, [
+    ("tries start from the same slot, not from latest", SNAPSHOTS, "tries_are_bounded_and_start_from_latest", [
         (FRAME, "let sample = self.attempt(", "let pinned = core::cell::Cell::new(None::<u32>);\n        let sample = self.attempt("),
         (FRAME, "region.look_at_latest(mem, page, capacity)", "region.look_at_latest(mem, page, capacity, &pinned)"),
         (FRAME, "        capacity: u64,\n    ) -> Result<Try<Seen", "        capacity: u64,\n        pinned: &core::cell::Cell<Option<u32>>,\n    ) -> Result<Try<Seen"),
@@ -125,6 +125,7 @@ def run(tree, test):
         **os.environ,
         "CARGO_TARGET_DIR": str(ROOT / "target" / "mutants"),
         "RUSTFLAGS": "-A warnings",
+        "CARGO_PROFILE_DEV_DEBUG": "0",
         # The model checker's stacks are too small to walk: a backtrace from one never ends.
         "RUST_BACKTRACE": "0",
     })
@@ -147,7 +148,7 @@ def main():
             clean = run(tree, test)
             if clean.returncode != 0:
                 sys.exit(f"{' '.join(test)} fails before any mutation:\n{clean.stdout[-3000:]}{clean.stderr[-3000:]}")
-        for name, test, replacements in chosen:
+        for name, file_of_tests, named, replacements in chosen:
             originals = {}
             for file, old, new in replacements:
                 path = tree / file
@@ -156,14 +157,12 @@ def main():
                 if text.count(old) != 1:
                     sys.exit(f"mutation '{name}': {file} has its text {text.count(old)} times, not once:\n{old}")
                 path.write_text(text.replace(old, new))
-            result = run(tree, test)
+            result = run(tree, [*file_of_tests, "--", "--exact", named])
             output = result.stdout + result.stderr
             if "could not compile" in output:
                 sys.exit(f"mutation '{name}' does not compile:\n{output[-3000:]}")
             caught = result.returncode != 0
-            by = [line.split()[1] for line in output.splitlines() if line.endswith("... FAILED")]
-            by = by or [line.strip() for line in output.splitlines() if line.startswith("    ") and " " not in line.strip()]
-            print(f"{'caught' if caught else 'SURVIVED'}: source: {name} by {', '.join(sorted(set(by))) or test[-1]}", flush=True)
+            print(f"{'caught' if caught else 'SURVIVED'}: source: {name} by {named}", flush=True)
             if not caught:
                 survivors.append(name)
             for path, text in originals.items():
