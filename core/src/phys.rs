@@ -106,6 +106,15 @@ pub trait PhysRead {
     /// [`PhysError`] where the backend cannot tell.
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError>;
 
+    /// Whether the 4 KiB page at `page` is RAM that holds data: asked before reading what only a guest's word vouches for.
+    ///
+    /// The provided method asks [`next_extent`](Self::next_extent); a backend for which the end of an extent is dear to
+    /// find overrides it.
+    fn holds_page(&self, page: Gpa) -> bool {
+        self.next_extent(page)
+            .is_ok_and(|extent| extent.is_some_and(|extent| extent.start == page && extent.len >= crate::PAGE_BYTES))
+    }
+
     /// A raw view of mapped guest memory, for backends that have one: see [`Window`].
     #[inline]
     fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
@@ -150,6 +159,10 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
         (**self).next_extent(from)
     }
     #[inline]
+    fn holds_page(&self, page: Gpa) -> bool {
+        (**self).holds_page(page)
+    }
+    #[inline]
     fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
         (**self).window(gpa, len)
     }
@@ -157,12 +170,6 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     fn prefetch(&self, gpa: Gpa) {
         (**self).prefetch(gpa);
     }
-}
-
-/// Whether the 4 KiB page at `page` is RAM that holds data: asked before reading what only a guest's word vouches for.
-pub(crate) fn holds_page<M: PhysRead>(mem: &M, page: Gpa) -> bool {
-    mem.next_extent(page)
-        .is_ok_and(|extent| extent.is_some_and(|extent| extent.start == page && extent.len >= crate::PAGE_BYTES))
 }
 
 /// A range that is contiguous in guest physical memory.

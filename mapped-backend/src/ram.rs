@@ -276,6 +276,17 @@ impl PhysRead for GuestRam {
         Ok(None)
     }
 
+    /// One question to the file; where its data ends, which `next_extent` says, takes the kernel a look at every page.
+    fn holds_page(&self, page: Gpa) -> bool {
+        let gpa = page.get();
+        self.map.segments().iter().any(|segment| {
+            let skip = gpa.wrapping_sub(segment.gpa.get());
+            // Segments are whole pages.
+            skip < segment.len
+                && self.files.get(segment.file).is_some_and(|file| file.has_data_at(segment.offset + skip))
+        })
+    }
+
     #[inline]
     fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
         self.space.window(gpa.get(), len)

@@ -12,13 +12,17 @@
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, PageWalker, PagingMode, Pte};
-use crate::phys::{Extent, PhysError, PhysRead, holds_page};
+use crate::phys::{Extent, PhysError, PhysRead};
 use crate::process::{Process, ProcessSource, Step};
 
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 /// The first entry of the kernel half.
 const KERNEL: u64 = 256;
+/// Entries of a cache line.
+const LINE: usize = 8;
+/// Where the last line of a table starts.
+const LAST_LINE: u64 = PAGE_BYTES - 64;
 /// Entries read at a time.
 const BLOCK: u64 = 64;
 
@@ -55,6 +59,28 @@ fn entries<M: PhysRead>(
 /// Whether an entry could stand in a top table: absent, or a pointer to a table.
 fn fits_top(entry: Pte, phys_bits: u32) -> bool {
     !entry.is_present() || entry.reserved_bits(Level::Pml4, phys_bits) == 0
+}
+
+/// The last entry of a page, where it is present and the line that it stands in could be a top table's.
+#[inline]
+fn last_of_line<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> Option<Pte> {
+    let mut line = [0_u64; LINE];
+    // A page that is gone again is no root.
+    mem.load_words(page.wrapping_add(LAST_LINE), &mut line).ok()?;
+    let last = line.last().map(|word| Pte::new(*word)).filter(|last| last.is_present())?;
+    line.iter().all(|word| fits_top(Pte::new(*word), phys_bits)).then_some(last)
+}
+
+/// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables or are
+/// pages of 1 GiB.
+fn leads_on<M: PhysRead>(mem: &M, table: Gpa, phys_bits: u32) -> bool {
+    let mut line = [0_u64; LINE];
+    mem.holds_page(table)
+        && mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
+        && line.iter().all(|word| {
+            let entry = Pte::new(*word);
+            !entry.is_present() || entry.reserved_bits(Level::Pdpt, phys_bits) == 0
+        })
 }
 
 /// How a root's kernel half compares with a reference's.
@@ -210,7 +236,7 @@ impl SharedHalf {
         let mut kernel = 0_u32;
         let mut bad = None;
         entries(mem, table, 0, |index, entry| {
-            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !holds_page(mem, entry.table())) {
+            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !mem.holds_page(entry.table())) {
                 bad = Some((index, entry));
                 return false;
             }
@@ -412,8 +438,10 @@ impl<'s> Agreement<'s> {
                 return Ok(false);
             }
             let Some(page) = self.pages.advance(mem)? else { return Ok(true) };
-            let Ok(last) = entry(mem, page, ENTRIES.wrapping_sub(1)) else { continue };
-            if !last.is_present() || !fits_top(last, self.template.phys_bits) || last.table().get() == 0 {
+            let phys_bits = self.template.phys_bits;
+            let Some(last) = last_of_line(mem, page, phys_bits) else { continue };
+            // A page table full of pages passes for a top table up to here: what its last entry leads to does not.
+            if last.table().get() == 0 || !leads_on(mem, last.table(), phys_bits) {
                 continue;
             }
             budget.spend(ENTRIES);
@@ -445,7 +473,7 @@ impl<'s> Agreement<'s> {
                 return true;
             }
             // What is not data is not read: a pointer into a hole of the file would allocate it.
-            if !holds_page(mem, entry.table()) {
+            if !mem.holds_page(entry.table()) {
                 return false;
             }
             table = entry.table();

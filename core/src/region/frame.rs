@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use super::lines::load_wire;
+use super::lines::{load_line, wire};
 use super::{Part, ReadError, Region, Sample, Skip, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
@@ -135,21 +135,7 @@ impl<R: AbsentResolver> Region<R> {
                 Ok(Try::Again(why)) => return Ok(Try::Again(why)),
                 Err(error) => return Err(ReadError::in_page(region.base, error)),
             };
-            let moved = match region.deliver_slot(mem, scratch, &seen, &mut deliver) {
-                Ok(moved) => moved,
-                // An error counts only if the frame was still the one that was looked for.
-                Err(error) => match seen.section.is_unchanged() {
-                    Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),
-                    Ok(true) | Err(_) => return Err(error),
-                },
-            };
-            let seq = seen.section.seq();
-            let unchanged = seen.section.is_unchanged().map_err(|error| ReadError::in_page(region.base, error))?;
-            Ok(match (unchanged, moved) {
-                (false, _) => Try::Again(Skip::Torn { seq }),
-                (true, true) => Try::Again(Skip::Moved),
-                (true, false) => Try::Fresh((seen.desc, seen.bytes)),
-            })
+            region.take_seen(mem, scratch, &seen, &mut deliver)
         })?;
         Ok(match sample {
             Sample::Skip(skip) => Sample::Skip(skip),
@@ -161,7 +147,35 @@ impl<R: AbsentResolver> Region<R> {
         })
     }
 
+    /// Delivers the bytes of a frame that was seen, and says whether they are one frame. Apart from the polls that find
+    /// nothing, which are many.
+    #[inline(never)]
+    fn take_seen<M: PhysRead>(
+        &self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        seen: &Seen<'_, M>,
+        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+    ) -> Result<Try<(FrameDesc, u64)>, ReadError> {
+        let moved = match self.deliver_slot(mem, scratch, seen, deliver) {
+            Ok(moved) => moved,
+            // An error counts only if the frame was still the one that was looked for.
+            Err(error) => match seen.section.is_unchanged() {
+                Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),
+                Ok(true) | Err(_) => return Err(error),
+            },
+        };
+        let seq = seen.section.seq();
+        let unchanged = seen.section.is_unchanged().map_err(|error| ReadError::in_page(self.base, error))?;
+        Ok(match (unchanged, moved) {
+            (false, _) => Try::Again(Skip::Torn { seq }),
+            (true, true) => Try::Again(Skip::Moved),
+            (true, false) => Try::Fresh((seen.desc, seen.bytes)),
+        })
+    }
+
     /// From `latest` to a descriptor that is worth following. A verdict is given only on a stable window.
+    #[inline(always)]
     fn look_at_latest<'m, M: PhysRead>(
         &self,
         mem: &'m M,
@@ -181,7 +195,8 @@ impl<R: AbsentResolver> Region<R> {
             Begin::Open(section) => section,
             Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
         };
-        let desc: Desc = load_wire::<M, _, 4>(mem, page.wrapping_add(desc_at))?;
+        let words = load_line::<M, 4>(mem, page.wrapping_add(desc_at))?;
+        let desc: Desc = wire(&words);
         match self.judge(&desc, slot, capacity) {
             Ok(bytes) => {
                 let desc = FrameDesc {

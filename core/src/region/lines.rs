@@ -79,18 +79,30 @@ pub struct StatusShot {
 }
 
 /// Loads `WORDS` aligned words at `gpa` as the start of a wire struct; what lies beyond them stays zero.
-#[inline]
+#[inline(always)]
 pub(crate) fn load_wire<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
     mem: &M,
     gpa: Gpa,
 ) -> Result<T, PhysError> {
+    load_line::<M, WORDS>(mem, gpa).map(|words| wire(&words))
+}
+
+#[inline(always)]
+pub(super) fn load_line<M: PhysRead, const WORDS: usize>(mem: &M, gpa: Gpa) -> Result<[u64; WORDS], PhysError> {
     let mut words = [0_u64; WORDS];
     mem.load_words(gpa, &mut words)?;
+    Ok(words)
+}
+
+/// The fields of words. Words travel as words up to here: a wire struct that is moved about is moved in pieces that are
+/// not those it was stored in, and then every load waits for stores.
+#[inline(always)]
+pub(super) fn wire<T: FromBytes + IntoBytes>(words: &[u64]) -> T {
     let mut wire = T::new_zeroed();
-    for (to, word) in wire.as_mut_bytes().chunks_exact_mut(8).zip(&words) {
+    for (to, word) in wire.as_mut_bytes().chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());
     }
-    Ok(wire)
+    wire
 }
 
 impl<R: AbsentResolver> Region<R> {
@@ -152,8 +164,9 @@ impl<R: AbsentResolver> Region<R> {
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusShot>, ReadError> {
         let sample = self.attempt(mem, |region, page| {
-            let line: abi::Status = load_wire::<M, _, 6>(mem, page.wrapping_add(producer::STATUS))
+            let words = load_line::<M, 6>(mem, page.wrapping_add(producer::STATUS))
                 .map_err(|error| ReadError::in_page(region.base, error))?;
+            let line: abi::Status = wire(&words);
             Ok(Try::Fresh(StatusShot {
                 heartbeat: line.heartbeat.get(),
                 run_epoch: line.run_epoch.get(),
@@ -174,7 +187,7 @@ impl<R: AbsentResolver> Region<R> {
     }
 
     /// Reads a line that starts with its sequence number.
-    #[inline]
+    #[inline(always)]
     fn read_line<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize, S>(
         &mut self,
         mem: &M,
@@ -182,29 +195,23 @@ impl<R: AbsentResolver> Region<R> {
         decode: impl Fn(u32, &T) -> S,
     ) -> Result<Sample<S>, ReadError> {
         self.attempt(mem, |region, page| {
-            let at = page.wrapping_add(offset);
-            line_once::<M, T, WORDS>(mem, at)
-                .map(|got| match got {
-                    Ok((seq, line)) => Try::Fresh(decode(seq, &line)),
-                    Err(why) => Try::Again(why),
+            let once = || {
+                let at = page.wrapping_add(offset);
+                let section = match ReadSection::begin(mem, at)? {
+                    Begin::Open(section) => section,
+                    Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
+                };
+                let words = load_line::<M, WORDS>(mem, at)?;
+                let seq = section.seq();
+                Ok(if section.is_unchanged()? {
+                    Try::Fresh(decode(seq, &wire(&words)))
+                } else {
+                    Try::Again(Skip::Torn { seq })
                 })
-                .map_err(|error| ReadError::in_page(region.base, error))
+            };
+            once().map_err(|error| ReadError::in_page(region.base, error))
         })
     }
-}
-
-#[inline]
-fn line_once<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize>(
-    mem: &M,
-    at: Gpa,
-) -> Result<Result<(u32, T), Skip>, PhysError> {
-    let section = match ReadSection::begin(mem, at)? {
-        Begin::Open(section) => section,
-        Begin::Busy { seq } => return Ok(Err(Skip::Busy { seq })),
-    };
-    let line = load_wire::<M, T, WORDS>(mem, at)?;
-    let seq = section.seq();
-    Ok(if section.is_unchanged()? { Ok((seq, line)) } else { Err(Skip::Torn { seq }) })
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]

@@ -245,31 +245,24 @@ impl<R: AbsentResolver> Region<R> {
         self.base.wrapping_add(offset)
     }
 
-    #[inline]
-    fn locate<M: PhysRead>(&mut self, mem: &M) -> Result<PageAt, ReadError> {
-        match self.page {
-            Some(page) => Ok(page),
-            None => self.walk_to_page(mem),
-        }
-    }
-
     #[cold]
-    fn walk_to_page<M: PhysRead>(&mut self, mem: &M) -> Result<PageAt, ReadError> {
+    #[inline(never)]
+    fn walk_to_page<M: PhysRead>(&mut self, mem: &M) -> Result<Gpa, ReadError> {
         let at = self.gva(abi::PRODUCER_OFFSET);
         let (found, trail) =
             self.walker(mem).translate_with_trail(at).map_err(|error| ReadError { part: Part::ProducerPage, error })?;
-        let page = PageAt { gpa: found.gpa, trail };
-        self.page = Some(page);
-        Ok(page)
+        self.page = Some(PageAt { gpa: found.gpa, trail });
+        Ok(found.gpa)
     }
 
-    /// Whether `page` is still where the region's first page lies. What was read from it is void if not.
-    #[inline]
-    fn is_still_at<M: PhysRead>(&mut self, mem: &M, page: &PageAt) -> bool {
+    /// Whether the region's first page still lies at `gpa`. What was read from there is void if not.
+    #[inline(always)]
+    fn is_still_at<M: PhysRead>(&mut self, mem: &M, gpa: Gpa) -> bool {
         mem.fence_acquire();
-        let holds = page.trail.still_holds(mem).unwrap_or(false)
+        let Some(page) = &self.page else { return false };
+        let holds = page.trail.still_holds(mem) == Ok(true)
             // A page that was found through an absent entry is decided by more than the entries: walk again.
-            && (page.trail.is_complete() || self.walk_to_page(mem).is_ok_and(|now| now.gpa == page.gpa));
+            && (page.trail.is_complete() || self.walk_to_page(mem) == Ok(gpa));
         if !holds {
             self.page = None;
         }
@@ -278,7 +271,7 @@ impl<R: AbsentResolver> Region<R> {
 
     /// Tries a snapshot of the producer page up to [`ATTEMPTS`] times; each try ends with the check that the page did not
     /// move, and counts for nothing if it did.
-    #[inline]
+    #[inline(always)]
     fn attempt<M: PhysRead, T>(
         &mut self,
         mem: &M,
@@ -286,9 +279,12 @@ impl<R: AbsentResolver> Region<R> {
     ) -> Result<Sample<T>, ReadError> {
         let mut reason = Skip::Moved;
         for _ in 0..ATTEMPTS {
-            let page = self.locate(mem)?;
-            let got = once(self, page.gpa);
-            if !self.is_still_at(mem, &page) {
+            let page = match &self.page {
+                Some(page) => page.gpa,
+                None => self.walk_to_page(mem)?,
+            };
+            let got = once(self, page);
+            if !self.is_still_at(mem, page) {
                 reason = Skip::Moved;
                 continue;
             }

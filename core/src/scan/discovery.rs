@@ -20,12 +20,14 @@ use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{AbsentResolver, Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Pte, Rights};
-use crate::phys::{Extent, PhysError, PhysRead, PhysRun, holds_page};
+use crate::phys::{Extent, PhysError, PhysRead, PhysRun};
 use crate::process::{Process, ProcessSource, Step};
 use crate::region::Region;
 
 /// Frames that look like producer pages and wait to be looked for in the processes.
 const HITS: usize = 64;
+/// Log2 of the bytes of 64 frames: they are asked for together.
+const GROUP: u32 = PAGE_SHIFT + 6;
 /// Candidates whose place is remembered, so that the second pass does not report them again.
 const REPORTED: usize = 64;
 
@@ -478,7 +480,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     #[cold]
     fn read_unmarked<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
         budget.spend(1);
-        if !holds_page(mem, frame) {
+        if !mem.holds_page(frame) {
             self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
             return;
         }
@@ -549,6 +551,9 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 self.phase = if self.hits.is_empty() { self.after_pass() } else { self.reverse_of(0, None) };
                 return Ok(());
             };
+            if frame.get() >> GROUP != next.get() >> GROUP || next.get() == 0 {
+                self.prefetch_group(mem, frame);
+            }
             next = frame;
             if extent.is_none_or(|extent| frame >= extent.end()) {
                 extent = mem.next_extent(frame)?;
@@ -569,6 +574,17 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 // There is room: the list was not full above.
                 let _ = self.hits.push(frame);
             }
+        }
+    }
+
+    /// Asks for the line of every marked frame of a group: their misses overlap, while each is judged by itself.
+    fn prefetch_group<M: PhysRead>(&self, mem: &M, frame: Gpa) {
+        let first = Gpa::new(frame.get() >> GROUP << GROUP);
+        let mut marked = self.frames.around(first);
+        while marked != 0 {
+            let skip = u64::from(marked.trailing_zeros()) << PAGE_SHIFT;
+            mem.prefetch(first.wrapping_add(skip).wrapping_add(abi::producer::STATUS));
+            marked &= marked.wrapping_sub(1);
         }
     }
 
@@ -676,7 +692,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 }
 
 /// The frame of an entry of a page table, if user mode may write to it; absent entries are given to the resolver.
-#[inline]
+#[inline(always)]
 fn writable_frame<M: PhysRead, R: AbsentResolver>(
     walker: &PageWalker<&M, R>,
     table: &LeafTable,
@@ -685,7 +701,9 @@ fn writable_frame<M: PhysRead, R: AbsentResolver>(
 ) -> Option<Gpa> {
     let entry = Pte::new(word);
     if entry.is_present() {
-        let fits = table.rights.and(entry.rights()).grant(Rights::USER_WRITE)
+        const WRITE: u64 = Pte::PRESENT | Pte::USER | Pte::WRITABLE;
+        let fits = word & WRITE == WRITE
+            && table.rights.grant(Rights::USER_WRITE)
             && entry.reserved_bits(crate::paging::Level::Pt, walker.space().phys_bits) == 0;
         return fits.then(|| entry.frame(PageSize::Size4K));
     }

@@ -48,6 +48,12 @@ impl<'s> FrameSet<'s> {
         None
     }
 
+    /// The frames of the 64 from `from` on, a multiple of 64, that are in the set, as bits.
+    #[inline]
+    pub(super) fn around(&self, from: Gpa) -> u64 {
+        self.words.get(Self::place(from).0).copied().unwrap_or(0)
+    }
+
     pub(super) fn clear(&mut self) {
         self.words.fill(0);
     }
