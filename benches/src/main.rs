@@ -1,0 +1,39 @@
+//! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
+//!
+//! `--quick` takes fewer rounds; `frames`, `small`, `scans` run that part only.
+#![deny(unsafe_code)]
+
+mod frames;
+mod image;
+mod measure;
+mod raw;
+mod scans;
+mod small;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, operation, times] = arguments.as_slice()
+        && command == "count"
+    {
+        return small::count(operation, times.parse().expect("a number of times"));
+    }
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let quick = has("--quick");
+    let parts = ["frames", "small", "scans"];
+    let wanted = |part: &str| has(part) || !parts.iter().any(|part| has(part));
+    let start = std::time::Instant::now();
+    let image = image::build(4 << 30, wanted("scans") || wanted("small"));
+    println!("image built in {:.0} s", start.elapsed().as_secs_f64());
+    let mut goals = measure::Goals::new();
+    if wanted("frames") {
+        frames::run(&image, &mut goals, quick);
+    }
+    if wanted("small") {
+        small::run(&image, &mut goals, quick);
+    }
+    if wanted("scans") {
+        scans::run(&image, &mut goals, quick);
+    }
+    goals.sum_up();
+    println!("took {:.0} s", start.elapsed().as_secs_f64());
+}

@@ -1,0 +1,141 @@
+//! Rounds of interleaved variants, medians, ratios.
+
+use std::time::Instant;
+
+/// A variant: what it is called, and one call of it.
+pub(crate) type Variant<'v> = (&'static str, Box<dyn FnMut(usize) + 'v>);
+
+/// The medians of one table, in nanoseconds a call.
+pub(crate) struct Medians(Vec<(&'static str, f64)>);
+
+impl Medians {
+    /// The median of a row.
+    pub(crate) fn of(&self, name: &str) -> f64 {
+        self.0.iter().find(|(row, _)| *row == name).map_or(f64::NAN, |(_, median)| *median)
+    }
+
+    /// Adds a row that was measured elsewhere.
+    pub(crate) fn push(&mut self, name: &'static str, median: f64) {
+        self.0.push((name, median));
+    }
+
+    /// The rows.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.0.iter().copied()
+    }
+
+    /// No rows yet.
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// Runs `rounds` rounds; in each, every variant once, in an order that changes, with one untimed call before `calls`
+/// timed ones. The argument of a call counts the calls of its variant.
+pub(crate) fn interleave(rounds: usize, calls: usize, mut variants: Vec<Variant<'_>>) -> Medians {
+    let count = variants.len();
+    let mut samples = vec![Vec::with_capacity(rounds * calls); count];
+    let mut turn = vec![0_usize; count];
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..rounds {
+        for last in (1..count).rev() {
+            order.swap(last, below(&mut seed, last as u64 + 1) as usize);
+        }
+        for &index in &order {
+            for call in 0..=calls {
+                let nth = turn[index];
+                turn[index] += 1;
+                let start = Instant::now();
+                (variants[index].1)(nth);
+                let took = start.elapsed().as_nanos() as f64;
+                if call > 0 {
+                    samples[index].push(took);
+                }
+            }
+        }
+    }
+    Medians(variants.iter().zip(&mut samples).map(|((name, _), all)| (*name, median(all))).collect())
+}
+
+/// The middle of some samples.
+pub(crate) fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// A number below `limit`, from a generator that always gives the same ones.
+pub(crate) fn below(seed: &mut u64, limit: u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    ((u128::from(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)) * u128::from(limit)) >> 64) as u64
+}
+
+/// A goal: a ratio and the bound that it has to keep.
+pub(crate) struct Goals {
+    met: usize,
+    missed: Vec<String>,
+}
+
+impl Goals {
+    pub(crate) const fn new() -> Self {
+        Self { met: 0, missed: Vec::new() }
+    }
+
+    /// Prints a ratio beside its bound.
+    pub(crate) fn at_most(&mut self, what: &str, ratio: f64, bound: f64) {
+        let good = ratio <= bound;
+        println!("goal: {what:<66} {ratio:>7.3} <= {bound:<5} {}", if good { "met" } else { "MISSED" });
+        if good {
+            self.met += 1;
+        } else {
+            self.missed.push(format!("{what}: {ratio:.3}, bound {bound}"));
+        }
+    }
+
+    /// The end of the report.
+    pub(crate) fn sum_up(&self) {
+        println!("\n{} goals met, {} missed", self.met, self.missed.len());
+        for missed in &self.missed {
+            println!("missed: {missed}");
+        }
+    }
+}
+
+/// Prints medians in milliseconds, each with its ratio to the row `base`.
+pub(crate) fn print_ms(title: &str, base: &str, columns: &[(&str, &Medians)]) {
+    println!("\n## {title}, ms (ratio to {base})\n");
+    print(base, columns, 1e6);
+}
+
+/// Prints medians in nanoseconds, each with its ratio to the row `base`.
+pub(crate) fn print_ns(title: &str, base: &str, columns: &[(&str, &Medians)]) {
+    println!("\n## {title}, ns (ratio to {base})\n");
+    print(base, columns, 1.0);
+}
+
+fn print(base: &str, columns: &[(&str, &Medians)], unit: f64) {
+    print!("| {:<44} |", "");
+    for (name, _) in columns {
+        print!(" {name:<18} |");
+    }
+    print!("\n| {} |", "-".repeat(44));
+    for _ in columns {
+        print!(" {} |", "-".repeat(18));
+    }
+    println!();
+    let Some((_, first)) = columns.first() else { return };
+    for (row, _) in first.rows() {
+        print!("| {row:<44} |");
+        for (_, medians) in columns {
+            let cell = medians.of(row);
+            if cell.is_nan() {
+                print!(" {:<18} |", "–");
+            } else {
+                print!(" {:<18} |", format!("{:.3} ({:.3})", cell / unit, cell / medians.of(base)));
+            }
+        }
+        println!();
+    }
+}

@@ -1,0 +1,168 @@
+//! The one module with `unsafe`: the writable mapping that plays the guest, and the bare copies that are the limits.
+//!
+//! Nothing here may be held against the library: these functions read a mapping that no guest writes while they run, with
+//! known pointers and no checks, because that is what a limit is.
+
+#![allow(unsafe_code, reason = "the one module of this crate that may")]
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use core::arch::x86_64::{_mm_clflush, _mm_mfence};
+use memflow::architecture::x86::x64;
+use memflow::connector::MappedPhysicalMemory;
+use memflow::mem::MemoryMap;
+use memflow::types::{Address, umem};
+use memmap2::MmapRaw;
+use vm_memory::MmapRegion;
+use x86_64::structures::paging::{OffsetPageTable, PageTable, Translate};
+use x86_64::{PhysAddr, VirtAddr};
+
+/// The guest's own view of its RAM: a writable mapping of the file.
+pub(crate) struct Writer {
+    map: MmapRaw,
+}
+
+impl Writer {
+    /// Makes a file of `bytes` and maps it.
+    pub(crate) fn create(path: &Path, bytes: u64) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        file.set_len(bytes)?;
+        Ok(Self { map: MmapRaw::map_raw(&file)? })
+    }
+
+    fn at(&self, gpa: u64, size: usize) -> *mut u8 {
+        let at = usize::try_from(gpa).expect("an address fits");
+        assert!(at.is_multiple_of(size) && at + size <= self.map.len(), "{gpa:#x} is no word of the guest");
+        self.map.as_mut_ptr().wrapping_add(at)
+    }
+
+    /// Stores a word as a guest would.
+    pub(crate) fn store_u64(&self, gpa: u64, value: u64) {
+        // SAFETY: `at` checked bounds and alignment; every access of this process to the file is a word or a raw copy.
+        unsafe { AtomicU64::from_ptr(self.at(gpa, 8).cast()) }.store(value, Ordering::Relaxed);
+    }
+
+    /// Stores half a word.
+    pub(crate) fn store_u32(&self, gpa: u64, value: u32) {
+        // SAFETY: as in `store_u64`.
+        unsafe { AtomicU32::from_ptr(self.at(gpa, 4).cast()) }.store(value, Ordering::Relaxed);
+    }
+
+    /// Loads a word.
+    pub(crate) fn load_u64(&self, gpa: u64) -> u64 {
+        // SAFETY: as in `store_u64`.
+        unsafe { AtomicU64::from_ptr(self.at(gpa, 8).cast()) }.load(Ordering::Relaxed)
+    }
+}
+
+/// Guest RAM as host memory at a known place: what limits and peers read.
+#[derive(Clone, Copy)]
+pub(crate) struct Host {
+    base: *const u8,
+    len: usize,
+}
+
+impl Host {
+    /// RAM that is mapped at `base` and outlives every use of this value.
+    pub(crate) fn new(window: vgpu_perception::Window<'static>) -> Self {
+        Self { base: window.as_ptr(), len: window.len() }
+    }
+
+    /// The host address of a guest physical one.
+    pub(crate) fn at(&self, gpa: u64) -> *const u8 {
+        let at = usize::try_from(gpa).expect("an address fits");
+        assert!(at < self.len, "{gpa:#x} is outside of the guest");
+        self.base.wrapping_add(at)
+    }
+
+    /// Loads a word without any check: the walks of the naive comparisons.
+    #[inline(always)]
+    pub(crate) fn word(&self, gpa: u64) -> u64 {
+        let at = self.base.wrapping_add(gpa as usize).cast::<u64>();
+        // SAFETY: the benchmark built every table that it follows: addresses lie in the mapping and are multiples of 8.
+        unsafe { at.read_volatile() }
+    }
+
+    /// Loads half a word without any check.
+    #[inline(always)]
+    pub(crate) fn half(&self, gpa: u64) -> u32 {
+        let at = self.base.wrapping_add(gpa as usize).cast::<u32>();
+        // SAFETY: as in `word`.
+        unsafe { at.read_volatile() }
+    }
+
+    /// `x86_64`'s page table over this memory.
+    pub(crate) fn offset_table(&self, root: u64) -> OffsetPageTable<'static> {
+        let table = self.at(root).cast_mut().cast::<PageTable>();
+        // SAFETY: the table stays mapped to the end of the program; only translations are asked for, which do not write.
+        let table = unsafe { &mut *table };
+        // SAFETY: all of the guest's physical memory lies from `base` on, and `root` is a table of the benchmark's making.
+        unsafe { OffsetPageTable::new(table, VirtAddr::new(self.base as u64)) }
+    }
+
+    /// memflow's connector over this memory.
+    pub(crate) fn connector(&self) -> MappedPhysicalMemory<&'static [u8], MemoryMap<&'static [u8]>> {
+        let mut map = MemoryMap::<(Address, umem)>::new();
+        map.push(Address::from(0_u64), (Address::from(self.base as u64), self.len as umem));
+        // SAFETY: the mapping stays to the end of the program, and nobody writes it while memflow reads.
+        unsafe { MappedPhysicalMemory::from_addrmap(map) }
+    }
+
+    /// vm-memory's region over this memory.
+    pub(crate) fn region(&self) -> MmapRegion {
+        let (read, shared) = (1, 1);
+        // SAFETY: the mapping stays to the end of the program and has these rights; the region does not own it.
+        unsafe { MmapRegion::build_raw(self.base.cast_mut(), self.len, read, shared) }.expect("a region")
+    }
+}
+
+/// memflow's translator for the tables at `root`.
+pub(crate) fn memflow_translator(root: u64) -> impl memflow::mem::VirtualTranslate3 {
+    x64::new_translator(Address::from(root))
+}
+
+/// `x86_64`'s translation.
+#[inline(always)]
+pub(crate) fn offset_translate(table: &OffsetPageTable<'_>, gva: u64) -> u64 {
+    table.translate_addr(VirtAddr::new(gva)).map_or(0, PhysAddr::as_u64)
+}
+
+/// The library's `memcpy`, called once for every piece of `step` bytes with its pointer known.
+pub(crate) fn memcpy_pieces(pieces: &[*const u8], step: usize, dst: &mut [u8]) {
+    assert!(pieces.len() * step >= dst.len(), "as many pieces as the buffer has");
+    for (piece, to) in pieces.iter().zip(dst.chunks_mut(step)) {
+        // SAFETY: a piece has `step` mapped bytes, and `to` is at most as long.
+        unsafe { core::ptr::copy_nonoverlapping(*piece, to.as_mut_ptr(), to.len()) };
+    }
+}
+
+/// Reads `len` bytes once, as fast as a sum can.
+pub(crate) fn stream(src: *const u8, len: usize) -> u64 {
+    // SAFETY: the caller measures memory that is mapped, and that nobody writes meanwhile.
+    let bytes = unsafe { core::slice::from_raw_parts(src, len) };
+    consume(bytes)
+}
+
+/// Reads a buffer once.
+pub(crate) fn consume(bytes: &[u8]) -> u64 {
+    let mut sums = [0_u64; 8];
+    for line in bytes.chunks_exact(64) {
+        for (sum, word) in sums.iter_mut().zip(line.chunks_exact(8)) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(word.try_into().expect("eight bytes")));
+        }
+    }
+    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
+}
+
+/// Throws lines out of all caches.
+pub(crate) fn flush(lines: &[*const u8]) {
+    for line in lines {
+        // SAFETY: the line is mapped; the instruction changes no bytes.
+        unsafe { _mm_clflush(*line) };
+    }
+    // SAFETY: a fence.
+    unsafe { _mm_mfence() };
+}
