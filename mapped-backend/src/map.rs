@@ -123,6 +123,9 @@ impl fmt::Display for SegmentMap {
     }
 }
 
+/// The end of what 52 bits of physical address reach.
+const PHYSICAL_END: u64 = 1 << 52;
+
 fn check(segment: &Segment) -> Result<(), MapError> {
     let segment = *segment;
     if segment.len == 0 {
@@ -133,8 +136,8 @@ fn check(segment: &Segment) -> Result<(), MapError> {
             return Err(MapError::NotPages { segment, field, value });
         }
     }
-    // `len` is at least a page, so `len - 1` exists: a segment may end exactly at 2^64.
-    if segment.gpa.checked_add(segment.len - 1).is_none() {
+    // Nothing a page table can name lies above (Intel SDM vol. 3A, 4.1.4), and sums below it never overflow.
+    if segment.gpa.checked_add(segment.len).is_none_or(|end| end.get() > PHYSICAL_END) {
         return Err(MapError::GpaOverflow { segment });
     }
     if segment.offset.checked_add(segment.len).is_none() {
@@ -243,7 +246,7 @@ pub enum MapError {
         /// The value of that field.
         value: u64,
     },
-    /// A segment that reaches past the 64-bit physical address space.
+    /// A segment that reaches past the 52-bit physical address space.
     GpaOverflow {
         /// Which.
         segment: Segment,
@@ -293,7 +296,9 @@ impl fmt::Display for MapError {
             Self::NotPages { segment, field, value } => {
                 write!(f, "segment {segment}: {field} {value:#x} is not a multiple of 4096")
             }
-            Self::GpaOverflow { segment } => write!(f, "segment {segment} reaches past guest physical 2^64"),
+            Self::GpaOverflow { segment } => {
+                write!(f, "segment {segment} reaches past guest physical 2^52, the last that a page table can name")
+            }
             Self::OffsetOverflow { segment } => write!(f, "segment {segment} reaches past 2^64 in its file"),
             Self::Overlap { lower, upper } => {
                 write!(f, "segments {lower} and {upper} overlap in guest physical memory: one of them is wrong")
@@ -387,8 +392,11 @@ mod tests {
         ] {
             assert_eq!(SegmentMap::new([odd]), Err(MapError::NotPages { segment: odd, field, value }));
         }
+        let last = PHYSICAL_END - 0x1000;
+        assert!(SegmentMap::new([segment(last, 0x1000, 0)]).is_ok(), "the last page that can be named");
+        let past = segment(last, 0x2000, 0);
+        assert_eq!(SegmentMap::new([past]), Err(MapError::GpaOverflow { segment: past }));
         let top = 0xffff_ffff_ffff_f000;
-        assert!(SegmentMap::new([segment(top, 0x1000, 0)]).is_ok(), "the last page of the address space");
         let past = segment(top, 0x2000, 0);
         assert_eq!(SegmentMap::new([past]), Err(MapError::GpaOverflow { segment: past }));
         let past = segment(0, 0x1000, top);
