@@ -1,7 +1,8 @@
 //! Where address spaces come from: a source of roots.
 //!
-//! The scan takes any [`ProcessSource`] and does not know which it got: a bounded pass over physical memory that finds the
-//! roots sharing one kernel half, or the process list of an NT kernel.
+//! The scan takes any [`ProcessSource`] and does not know which it got. [`roots`] has the ones that need no operating system:
+//! a bounded pass over physical memory that finds the roots sharing one kernel half. A source that reads a kernel's own
+//! process list can also name its processes.
 
 pub mod roots;
 
