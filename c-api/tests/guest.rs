@@ -24,3 +24,25 @@ fn every_function_works_and_refuses() {
 fn and_with_five_levels_of_tables() {
     whole("guest-5", LinuxOptions { mode: PagingMode::FiveLevel, kpti: true, ..LinuxOptions::default() });
 }
+
+#[test]
+fn any_call_in_any_order_over_a_guest_that_lies() {
+    let dir = Dir::new("hostile");
+    shared_library(&dir);
+    let program = program(&dir, "tests/c/hostile.c");
+    let options = LinuxOptions {
+        ram: 1280 << 20,
+        processes: 4,
+        placement: vgpu_perception_testkit::Placement::Fragments64K,
+        ..LinuxOptions::default()
+    };
+    let guest = LiveGuest::new(&dir, options);
+    // Under valgrind one takes as long as twenty elsewhere.
+    let seeds = if std::env::var_os("VGPU_TEST_RUNNER").is_some() { 1..=1 } else { 1..=4 };
+    for seed in seeds {
+        let mut args = guest.test_args();
+        args.insert(0, seed.to_string());
+        let output = run(&mut command(&program, args));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "survived\n", "seed {seed}");
+    }
+}

@@ -154,6 +154,42 @@ static vgpup_region* live_region(vmie_mem* m, vmie_win32* v, uint64_t cr3)
     return NULL;
 }
 
+/* ---- how much stack the library takes -------------------------------------------------------------------------------- */
+
+enum { STACK_LIMIT = 64 * 1024, STACK_PAINTED = 256 * 1024 };
+static uintptr_t stack_bottom;
+
+static __attribute__((noinline)) void paint_stack(void)
+{
+    volatile unsigned char here[STACK_PAINTED];
+    for (size_t i = 0; i < sizeof here; i++) {
+        here[i] = 0xa5;
+    }
+    /* Only ever compared with the paint. */
+    stack_bottom = (uintptr_t)here;
+}
+
+static __attribute__((noinline)) size_t stack_used(void)
+{
+    size_t untouched = 0;
+    while (untouched < STACK_PAINTED && ((volatile unsigned char*)stack_bottom)[untouched] == 0xa5) {
+        untouched++;
+    }
+    return STACK_PAINTED - untouched;
+}
+
+static void say_number(size_t value)
+{
+    char text[24];
+    size_t at = sizeof text;
+    text[--at] = 0;
+    do {
+        text[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    say(text + at);
+}
+
 static _Noreturn __attribute__((used)) void start(const long* stack)
 {
     int argc = (int)stack[0];
@@ -173,6 +209,7 @@ static _Noreturn __attribute__((used)) void start(const long* stack)
     long ram = call(9, 0, (long)file_len, 1, 1, fd, 0);
     CHECK(ram > 0);
 
+    paint_stack();
     CHECK(vgpux_mem_init(mem_at, sizeof mem_at, read_guest, (void*)ram, segs, VGPUX_MEM_SEGMENTS + 1) == NULL);
     vmie_mem* m = vgpux_mem_init(mem_at, sizeof mem_at, read_guest, (void*)ram, segs, n_segs);
     CHECK(m != NULL);
@@ -217,7 +254,11 @@ static _Noreturn __attribute__((used)) void start(const long* stack)
     m = vgpux_mem_init(mem_at, sizeof mem_at, read_guest, (void*)ram, NULL, 0);
     v = vgpux_win32_init(win32_at, sizeof win32_at, m, 0, scratch, sizeof scratch);
     CHECK(v != NULL && live_region(m, v, cr3) != NULL);
-    say("without a heap\n");
+    size_t used = stack_used();
+    say("without a heap, on ");
+    say_number(used);
+    say(" bytes of stack\n");
+    CHECK(used < STACK_LIMIT);
     leave(0);
 }
 
