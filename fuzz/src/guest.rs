@@ -13,6 +13,15 @@ pub(crate) const fn page(number: u8) -> u64 {
     (1 << 20) + ((number as u64) << 12)
 }
 
+/// As many as the rest of the bytes gives, at most `most`.
+pub(crate) fn rest<'a, T: Arbitrary<'a>>(u: &mut Unstructured<'a>, most: usize) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    while !u.is_empty() && all.len() < most {
+        all.push(u.arbitrary()?);
+    }
+    Ok(all)
+}
+
 /// A word that is written somewhere.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(crate) struct Lie {
@@ -26,7 +35,18 @@ pub(crate) struct Lie {
 enum Value {
     Any(u64),
     Small(u8),
-    Entry { page: u8, bits: u16, high: bool },
+    Entry {
+        page: u8,
+        bits: u16,
+        high: bool,
+    },
+    /// A page of 2 MiB or 1 GiB, its PAT bit as it comes.
+    Large {
+        number: u8,
+        giant: bool,
+        pat: bool,
+        bits: u16,
+    },
 }
 
 impl Value {
@@ -35,6 +55,10 @@ impl Value {
             Self::Any(value) => value,
             Self::Small(value) => value.into(),
             Self::Entry { page, bits, high } => self::page(page) | u64::from(bits & 0xfff) | u64::from(high) << 63,
+            Self::Large { number, giant, pat, bits } => {
+                let frame = u64::from(number) << if giant { 30 } else { 21 };
+                frame | u64::from(pat) << 12 | u64::from(bits & 0xfff) | flags::PS | flags::P
+            }
         }
     }
 }

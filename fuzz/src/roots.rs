@@ -7,7 +7,7 @@ use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, gues
 use vgpu_perception::{Budget, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::Counting;
 
-use crate::guest::{Lie, RAM, Small};
+use crate::guest::{Lie, RAM, Small, rest};
 
 /// See [`crate`].
 pub fn roots(data: &[u8]) {
@@ -19,8 +19,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let budget = u.int_in_range(1..=2000)?;
     let room = u.int_in_range(0..=16)?;
     let truth = u.arbitrary::<bool>()?;
-    for lie in u.arbitrary_iter::<Lie>()?.take(if truth { 0 } else { 200 }) {
-        lie?.tell(&small.guest.ram);
+    for lie in rest::<Lie>(u, if truth { 0 } else { 200 })? {
+        lie.tell(&small.guest.ram);
     }
     let ram = Counting::new(&small.guest.ram);
     let root = small.space().root;

@@ -6,7 +6,7 @@ use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{Budget, Process, Step};
 use vgpu_perception_testkit::{Counting, naive};
 
-use crate::guest::{Lie, Small};
+use crate::guest::{Lie, Small, rest};
 
 /// See [`crate`].
 pub fn scan(data: &[u8]) {
@@ -18,8 +18,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let (budget, batch, words) = (u.int_in_range(1..=5000)?, u.int_in_range(1..=8)?, u.int_in_range(0..=8)?);
     let truth = u.arbitrary::<bool>()?;
     if !truth {
-        for lie in u.arbitrary_iter::<Lie>()?.take(64) {
-            lie?.tell(&small.guest.ram);
+        for lie in rest::<Lie>(u, 64)? {
+            lie.tell(&small.guest.ram);
         }
     }
     let ram = Counting::new(&small.guest.ram);

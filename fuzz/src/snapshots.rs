@@ -7,7 +7,7 @@ use vgpu_perception::{NextUse, PhysRead, Region, abi};
 use vgpu_perception_producer::{FrameMeta, pattern};
 use vgpu_perception_testkit::{Counting, Hooked, Mutating, ReadEvent};
 
-use crate::guest::{Lie, Small};
+use crate::guest::{Lie, Small, rest};
 
 /// What happens before a load.
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -30,8 +30,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let mut small = Small::build(u)?;
     let honest = u.arbitrary::<bool>()?;
     let seed = u.arbitrary::<u64>()?;
-    let reads: Vec<u8> = u.arbitrary_iter()?.take(12).collect::<Result<_>>()?;
-    let mut events: Vec<Event> = u.arbitrary_iter()?.take(400).collect::<Result<_>>()?;
+    let reads: [u8; 12] = u.arbitrary()?;
+    let mut events: Vec<Event> = rest(u, 400)?;
     if honest {
         events.retain(|event| !matches!(event, Event::Lie(_)));
     }

@@ -6,7 +6,7 @@ use vgpu_perception::{AddressSpace, Budget, Cr3, Gva, PageWalker, PagingMode, Ph
 use vgpu_perception_testkit::naive::{self, NaiveFault, NaiveSpace};
 use vgpu_perception_testkit::{Counting, Ram};
 
-use crate::guest::{Lie, RAM, page};
+use crate::guest::{Lie, RAM, page, rest};
 
 /// See [`crate`].
 pub fn walk(data: &[u8]) {
@@ -20,8 +20,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let cr3 = page(u.arbitrary()?) | u64::from(u.arbitrary::<u16>()? & 0xfff);
     let pages: Vec<Gva> = (0..8).map(|_| address(u)).collect::<Result<_>>()?;
     let span = u.int_in_range(1..=0x40_0000_u64)?;
-    for lie in u.arbitrary_iter::<Lie>()?.take(256) {
-        lie?.tell(&ram);
+    for lie in rest::<Lie>(u, 256)? {
+        lie.tell(&ram);
     }
     let space = AddressSpace::new(Cr3::new(cr3)).with_mode(mode).with_phys_bits(phys_bits);
     let levels = if mode == PagingMode::FiveLevel { 5 } else { 4 };
