@@ -51,19 +51,19 @@ MUTATIONS = [
         (LINES, "Ok(if section.is_unchanged()? {", "Ok(if section.is_unchanged().is_ok() {"),
     ]),
     ("frame: verdict of the second look dropped", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
-        (FRAME, "(false, _) => Try::Again(Skip::Torn { seq }),\n                (true, true) => Try::Again(Skip::Moved),\n                (true, false) =>",
-         "(_, true) => Try::Again(Skip::Torn { seq }),\n                (_, false) =>"),
+        (FRAME, "(false, _) => Try::Again(Skip::Torn { seq }),\n            (true, true) => Try::Again(Skip::Moved),\n            (true, false) =>",
+         "(_, true) => Try::Again(Skip::Torn { seq }),\n            (_, false) =>"),
     ]),
     ("frame: second look made before the copy", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
-        (FRAME, "            let moved = match region.deliver_slot",
-         "            let early = seen.section.is_unchanged();\n            let moved = match region.deliver_slot"),
+        (FRAME, "        let moved = match self.deliver_slot",
+         "        let early = seen.section.is_unchanged();\n        let moved = match self.deliver_slot"),
         (FRAME, "let unchanged = seen.section.is_unchanged().map_err", "let unchanged = early.map_err"),
     ]),
     ("fence before the entries are read again removed", LOOM, "the_page_moves_during_a_read", [
-        (REGION, "mem.fence_acquire();\n        let holds", "let holds"),
+        (REGION, "mem.fence_acquire();\n        let Some(page)", "let Some(page)"),
     ]),
     ("entries not read again", LOOM, "the_page_moves_during_a_read", [
-        (REGION, "page.trail.still_holds(mem).unwrap_or(false)", "page.trail.still_holds(mem).is_ok()"),
+        (REGION, "page.trail.still_holds(mem) == Ok(true)", "page.trail.still_holds(mem).is_ok()"),
     ]),
     ("second look at the epoch removed", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "Ok(if after == run_epoch {", "Ok(if after == run_epoch || after != run_epoch {"),
@@ -80,14 +80,17 @@ MUTATIONS = [
     ("a heartbeat that went back is alive", SNAPSHOTS, "liveness_needs_the_same_session", [
         (LIVENESS, "ahead != 0 && ahead < 1 << 63", "ahead != 0"),
     ]),
-    ("only the last entry of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
+    ("only the last of four entries of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
+        (WALK, "differs |= entry.get()", "differs = entry.get()"),
+    ]),
+    ("only the last of five entries of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
         (WALK, "same &= entry.same_mapping", "same = entry.same_mapping"),
     ]),
     ("a page that moved is kept", SNAPSHOTS, "a_page_that_is_remapped_between_calls_gives_the_new_bytes", [
-        (REGION, "if !holds {\n            self.page = None;", "if !holds {\n            self.page = Some(*page);"),
+        (REGION, "if !holds {\n            self.page = None;", "if !holds {\n            self.page = self.page.take();"),
     ]),
     ("frame: a page that moved is not minded", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
-        (FRAME, "(true, true) => Try::Again(Skip::Moved),\n                (true, false) =>", "(true, _) =>"),
+        (FRAME, "(true, true) => Try::Again(Skip::Moved),\n            (true, false) =>", "(true, _) =>"),
     ]),
     ("the same frame taken twice", SNAPSHOTS, "a_frame_is_taken_once_and_whole", [
         (FRAME, "if frame_id == last {", "if frame_id == last && last == 0 {"),
@@ -96,7 +99,7 @@ MUTATIONS = [
         (FRAME, "Err(_) if !section.is_unchanged()? =>", "Err(_) if section.is_unchanged().is_err() =>"),
     ]),
     ("error of a frame without a second look", SNAPSHOTS, "a_slot_that_was_left_is_not_an_error", [
-        (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                    Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
+        (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
     ]),
     ("frame's pages not translated again", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (FRAME, "if again != Ok(len) || scratch.runs != scratch.check {", "if again.is_err() {"),

@@ -4,7 +4,7 @@ use vgpu_perception::abi::{self, CursorId, State};
 use vgpu_perception::paging::{Level, Pte};
 use vgpu_perception::region::{FrameScratch, Liveness, Part, Region, Sample, Skip};
 use vgpu_perception::structure::DescFault;
-use vgpu_perception::{Gpa, Gva, NextUse, PhysRead, WalkError};
+use vgpu_perception::{Gpa, Gva, NextUse, PagingMode, PhysRead, WalkError};
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, Hooked, ReadEvent};
 
@@ -169,7 +169,13 @@ fn a_page_that_is_remapped_inside_a_call_is_read_again() {
 /// A table above the page is replaced: the entry of the page itself still says what it did.
 #[test]
 fn a_table_that_is_replaced_voids_what_was_in_it() {
-    let (mut linux, mut region) = guest();
+    replace_a_table(PagingMode::FourLevel);
+    replace_a_table(PagingMode::FiveLevel);
+}
+
+fn replace_a_table(mode: PagingMode) {
+    let mut linux = standard_linux(LinuxOptions { mode, ..LinuxOptions::default() });
+    let mut region = Region::new(linux.region.space.space(), linux.region.base);
     let ram = linux.guest.ram.clone();
     assert_eq!(region.read_status(&ram).unwrap().fresh().unwrap().heartbeat, 1000);
     let copy = |from: Gpa, to: Gpa| {

@@ -361,7 +361,7 @@ pub struct RootCandidate {
 /// Both Linux and Windows map kernel memory through the last entry of every process's top table.
 ///
 /// # Bound
-/// One load for every page of RAM that holds data; for each that passes, at most 512 for every level; 256 comparisons of
+/// Two lines, 16 loads, for every page of RAM that holds data; for each that passes, at most 512 for every level; 256 comparisons of
 /// 768 loads to find the one to measure by, and [`guess_mode`]'s, as one piece of a budget; then at most 1792 for each that is
 /// kept. Where more pages pass than `candidates` holds, the winner so far is used as the reference of a second pass, a
 /// [`SharedHalf`].
