@@ -51,6 +51,11 @@ fn last_level_cache() -> Option<u64> {
 pub(crate) enum Method {
     /// One piece after the other.
     InOrder,
+    /// One piece after the other, past the caches, asking ahead for the next page.
+    Streamed {
+        /// With 32-byte registers.
+        avx2: bool,
+    },
     /// Several cursors in turn over as many parts of the buffer.
     InTurn {
         /// Past the caches instead of into them.
@@ -68,6 +73,8 @@ const FEW: usize = 32 << 10;
 const CRUMBS: usize = 1 << 10;
 /// Pieces shorter than this count as scattered.
 const SHORT: usize = 32 << 10;
+/// Pieces at least as long as this are read in order: the processor's own prefetcher sees them coming.
+const LONG: usize = 512 << 10;
 /// A transfer that the caller hands on unread fits a core's own cache up to about here, and is then best left there.
 const HANDOFF: u64 = 1 << 20;
 
@@ -83,7 +90,11 @@ pub(crate) fn choose(cpu: Cpu, pieces: usize, bytes: usize, hint: CopyHint) -> M
         // Half of the cache: the source passes through it as well.
         _ => total > cpu.cache / 2,
     };
-    Method::InTurn { streaming, avx2: cpu.avx2, short: average < SHORT }
+    match (average >= LONG, streaming) {
+        (true, true) => Method::Streamed { avx2: cpu.avx2 },
+        (true, false) if cpu.erms => Method::InOrder,
+        _ => Method::InTurn { streaming, avx2: cpu.avx2, short: average < SHORT },
+    }
 }
 
 #[cfg(test)]
@@ -101,15 +112,16 @@ mod tests {
     fn size_and_use_decide_where_stores_go() {
         let chunk = |total, next_use| match choose(CPU, 512, 2 << 20, hint(total, next_use)) {
             Method::InTurn { streaming, short, .. } => (streaming, short),
-            Method::InOrder => panic!("a chunk of a frame"),
+            Method::InOrder | Method::Streamed { .. } => panic!("a chunk of a frame"),
         };
         assert_eq!(chunk(8 << 20, NextUse::ReadSoon), (false, true));
         assert_eq!(chunk(8 << 20, NextUse::Unknown), (false, true));
         assert_eq!(chunk(8 << 20, NextUse::Handoff), (true, true));
         assert_eq!(chunk(33 << 20, NextUse::ReadSoon), (true, true));
         assert_eq!(chunk(0, NextUse::Handoff), (true, true), "a transfer is at least what is copied now");
-        let whole = choose(CPU, 1, 2 << 20, hint(2 << 20, NextUse::Unknown));
-        assert_eq!(whole, Method::InTurn { streaming: false, avx2: true, short: false });
+        let whole = |next_use| choose(CPU, 1, 2 << 20, hint(2 << 20, next_use));
+        assert_eq!(whole(NextUse::Unknown), Method::InOrder);
+        assert_eq!(whole(NextUse::Handoff), Method::Streamed { avx2: true });
     }
 
     #[test]

@@ -138,6 +138,10 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
         return None;
     }
     let partner = root.wrapping_add(PAGE_BYTES);
+    // Without isolation the next page is anybody's, or nobody's yet.
+    if !mem.holds_page(partner) {
+        return None;
+    }
     let mut users = 0_u32;
     let mut kernel = [0_u32; 2];
     let fits = entries(mem, root, 0, |index, ours| {

@@ -47,6 +47,12 @@ pub(super) unsafe fn copy_pieces(cpu: Cpu, method: Method, pieces: &[Piece], dst
         unsafe { super::x86::copy_in_turn(cpu, [streaming, avx2, short], pieces, dst) };
         return;
     }
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if let Method::Streamed { avx2 } = method {
+        // SAFETY: as above.
+        unsafe { super::x86::copy_streamed(cpu, avx2, pieces, dst) };
+        return;
+    }
     let _ = method;
     let mut rest = dst;
     for piece in pieces {
@@ -108,6 +114,7 @@ mod tests {
             let avx2 = bits & 1 != 0;
             if Cpu::this().avx2 || !avx2 {
                 methods.push(Method::InTurn { streaming: bits & 2 != 0, avx2, short: bits & 4 != 0 });
+                methods.push(Method::Streamed { avx2 });
             }
         }
         methods

@@ -156,6 +156,20 @@ pub(super) unsafe fn copy_in_turn(cpu: Cpu, how: [bool; 3], pieces: &[Piece], ds
     }
 }
 
+/// Copies long `pieces` into `dst` one after the other, past the caches.
+///
+/// # Safety
+/// As for [`copy_in_turn`].
+pub(super) unsafe fn copy_streamed(cpu: Cpu, avx2: bool, pieces: &[Piece], dst: &mut [u8]) {
+    if avx2 {
+        // SAFETY: the caller's own promise, here and below.
+        unsafe { in_turn::<{ STREAM | AVX2 }, 1, 256>(cpu, pieces, dst) }
+    } else {
+        // SAFETY: as above.
+        unsafe { in_turn::<STREAM, 1, 256>(cpu, pieces, dst) }
+    }
+}
+
 /// # Safety
 /// The bytes of every piece are mapped; the processor has AVX2 where `HOW` says so.
 unsafe fn in_turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(cpu: Cpu, pieces: &[Piece], dst: &mut [u8]) {
@@ -230,6 +244,10 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
             for (index, src) in sources.iter().enumerate() {
                 let mut within = at;
                 while within < at + TURN {
+                    if CURSORS == 1 {
+                        // The processor's own prefetcher stops at the end of a page.
+                        prefetch(src.wrapping_add(within + PAGE));
+                    }
                     // SAFETY: `within + LINE <= shared`, which every cursor has left in its piece and its part.
                     unsafe { line::<HOW>(src.wrapping_add(within), to.wrapping_add(index * part + within)) };
                     within += LINE;

@@ -1,0 +1,195 @@
+//! A whole attach over a mapped RAM file: it allocates nothing, and what is remapped meanwhile is never shown stale.
+
+mod common;
+
+use core::cell::Cell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use common::{allocated, memfd};
+use vgpu_perception::paging::{Hardware, Level};
+use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::region::{FrameScratch, Region, Sample};
+use vgpu_perception::scan::{Candidate, ScanScratch};
+use vgpu_perception::{
+    Budget, CopyHint, Discovery, Extent, Gpa, NextUse, PhysError, PhysRead, PhysRun, Process, Step, Window, abi,
+};
+use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
+use vgpu_perception_testkit::{LinuxOptions, StandardLinux, standard_linux};
+
+const PAGE: usize = 4096;
+
+/// A Linux guest whose frames are large enough for every way to copy, in a sparse memfd.
+fn guest() -> (StandardLinux, File, GuestRam) {
+    let mut options = LinuxOptions::default();
+    (options.image.width, options.image.height) = (640, 360);
+    let linux = standard_linux(options);
+    let mut file = memfd(PAGE as u64);
+    let segments = linux.guest.ram.file_segments();
+    linux.guest.ram.write_to(&mut file, &segments).unwrap();
+    let map =
+        segments.iter().map(|segment| Segment { gpa: segment.gpa, len: segment.len, offset: segment.offset, file: 0 });
+    let ram = GuestRam::from_fd(common::fd(&file), "guest memfd", SegmentMap::new(map).unwrap()).unwrap();
+    (linux, file, ram)
+}
+
+/// Stores a word of the guest through the file.
+fn store(linux: &StandardLinux, file: &File, gpa: Gpa, bytes: &[u8]) {
+    let segments = linux.guest.ram.file_segments();
+    let inside = |at: Gpa| {
+        move |segment: &&vgpu_perception_testkit::FileSegment| at.get().wrapping_sub(segment.gpa.get()) < segment.len
+    };
+    let segment = segments.iter().find(inside(gpa)).expect("the address is RAM");
+    file.write_all_at(bytes, segment.offset + (gpa.get() - segment.gpa.get())).unwrap();
+}
+
+/// Finds the roots, and every candidate in them.
+fn attach(ram: &GuestRam) -> Vec<Candidate<Hardware>> {
+    let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut processes = vec![Process::default(); 64];
+    let mut frames = vec![0; 1 << 14];
+    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+    let mut scan = Discovery::new(Agreement::new(None, &mut candidates), scratch);
+    let mut found = Vec::new();
+    loop {
+        match scan.step(ram, &mut Budget::unlimited()).unwrap() {
+            Step::Found(candidate) => found.push(candidate),
+            Step::Pending => {}
+            Step::Done => return found,
+        }
+    }
+}
+
+#[test]
+fn an_attach_leaves_a_sparse_file_as_it_was() {
+    let (linux, file, ram) = guest();
+    let before = allocated(&file);
+    assert!(before < linux.guest.ram.segments().iter().map(|segment| segment.len).sum(), "the file is sparse");
+    let found = attach(&ram);
+    let place =
+        found.iter().find(|candidate| candidate.base == linux.region.base).expect("the producer's region is found");
+    let mut region = place.region();
+    let mut buffer = vec![0; abi::MAX_FRAME_BYTES as usize];
+    let sample = region.sample_frame(&ram, &mut FrameScratch::new(), &mut buffer, NextUse::ReadSoon).unwrap();
+    assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
+    assert!(region.read_cursor(&ram).unwrap().fresh().is_some());
+    assert_eq!(allocated(&file), before);
+}
+
+/// The region, the entry of a page in the middle of its latest frame, and a page of other bytes to put there.
+struct Remap {
+    region: Region,
+    entry_at: Gpa,
+    old: u64,
+    new: u64,
+    at: usize,
+}
+
+const OTHER: u8 = 0xee;
+
+fn prepare(linux: &StandardLinux, file: &File) -> Remap {
+    let image = LinuxOptions::default().image;
+    let slot = vgpu_perception_testkit::RegionImage::slot_of(image.frames) as u32;
+    let at = 37 * PAGE;
+    let space = linux.processes[linux.producer].space;
+    let gva = linux.region.base.wrapping_add(abi::slot_offset(slot).unwrap() + at as u64);
+    let entry_at = linux.guest.entry_at(space, Level::Pt, gva).unwrap();
+    let old = linux.guest.ram.load_u64(entry_at).unwrap();
+    // A page that nothing else in these tests looks at: the stale copy of another region.
+    let frame = linux.stale.get() & !0xfff;
+    store(linux, file, Gpa::new(frame), &[OTHER; PAGE]);
+    let new = (old & !0x000f_ffff_ffff_f000) | frame;
+    Remap { region: Region::new(space.space(), linux.region.base), entry_at, old, new, at }
+}
+
+const USES: [NextUse; 3] = [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handoff];
+
+#[test]
+fn a_page_that_is_remapped_between_two_calls_gives_its_new_bytes() {
+    let (linux, file, ram) = guest();
+    let remap = prepare(&linux, &file);
+    let mut region = remap.region;
+    let mut scratch = FrameScratch::new();
+    let mut buffer = vec![0; 640 * 360 * 4];
+    for next_use in USES {
+        for (entry, other) in [(remap.old, false), (remap.new, true), (remap.old, false)] {
+            store(&linux, &file, remap.entry_at, &entry.to_le_bytes());
+            region.forget_frames();
+            let sample = region.sample_frame(&ram, &mut scratch, &mut buffer, next_use).unwrap();
+            assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
+            let page = &buffer[remap.at..remap.at + PAGE];
+            assert_eq!(page.iter().all(|byte| *byte == OTHER), other, "{next_use:?}");
+        }
+    }
+}
+
+/// The file, whose guest remaps a page right after the bytes of a run were copied, once.
+struct Remapping<'r> {
+    ram: &'r GuestRam,
+    remap: &'r dyn Fn(),
+    armed: Cell<bool>,
+}
+
+impl PhysRead for Remapping<'_> {
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.ram.read(gpa, dst)
+    }
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.ram.load_u32(gpa)
+    }
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.ram.load_u64(gpa)
+    }
+    fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
+        self.ram.load_words(gpa, dst)
+    }
+    fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
+        let copied = self.ram.read_runs(runs, dst, hint);
+        if self.armed.replace(false) {
+            (self.remap)();
+        }
+        copied
+    }
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        self.ram.next_extent(from)
+    }
+    fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
+        self.ram.window(gpa, len)
+    }
+}
+
+#[test]
+fn a_page_that_is_remapped_inside_a_call_is_copied_again() {
+    let (linux, file, ram) = guest();
+    let remap = prepare(&linux, &file);
+    let mut scratch = FrameScratch::new();
+    let mut buffer = vec![0; 640 * 360 * 4];
+    for next_use in USES {
+        store(&linux, &file, remap.entry_at, &remap.old.to_le_bytes());
+        let change = || store(&linux, &file, remap.entry_at, &remap.new.to_le_bytes());
+        let mem = Remapping { ram: &ram, remap: &change, armed: Cell::new(true) };
+        let mut region = remap.region;
+        let sample = region.sample_frame(&mem, &mut scratch, &mut buffer, next_use).unwrap();
+        assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
+        assert!(!mem.armed.get(), "the page was remapped");
+        assert!(buffer[remap.at..remap.at + PAGE].iter().all(|byte| *byte == OTHER), "{next_use:?}");
+    }
+}
+
+#[test]
+fn a_producer_page_that_is_remapped_shows_its_new_lines() {
+    let (linux, file, ram) = guest();
+    let space = linux.processes[linux.producer].space;
+    let mut region = Region::new(space.space(), linux.region.base);
+    let before = region.read_cursor(&ram).unwrap().fresh().expect("a cursor");
+    let entry_at = linux.guest.entry_at(space, Level::Pt, linux.region.base).unwrap();
+    let old = linux.guest.ram.load_u64(entry_at).unwrap();
+    let frame = linux.stale.get() & !0xfff;
+    let mut page = linux.guest.ram.bytes(Gpa::new(old & 0x000f_ffff_ffff_f000), PAGE);
+    let seq = before.seq.wrapping_add(2).to_le_bytes();
+    page[abi::producer::CURSOR as usize..][..4].copy_from_slice(&seq);
+    store(&linux, &file, Gpa::new(frame), &page);
+    store(&linux, &file, entry_at, &((old & !0x000f_ffff_ffff_f000) | frame).to_le_bytes());
+    let after = region.read_cursor(&ram).unwrap().fresh().expect("a cursor");
+    assert_eq!(after.seq, before.seq.wrapping_add(2));
+}
