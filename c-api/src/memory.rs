@@ -140,6 +140,10 @@ impl PhysRead for Ram {
         either!(self, ram => ram.next_extent(from))
     }
 
+    fn holds_page(&self, page: Gpa) -> bool {
+        either!(self, ram => ram.holds_page(page))
+    }
+
     fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {
         either!(self, ram => ram.window(gpa, len))
     }

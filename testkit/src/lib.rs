@@ -29,6 +29,7 @@ pub mod naive;
 mod ram;
 pub mod region;
 mod rng;
+mod search;
 pub mod windows;
 
 pub use builder::{GuestBuilder, MappedPage, Space};
@@ -40,3 +41,4 @@ pub use linux::{LinuxOptions, StandardLinux, standard_linux};
 pub use ram::Ram;
 pub use region::{Field, Region, RegionImage, RegionInRam, Ring};
 pub use rng::Rng;
+pub use search::candidates;

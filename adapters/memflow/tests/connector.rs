@@ -9,9 +9,9 @@ use memflow::mem::MemoryMap;
 use memflow::types::{Address, umem};
 use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf};
 use vgpu_perception::region::{FrameScratch, Sample};
-use vgpu_perception::scan::{Candidate, Discovery, ScanScratch};
-use vgpu_perception::{Budget, CopyHint, Gpa, NextUse, PhysErrorKind, PhysRead, PhysRun, Process, ProcessSource, Step};
+use vgpu_perception::{CopyHint, Gpa, NextUse, PhysErrorKind, PhysRead, PhysRun};
 use vgpu_perception_memflow::Memflow;
+use vgpu_perception_testkit::candidates;
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
 
 struct Guest {
@@ -44,26 +44,12 @@ impl Drop for Guest {
     }
 }
 
-fn scan<S: ProcessSource<Absent = vgpu_perception::paging::Hardware>>(
-    ram: &impl PhysRead,
-    source: S,
-) -> Vec<Candidate<S::Absent>> {
-    let mut processes = vec![Process::default(); 64];
-    let mut frames = vec![0; (8 << 30) / 4096 / 64];
-    let mut discovery = Discovery::new(source, ScanScratch { processes: &mut processes, frames: &mut frames });
-    let mut found = Vec::new();
-    while let Step::Found(candidate) = discovery.step(ram, &mut Budget::unlimited()).unwrap() {
-        found.push(candidate);
-    }
-    found
-}
-
 #[test]
 fn a_region_is_found_and_read_through_a_file_connector() {
     let guest = Guest::new("file");
     let (linux, region) = (&guest.linux, &guest.linux.region);
     let ram = Memflow::new(guest.connector(), linux.guest.ram.segments()).unwrap();
-    let found = scan(&ram, SharedHalf::new(linux.kernel.init.space()));
+    let found = candidates(&ram, SharedHalf::new(linux.kernel.init.space()));
     let places: BTreeSet<_> = found.iter().map(|one| (one.process.space.root.table(), one.base)).collect();
     let expected = [&linux.region, &linux.forged].map(|region| (region.space.root, region.base));
     assert_eq!(places, expected.into());
@@ -122,8 +108,8 @@ fn roots_are_found_with_nothing_known() {
         }
     }
     let ram = Memflow::new(guest.connector(), extents).unwrap();
-    let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
-    let found = scan(&ram, Agreement::new(None, &mut candidates));
+    let mut roots = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let found = candidates(&ram, Agreement::new(None, &mut roots));
     assert_eq!(found.len(), 2, "{found:?}");
 }
 

@@ -5,10 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 
 use vgpu_perception::process::roots::SharedHalf;
 use vgpu_perception::region::{FrameScratch, Liveness, Sample};
-use vgpu_perception::scan::{Candidate, Discovery, ScanScratch};
-use vgpu_perception::{Budget, Extent, Gpa, NextUse, PhysErrorKind, PhysRead, Process, Step};
+use vgpu_perception::scan::Candidate;
+use vgpu_perception::{Extent, Gpa, NextUse, PhysErrorKind, PhysRead};
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
-use vgpu_perception_testkit::{Field, Ram};
+use vgpu_perception_testkit::{Field, Ram, candidates};
 use vgpu_perception_vm_memory::VmMemory;
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 
@@ -25,16 +25,8 @@ fn fill(memory: &Memory, ram: &Ram) {
     }
 }
 
-fn candidates(ram: &impl PhysRead, linux: &StandardLinux) -> Vec<Candidate<vgpu_perception::paging::Hardware>> {
-    let mut processes = vec![Process::default(); 64];
-    let mut frames = vec![0; (8 << 30) / 4096 / 64];
-    let source = SharedHalf::new(linux.kernel.init.space());
-    let mut discovery = Discovery::new(source, ScanScratch { processes: &mut processes, frames: &mut frames });
-    let mut found = Vec::new();
-    while let Step::Found(candidate) = discovery.step(ram, &mut Budget::unlimited()).unwrap() {
-        found.push(candidate);
-    }
-    found
+fn source(linux: &StandardLinux) -> SharedHalf {
+    SharedHalf::new(linux.kernel.init.space())
 }
 
 #[test]
@@ -46,7 +38,7 @@ fn a_live_region_is_found_and_read_across_a_hole() {
     fill(&memory, ram);
     // As an embedder has it that knows only a `GuestMemory`.
     let adapter = VmMemory::of(&memory).unwrap();
-    let found = candidates(&adapter, &linux);
+    let found = candidates(&adapter, source(&linux));
     assert_eq!(found.len(), 2, "the producer's and the forged one: {found:?}");
     let place = |candidate: &&Candidate<_>| candidate.process.space.root.table() == region.space.root;
     let real = *found.iter().find(place).unwrap();
@@ -129,7 +121,7 @@ fn holes_of_a_file_stay_holes() {
         from = start.wrapping_add(len);
     }
     assert_eq!(data, linux.guest.ram.present_pages().count() as u64 * 4096);
-    assert_eq!(candidates(&ram, &linux).len(), 2);
+    assert_eq!(candidates(&ram, source(&linux)).len(), 2);
     assert_eq!(file.metadata().unwrap().blocks(), before, "a scan allocates nothing");
     std::fs::remove_file(&path).unwrap();
 }
