@@ -135,6 +135,10 @@ vmie_mem* vgpux_mem_from_reader_segs(int (*read)(void* ctx, uint64_t gpa, void* 
  * file's length; where the machine has other options, use vmie_mem_open_segs. */
 vmie_mem* vgpux_mem_open_machine(const char* path, const char* machine);
 
+/* A load from a mapped page that its RAM file no longer has (the file shrank) ends the program with SIGBUS. After this call the vmie_mem
+ * that are opened from then on give VGPUX_E_READ instead: a handler is installed, which passes on what is not the library's. 0 or < 0. */
+int vgpux_guard_sigbus(void);
+
 /* ---- handles in the caller's storage -------------------------------------------------------------------------------- */
 
 /* A library that is built without a heap has these in place of the functions that return new handles (those of the section above,

@@ -1,12 +1,15 @@
 //! Handles on the heap, and RAM files.
 
-use core::ffi::{c_char, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use vgpu_perception::Gpa;
-use vgpu_perception_mapped::{GuestRam, MAX_SEGMENTS, Machine, MachineOptions, MapError, Segment, SegmentMap};
+use vgpu_perception_mapped::{
+    GuestRam, MAX_SEGMENTS, Machine, MachineOptions, MapError, RamFile, RamOptions, Segment, SegmentMap, SigbusGuard,
+};
 
 use crate::ext::{CandidateC, bind};
 use crate::failure::{Failure, code};
@@ -29,8 +32,16 @@ fn open_failed(error: impl core::fmt::Display) -> Failure {
     Failure::new(code::OPEN, format_args!("{error}"))
 }
 
-fn mapped(ram: Result<GuestRam, vgpu_perception_mapped::OpenError>) -> Result<MemHandle, Failure> {
-    Handle::boxed(Mem::new(Ram::Mapped(Box::new(ram.map_err(open_failed)?))))
+/// Set once the program asked for it; signal handlers are a program's own business.
+static GUARD: OnceLock<SigbusGuard> = OnceLock::new();
+
+/// Maps the file at `path` as `map` says of its length.
+fn mapped(path: &Path, map: impl FnOnce(u64) -> Result<SegmentMap, MapError>) -> Result<MemHandle, Failure> {
+    let file = RamFile::open(path).map_err(open_failed)?;
+    let map = map(file.len()).map_err(open_failed)?;
+    let options = GUARD.get().map_or(RamOptions::new(), |guard| RamOptions::new().guard(*guard));
+    let ram = GuestRam::new(vec![file], map, options).map_err(open_failed)?;
+    Handle::boxed(Mem::new(Ram::Mapped(Box::new(ram))))
 }
 
 /// Scratch memory that suits the guest behind `mem`.
@@ -41,7 +52,7 @@ fn scratch(mem: &Mem) -> Result<Scratch, Failure> {
 export! {
     /// See `memmodel.h`.
     fn vmie_mem_open(name: In<c_char>) -> MemHandle {
-        mapped(GuestRam::open_flat(path(&name)?))
+        mapped(path(&name)?, SegmentMap::flat)
     }
 
     /// See `memmodel.h`.
@@ -55,7 +66,7 @@ export! {
             let SegC { gpa, len, file_off } = segs.at(index, "segs")?;
             list.push(Segment { gpa: Gpa::new(gpa), len, file: 0, offset: file_off });
         }
-        mapped(GuestRam::open(path, SegmentMap::new(list).map_err(open_failed)?))
+        mapped(path, |_| SegmentMap::new(list))
     }
 
     /// See `memmodel.h`.
@@ -75,7 +86,16 @@ export! {
     fn vgpux_mem_open_machine(name: In<c_char>, machine: In<c_char>) -> MemHandle {
         let path = path(&name)?;
         let machine = String::from_utf8_lossy(machine.bytes("machine")?).parse::<Machine>().map_err(open_failed)?;
-        mapped(GuestRam::open_machine(path, machine, MachineOptions::default()))
+        mapped(path, |len| machine.map(&[len], MachineOptions::default()))
+    }
+
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_guard_sigbus() -> c_int {
+        if GUARD.get().is_none() {
+            let guard = SigbusGuard::install().map_err(open_failed)?;
+            let _ = GUARD.set(guard);
+        }
+        Ok(0)
     }
 
     /// See `win32.h`.

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include "check.h"
 
 static uint64_t kcr3, cr3, gva, forged_cr3;
@@ -275,6 +276,26 @@ static void storage(vmie_mem* m)
     CHECK(vgpux_mem_init(mem_at, sizeof mem_at, NULL, NULL, NULL, 0) == NULL);
 }
 
+/* A RAM file that shrinks is an error, and not the end of the program. */
+static void shrinking(const char* ram)
+{
+    char path[512];
+    CHECK(snprintf(path, sizeof path, "%s.shrinks", ram) < (int)sizeof path);
+    FILE* file = fopen(path, "wb");
+    static const unsigned char page[4096] = {1};
+    CHECK(file != NULL && fwrite(page, sizeof page, 1, file) == 1 && fwrite(page, sizeof page, 1, file) == 1);
+    CHECK(fclose(file) == 0 && vgpux_guard_sigbus() == 0 && vgpux_guard_sigbus() == 0);
+    vmie_mem* m = vmie_mem_open(path);
+    uint64_t gpa;
+    CHECK(m != NULL && gva_to_gpa(m, 0x1000, 0x1000, &gpa) == VGPUX_E_READ);
+    CHECK(truncate(path, 4096) == 0 && gva_to_gpa(m, 0x1000, 0x1000, &gpa) == VGPUX_E_READ);
+    char why[256];
+    vgpux_last_error(why, sizeof why);
+    CHECK(strstr(why, "shrank") != NULL);
+    vmie_mem_close(m);
+    remove(path);
+}
+
 static void* read_cursors(void* at)
 {
     vmie_win32* v = at;
@@ -335,6 +356,7 @@ int main(int argc, char** argv)
     bad_arguments(m, v, r);
     storage(m);
     threads(v);
+    shrinking(argv[1]);
 
     /* After the end of each: codes, whichever order they are closed in. */
     vgpup_cursor cursor;
