@@ -47,8 +47,7 @@ vmie_mem* vmie_mem_from_reader(int (*read)(void* ctx, uint64_t gpa, void* dst, s
 void vmie_mem_close(vmie_mem* m);
 
 /* Copies len bytes at gva of the address space at cr3, whose flag bits are ignored. 0, or < 0; dst is then partly filled or
- * untouched. The paging mode, and the meaning of pages that Windows trimmed, are those that the last vmie_win32_open on m
- * found; 4 levels and none before. */
+ * untouched. The paging mode is the one that the last vmie_win32_open on m found; 4 levels before. */
 int gva_read(vmie_mem* m, uint64_t cr3, uint64_t gva, void* dst, size_t len);
 
 /* Translates gva. 0 and *out_gpa, or < 0. */

@@ -22,8 +22,11 @@ typedef struct process {
     char name[16];     /* of at most 15 bytes, of unknown encoding: the guest chooses them */
 } process;
 
-/* Looks for the NT kernel under kcr3; where there is none, kcr3 has to be a root with a kernel half, and processes are the
- * roots that share it. kcr3 0: finds one. NULL where neither works. m is borrowed.
+/* kcr3 has to be a root with a kernel half; processes are the roots that share it. kcr3 0: finds one. NULL where neither
+ * works. m is borrowed.
+ *
+ * This version asks no NT kernel: a Windows guest's processes are found by their roots too, so their pid, name, peb and
+ * eprocess are not known, and pages that Windows trimmed are errors.
  *
  * Work: with kcr3, bounded by a constant; without, one load for each page of RAM, and a table for each that looks like one. */
 vmie_win32* vmie_win32_open(vmie_mem* m, uint64_t kcr3);
