@@ -155,8 +155,8 @@ impl Words {
     }
 }
 
-/// A defect that is built into the reader's memory: which of its fences it leaves out, counted from 0 in each operation
-/// that [`LoomRam::begin`] starts.
+/// A defect that is built into the reader's memory: which of its fences it leaves out, counted from 0 for
+/// each view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReaderFault {
     /// None.

@@ -9,7 +9,7 @@
 //!    user pages are marked and read the same way.
 //!
 //! A frame that reads like a producer page is then looked for in all processes, and each place that maps it is judged by the
-//! whole of the rules ([`probe`](super::probe()).
+//! whole of the rules ([`probe()`](super::probe()).
 
 use heapless::Vec;
 
@@ -127,7 +127,7 @@ pub struct Progress {
 /// # Bound
 /// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page counts as
 /// the tables that it stands for. For each frame of RAM, at most 2 x 44 loads a batch of processes and, for each that looks like a
-/// producer page, one more enumeration of the spaces for every 64 of them; for each place that maps such a frame, [`probe`](super::probe())'s.
+/// producer page, one more enumeration of the spaces for every 64 of them; for each place that maps such a frame, [`probe()`](super::probe())'s.
 ///
 /// Every candidate is reported at least once; a guest that shows more than 64 may see some reported twice.
 #[derive(Debug)]

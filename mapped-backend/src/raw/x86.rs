@@ -205,7 +205,7 @@ unsafe fn in_turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(cpu: C
 ///
 /// # Safety
 /// `cursors.len() * part` bytes at `dst` are writable and this call's alone, `dst` and `part` are multiples of a line, and
-/// every cursor has `part` mapped bytes before it. The rest is as for [`line`].
+/// every cursor has `part` mapped bytes before it. The rest is as for [`fn@line`].
 #[inline(always)]
 unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
     cpu: Cpu,
