@@ -14,15 +14,16 @@
 use heapless::Vec;
 
 use super::frames::FrameSet;
-use super::probe::{Found, looks_like_producer, probe_spending};
-use super::windows::{BLOCK, Run, RunFinder, RunStep, Window, window_at};
+use super::mark::writable_frame;
+use super::probe::{looks_like_producer, probe_spending};
+use super::report::{Candidate, FoundBy, Progress, ScanScratch, ScanStats};
+use super::windows::{BLOCK, Run, RunFinder, RunStep};
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Pte, Rights};
+use crate::paging::{Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Rights};
 use crate::phys::{Extent, PhysError, PhysRead, PhysRun};
 use crate::process::{Process, ProcessSource, Step};
-use crate::region::Region;
 
 /// Frames that look like producer pages and wait to be looked for in the processes.
 const HITS: usize = 64;
@@ -30,97 +31,6 @@ const HITS: usize = 64;
 const GROUP: u32 = PAGE_SHIFT + 6;
 /// Candidates whose place is remembered, so that the second pass does not report them again.
 const REPORTED: usize = 64;
-
-/// A region that was found by its structure, and the process that it was found in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate<R> {
-    /// Whose address space it is in.
-    pub process: Process<R>,
-    /// Its first address there.
-    pub base: Gva,
-    /// What its producer page says.
-    pub found: Found,
-    /// What found it.
-    pub by: FoundBy,
-}
-
-impl<R: AbsentResolver> Candidate<R> {
-    /// A handle on it.
-    #[must_use]
-    pub const fn region(&self) -> Region<R> {
-        Region::new(self.process.space, self.base)
-    }
-}
-
-/// Which part of the scan found a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FoundBy {
-    /// It starts a run of present pages.
-    RunStart,
-    /// It lies in a run of present pages.
-    Run,
-    /// Only its producer page had to be there.
-    Page,
-}
-
-/// Scratch memory of a scan, lent by the caller. Its contents before and after mean nothing.
-#[derive(Debug)]
-pub struct ScanScratch<'s, R> {
-    /// Processes that are scanned together: at least one. With room for all of a guest's, each frame is read once.
-    pub processes: &'s mut [Process<R>],
-    /// One bit for each 4 KiB frame: [`ScanScratch::frame_words`]. Frames beyond are read as they are met, which is
-    /// slower; more than 64 of those that look like producer pages at once are counted as skipped.
-    pub frames: &'s mut [u64],
-}
-
-impl<R> ScanScratch<'_, R> {
-    /// Processes that suit most guests.
-    pub const PROCESSES: usize = 1024;
-
-    /// The words of `frames` that cover physical memory up to `end`: 128 KiB for 4 GiB.
-    #[must_use]
-    pub const fn frame_words(end: Gpa) -> u64 {
-        end.get().div_ceil(PAGE_BYTES * 64)
-    }
-}
-
-/// What a scan looked at, and what it passed over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ScanStats {
-    /// Address spaces that were scanned.
-    pub spaces: u64,
-    /// Page tables that were read.
-    pub tables: u64,
-    /// Runs of present user pages that are long enough for a region.
-    pub runs: u64,
-    /// Frames that were read to see whether they are producer pages.
-    pub frames: u64,
-    /// Places that were judged by all rules.
-    pub judged: u64,
-    /// Candidates.
-    pub candidates: u64,
-    /// Marked frames that are not RAM, or hold no data.
-    pub not_ram: u64,
-    /// Stretches of page tables that could not be read, or had reserved bits set.
-    pub skipped: u64,
-    /// Entries that led back to a table above them, or to the same table as the entry before.
-    pub repeated: u64,
-    /// Address spaces that were left before their end, because they have more tables than
-    /// [`LeafCursor::TABLES`].
-    pub truncated: u64,
-}
-
-/// How far a scan is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// 0 gathering processes, 1 runs, 2 pages.
-    pub pass: u8,
-    /// Parts done of the pass, in this batch.
-    pub done: u64,
-    /// Parts of the pass, in this batch; 0 where not known.
-    pub total: u64,
-}
 
 /// A scan in progress.
 ///
@@ -134,14 +44,14 @@ pub struct Progress {
 pub struct Discovery<'s, S: ProcessSource> {
     source: S,
     processes: &'s mut [Process<S::Absent>],
-    frames: FrameSet<'s>,
+    pub(super) frames: FrameSet<'s>,
     len: usize,
     exhausted: bool,
     pass: FoundBy,
     phase: Phase,
-    hits: Vec<Gpa, HITS>,
+    pub(super) hits: Vec<Gpa, HITS>,
     reported: Vec<(Gpa, Gva, Gpa), REPORTED>,
-    stats: ScanStats,
+    pub(super) stats: ScanStats,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -396,100 +306,6 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         }
     }
 
-    /// Marks the frames of the writable pages of one window of `run`; gives what is left of it.
-    fn mark_window<M: PhysRead>(
-        &mut self,
-        mem: &M,
-        walker: &PageWalker<&M, S::Absent>,
-        run: Run,
-        budget: &mut Budget,
-    ) -> Option<Run> {
-        if run.start >= run.end {
-            return None;
-        }
-        let window = run.start & !PageSize::Size2M.offset_mask();
-        let end = run.end.min(window.wrapping_add(PageSize::Size2M.bytes()));
-        budget.spend(4);
-        match window_at(walker, window) {
-            Window::Nothing => {}
-            Window::Large { gpa, rights } => {
-                if rights.grant(Rights::USER_WRITE) {
-                    let skip = run.start.wrapping_sub(window);
-                    self.mark_span(mem, gpa.wrapping_add(skip), end.wrapping_sub(run.start), budget);
-                }
-            }
-            Window::Table { table, rights } => {
-                let first = (run.start >> PAGE_SHIFT) & 511;
-                let last = first.wrapping_add(end.wrapping_sub(run.start) >> PAGE_SHIFT);
-                let table = LeafTable { gva: Gva::new(window), table, rights };
-                self.mark_table(mem, walker, &table, first, last, budget);
-            }
-        }
-        Some(Run { start: end, end: run.end })
-    }
-
-    /// Marks the frames of the writable user pages of a page table, entries `first .. last`.
-    fn mark_table<M: PhysRead>(
-        &mut self,
-        mem: &M,
-        walker: &PageWalker<&M, S::Absent>,
-        table: &LeafTable,
-        first: u64,
-        last: u64,
-        budget: &mut Budget,
-    ) {
-        let mut block = [0_u64; BLOCK];
-        let mut index = first;
-        self.stats.tables = self.stats.tables.wrapping_add(1);
-        while index < last {
-            let count = usize::try_from(last.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
-            let Some(words) = block.get_mut(..count) else { return };
-            budget.spend(count as u64);
-            if mem.load_words(table.table.wrapping_add(index.wrapping_mul(8)), words).is_err() {
-                self.stats.skipped = self.stats.skipped.wrapping_add(1);
-                return;
-            }
-            for (offset, word) in (0_u64..).zip(words.iter()) {
-                let gva = table.gva.wrapping_add(index.wrapping_add(offset) << PAGE_SHIFT);
-                if let Some(frame) = writable_frame(walker, table, gva, *word) {
-                    self.mark(mem, frame, budget);
-                }
-            }
-            index = index.wrapping_add(count as u64);
-        }
-    }
-
-    fn mark_span<M: PhysRead>(&mut self, mem: &M, gpa: Gpa, len: u64, budget: &mut Budget) {
-        let mut done = 0_u64;
-        // No load, but work: a word of the set for every 64 frames.
-        budget.spend(len.div_ceil(64 * PAGE_BYTES));
-        while done < len {
-            self.mark(mem, gpa.wrapping_add(done), budget);
-            done = done.wrapping_add(PAGE_BYTES);
-        }
-    }
-
-    /// Marks a frame; one beyond the set is read at once, and kept if there is room.
-    #[inline]
-    fn mark<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
-        if !self.frames.insert(frame) {
-            self.read_unmarked(mem, frame, budget);
-        }
-    }
-
-    #[cold]
-    fn read_unmarked<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
-        budget.spend(1);
-        if !mem.holds_page(frame) {
-            self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
-            return;
-        }
-        self.stats.frames = self.stats.frames.wrapping_add(1);
-        if looks_like_producer(mem, frame, budget) && !self.hits.contains(&frame) && self.hits.push(frame).is_err() {
-            self.stats.skipped = self.stats.skipped.wrapping_add(1);
-        }
-    }
-
     /// Pass 2: marks the writable user pages of a process, a table at a time.
     fn pages<M: PhysRead>(
         &mut self,
@@ -689,27 +505,4 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         let _ = self.reported.push((root, base, found.page));
         Some(Candidate { process: *process, base, found, by })
     }
-}
-
-/// The frame of an entry of a page table, if user mode may write to it; absent entries are given to the resolver.
-#[inline(always)]
-fn writable_frame<M: PhysRead, R: AbsentResolver>(
-    walker: &PageWalker<&M, R>,
-    table: &LeafTable,
-    gva: Gva,
-    word: u64,
-) -> Option<Gpa> {
-    let entry = Pte::new(word);
-    if entry.is_present() {
-        const WRITE: u64 = Pte::PRESENT | Pte::USER | Pte::WRITABLE;
-        let fits = word & WRITE == WRITE
-            && table.rights.grant(Rights::USER_WRITE)
-            && entry.reserved_bits(crate::paging::Level::Pt, walker.space().phys_bits) == 0;
-        return fits.then(|| entry.frame(PageSize::Size4K));
-    }
-    if word == 0 || !R::RESOLVES {
-        return None;
-    }
-    let found = walker.needing(Rights::USER_WRITE).translate(gva).ok()?;
-    Some(found.gpa.align_down(PageSize::Size4K))
 }

@@ -5,8 +5,11 @@
 
 mod discovery;
 mod frames;
+mod mark;
 mod probe;
+mod report;
 mod windows;
 
-pub use discovery::{Candidate, Discovery, FoundBy, Progress, ScanScratch, ScanStats};
+pub use discovery::Discovery;
 pub use probe::{Found, NoRegion, probe};
+pub use report::{Candidate, FoundBy, Progress, ScanScratch, ScanStats};
