@@ -10,6 +10,10 @@ use vgpu_perception_producer::{CursorState, GeometryState, pattern};
 
 use super::ensure;
 
+/// The geometry of a region whose memory is fresh.
+const UNSET: GeometryState =
+    GeometryState { virt_x: 0, virt_y: 0, virt_w: 0, virt_h: 0, cap_x: 0, cap_y: 0, dpi: 0, refresh_mhz: 0 };
+
 /// What a reader saw.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -76,7 +80,7 @@ impl Watcher {
         Ok(Some(shot))
     }
 
-    /// Reads the geometry; it has to be that of one of the steps.
+    /// Reads the geometry; it has to be that of one of the steps. Step 0 is that nobody has set any: all zero.
     pub(crate) fn geometry(
         &mut self,
         ram: &impl PhysRead,
@@ -89,7 +93,11 @@ impl Watcher {
         };
         let GeometryShot { virt_x, virt_y, virt_w, virt_h, cap_x, cap_y, dpi, refresh_mhz } = shot;
         let read = GeometryState { virt_x, virt_y, virt_w, virt_h, cap_x, cap_y, dpi, refresh_mhz };
-        let written = steps.any(|step| pattern::geometry(step, self.width, self.height) == read);
+        let at_step = |step| match step {
+            0 => UNSET,
+            _ => pattern::geometry(step, self.width, self.height),
+        };
+        let written = steps.any(|step| at_step(step) == read);
         ensure!(written, "torn: nobody wrote the geometry {read:?}");
         self.tally.geometries += 1;
         Ok(())
