@@ -5,11 +5,16 @@
 //! the function's declaration says, readable or writable, and nobody else writes them during the call.
 #![allow(unsafe_code, reason = "pointers from C")]
 
+mod live;
+mod scratch;
+
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+pub(crate) use scratch::Scratch;
 
 use crate::failure::{Failure, code};
 
@@ -348,142 +353,6 @@ fn release<T>(slot: *mut Slot<T>, on_heap: bool) {
 #[cfg(not(feature = "std"))]
 fn release<T>(_: *mut Slot<T>, _: bool) {}
 
-/// Which handles are open: asked before an address is dereferenced.
-#[cfg(feature = "std")]
-mod live {
-    use std::collections::BTreeMap;
-    use std::sync::{Mutex, MutexGuard, PoisonError};
-
-    pub(super) struct Live(MutexGuard<'static, BTreeMap<usize, u64>>);
-
-    static LIVE: Mutex<BTreeMap<usize, u64>> = Mutex::new(BTreeMap::new());
-
-    pub(super) fn lock() -> Live {
-        // Nothing panics while it is locked; if something did, the map is still whole.
-        Live(LIVE.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    impl Live {
-        pub(super) fn contains(&self, addr: usize, magic: u64) -> bool {
-            self.0.get(&addr) == Some(&magic)
-        }
-
-        pub(super) fn insert(&mut self, addr: usize, magic: u64) -> bool {
-            self.0.insert(addr, magic).is_none()
-        }
-
-        pub(super) fn remove(&mut self, addr: usize) {
-            self.0.remove(&addr);
-        }
-    }
-}
-
-/// Without a heap there is no list: the mark in the storage is all that tells.
-#[cfg(not(feature = "std"))]
-mod live {
-    pub(super) struct Live;
-
-    pub(super) const fn lock() -> Live {
-        Live
-    }
-
-    impl Live {
-        pub(super) const fn contains(&self, _: usize, _: u64) -> bool {
-            true
-        }
-
-        pub(super) const fn insert(&mut self, _: usize, _: u64) -> bool {
-            true
-        }
-
-        pub(super) const fn remove(&mut self, _: usize) {}
-    }
-
-    impl Drop for Live {
-        fn drop(&mut self) {}
-    }
-}
-
-/// Scratch memory of a search: lent by the caller, or the library's own.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    at: *mut u8,
-    len: usize,
-    #[cfg(feature = "std")]
-    _own: Option<Box<[core::mem::MaybeUninit<u128>]>>,
-}
-
-impl Scratch {
-    /// The least that is taken: `VGPUX_SCRATCH_MIN_BYTES`.
-    pub(crate) const MIN: usize = 16384;
-
-    pub(crate) fn lent(scratch: Out<c_void>, len: usize) -> Result<Self, Failure> {
-        if scratch.is_null() || !scratch.0.addr().is_multiple_of(STORAGE_ALIGN) {
-            return Err(Failure::argument("scratch", "is NULL or not aligned to VGPUX_STORAGE_ALIGN"));
-        }
-        if len < Self::MIN {
-            return Err(Failure::new(code::MEMORY, format_args!("scratch memory needs at least {} bytes", Self::MIN)));
-        }
-        let at = scratch.0.cast();
-        Ok(Self {
-            at,
-            len: len.min(isize::MAX.unsigned_abs()),
-            #[cfg(feature = "std")]
-            _own: None,
-        })
-    }
-
-    #[cfg(feature = "std")]
-    pub(crate) fn new(len: usize) -> Self {
-        let mut own = Box::new_uninit_slice(len.max(Self::MIN).div_ceil(STORAGE_ALIGN));
-        Self { at: own.as_mut_ptr().cast(), len: size_of_val(&*own), _own: Some(own) }
-    }
-
-    pub(crate) const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Makes arrays of `n` times `first` and, behind it, of as many `second` as there is room for.
-    pub(crate) fn split<A: Copy, B: Copy>(&mut self, n: usize, first: A, second: B) -> (&mut [A], &mut [B]) {
-        const { assert!(align_of::<A>() <= STORAGE_ALIGN && align_of::<B>() <= STORAGE_ALIGN) };
-        let n = n.min(self.len / size_of::<A>().max(1));
-        let skip = (n * size_of::<A>()).next_multiple_of(STORAGE_ALIGN).min(self.len);
-        let m = (self.len - skip) / size_of::<B>().max(1);
-        let (a, b) = (self.at.cast::<A>(), self.at.wrapping_add(skip).cast::<B>());
-        for index in 0..n {
-            // SAFETY: `n` of them fit into the scratch memory, which is aligned for them and this object's alone.
-            unsafe { a.wrapping_add(index).write(first) };
-        }
-        for index in 0..m {
-            // SAFETY: `m` of them fit behind the others, at a multiple of the alignment.
-            unsafe { b.wrapping_add(index).write(second) };
-        }
-        // SAFETY: `n` values were just written there; `&mut self` keeps everybody else away.
-        let a = unsafe { core::slice::from_raw_parts_mut(a, n) };
-        // SAFETY: `m` values were just written there, apart from the others.
-        let b = unsafe { core::slice::from_raw_parts_mut(b, m) };
-        (a, b)
-    }
-
-    /// [`split`](Self::split) for an owner that keeps the arrays together with the scratch memory.
-    ///
-    /// Callers keep `self` alive and unused for as long as they keep the arrays: there is one, `scan::Scan`.
-    pub(crate) fn split_for_owner<A: Copy, B: Copy>(
-        &mut self,
-        n: usize,
-        first: A,
-        second: B,
-    ) -> (&'static mut [A], &'static mut [B]) {
-        let (a, b) = self.split(n, first, second);
-        // SAFETY: `Scan` holds the scratch memory in a field that it never touches and drops after the arrays; moving it does not
-        // move the memory, which is the caller's or a box's.
-        let a = unsafe { core::mem::transmute::<&mut [A], &'static mut [A]>(a) };
-        // SAFETY: the same.
-        let b = unsafe { core::mem::transmute::<&mut [B], &'static mut [B]>(b) };
-        (a, b)
-    }
-}
-
 /// A small value that several calls change, for a few instructions each.
 pub(crate) struct Spin<T> {
     busy: AtomicBool,
@@ -588,101 +457,4 @@ macro_rules! export {
 pub(crate) use export;
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// What a test's callback was given as its context.
-    pub(crate) fn context<'t, T>(ctx: *mut c_void) -> &'t T {
-        // SAFETY: tests pass a pointer to a `T` that outlives the handle.
-        unsafe { &*ctx.cast::<T>().cast_const() }
-    }
-
-    /// A context to pass to a callback.
-    pub(crate) const fn out<T>(at: *const T) -> Out<c_void> {
-        Out(at.cast_mut().cast())
-    }
-
-    struct Counter(u32);
-    impl Object for Counter {
-        const MAGIC: u64 = 7;
-        const NAME: &'static str = "counter";
-        const STORAGE: usize = 64;
-    }
-
-    #[repr(C, align(16))]
-    struct Storage([u8; 64]);
-
-    #[test]
-    fn handles_are_checked_before_they_are_used() {
-        let handle = Handle::boxed(Counter(1)).unwrap();
-        assert_eq!(handle.read(|counter| Ok(counter.0)).unwrap(), 1);
-        let busy = handle.update(|counter| {
-            counter.0 += 1;
-            Ok((handle.read(|_| Ok(())).unwrap_err().code, handle.close().unwrap_err().code))
-        });
-        assert_eq!(busy.unwrap(), (code::BUSY, code::BUSY));
-        let nested = handle.read(|_| handle.read(|counter| Ok((counter.0, handle.update(|_| Ok(())).is_err()))));
-        assert_eq!(nested.unwrap(), (2, true));
-        handle.close().unwrap();
-        assert_eq!(handle.read(|_| Ok(())).unwrap_err().code, code::HANDLE);
-        assert_eq!(handle.close().unwrap_err().code, code::HANDLE);
-        assert_eq!(Handle::<Counter>::NULL.read(|_| Ok(())).unwrap_err().code, code::HANDLE);
-        assert!(Handle::<Counter>::NULL.close().is_ok());
-        let wild = Handle::<Counter>(core::ptr::without_provenance_mut(0x1235), PhantomData);
-        assert_eq!(wild.read(|_| Ok(())).unwrap_err().code, code::HANDLE);
-    }
-
-    #[test]
-    fn storage_is_checked_and_can_be_used_again() {
-        let mut storage = Storage([0; 64]);
-        let at = Out::<c_void>(storage.0.as_mut_ptr().cast());
-        assert_eq!(Handle::place(at, 63, Counter(1)).err().unwrap().code, code::MEMORY);
-        let odd = Out::<c_void>(storage.0.as_mut_ptr().wrapping_add(8).cast());
-        assert_eq!(Handle::place(odd, 64, Counter(1)).err().unwrap().code, code::ARGUMENT);
-        let handle = Handle::place(at, 64, Counter(5)).unwrap();
-        assert_eq!(Handle::place(at, 64, Counter(1)).err().unwrap().code, code::ARGUMENT);
-        assert_eq!(handle.update(|counter| Ok(counter.0)).unwrap(), 5);
-        handle.close().unwrap();
-        assert!(handle.read(|_| Ok(())).is_err());
-        Handle::place(at, 64, Counter(1)).unwrap().close().unwrap();
-    }
-
-    #[test]
-    fn a_panic_becomes_a_code() {
-        let handle = Handle::boxed(Counter(1)).unwrap();
-        let code: c_int = guarded(|| handle.update(|_| -> Result<c_int, Failure> { panic!("on purpose") }));
-        assert_eq!(code, code::INTERNAL);
-        assert!(handle.update(|_| Ok(())).is_ok(), "the hold was given up");
-        handle.close().unwrap();
-    }
-
-    #[test]
-    fn pointers_are_checked() {
-        let mut words = [0_u64; 2];
-        let at = words.as_mut_ptr();
-        assert!(Out(at).required("out").is_ok());
-        let text = |out: Out<u64>| {
-            assert_eq!(out.required("out").err().unwrap().code, code::ARGUMENT);
-            crate::failure::last().text
-        };
-        assert_eq!(text(Out(core::ptr::null_mut())), "out is NULL");
-        let odd = at.wrapping_byte_add(1);
-        assert_eq!(text(Out(odd)), "out is misaligned");
-        assert!(Out(at).array(usize::MAX / 4, "out").is_err());
-        assert!(Out(core::ptr::null_mut::<u64>()).array(0, "out").is_ok());
-        Out(at).array(1, "out").unwrap().put(1, 9);
-        assert_eq!(words[1], 0, "beyond the array nothing is stored");
-    }
-
-    #[test]
-    fn scratch_memory_is_split_without_overlap() {
-        let mut scratch = Scratch::new(1);
-        assert_eq!(scratch.len(), Scratch::MIN);
-        let (a, b) = scratch.split(3, [7_u8; 10], 0x55_u64);
-        assert_eq!((a.len(), b.len()), (3, (Scratch::MIN - 32) / 8));
-        b.fill(u64::MAX);
-        assert!(a.iter().all(|word| *word == [7; 10]));
-        let (a, b) = scratch.split(usize::MAX, 1_u64, 2_u64);
-        assert_eq!((a.len(), b.len()), (Scratch::MIN / 8, 0));
-    }
-}
+pub(crate) mod tests;
