@@ -12,7 +12,8 @@
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, PageWalker, PagingMode, Pte};
-use crate::phys::{Extent, PhysError, PhysRead};
+use crate::phys::{PhysError, PhysRead};
+use crate::process::pages::Pages;
 use crate::process::{Process, ProcessSource, Step};
 
 /// Entries of a table.
@@ -131,6 +132,11 @@ fn compare<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> R
     Ok(Some(result))
 }
 
+/// Whether `root` is a top table that shares most of the kernel half of `reference`.
+pub(super) fn shares_kernel_half<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> bool {
+    matches!(compare(mem, reference, root, phys_bits), Ok(Some(comparison)) if comparison.agrees())
+}
+
 /// The user-mode root that Linux keeps beside `root` under page-table isolation: the next page, with the same user half
 /// and next to no kernel half (Linux, `arch/x86/include/asm/pgtable.h`: the pair is one 8 KiB allocation).
 fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<Cr3> {
@@ -158,51 +164,6 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
     });
     let [ours, theirs] = kernel;
     (fits == Ok(true) && users > 0 && theirs > 0 && theirs < ours).then(|| Cr3::new(partner.get()))
-}
-
-/// A pass over the pages of RAM that hold data: resumable, one page at a time.
-#[derive(Clone, Copy, Debug)]
-struct Pages {
-    next: Gpa,
-    extent: Option<Extent>,
-    looked_at: u64,
-}
-
-impl Pages {
-    const fn new() -> Self {
-        Self { next: Gpa::new(0), extent: None, looked_at: 0 }
-    }
-
-    /// The next whole page.
-    #[inline]
-    fn advance<M: PhysRead>(&mut self, mem: &M) -> Result<Option<Gpa>, PhysError> {
-        loop {
-            if let Some(extent) = self.extent {
-                let page = self.next;
-                // Both are page-aligned, and an extent does not pass 2^64.
-                if page.wrapping_add(PAGE_BYTES) <= extent.end() && page >= extent.start {
-                    self.next = page.wrapping_add(PAGE_BYTES);
-                    self.looked_at = self.looked_at.wrapping_add(1);
-                    return Ok(Some(page));
-                }
-            }
-            let Some(extent) = mem.next_extent(self.next)? else { return Ok(None) };
-            let Some(start) = extent.start.get().checked_next_multiple_of(PAGE_BYTES) else { return Ok(None) };
-            // An extent with no whole page in it, or one that lies before where we are: go on behind it.
-            let end = extent.end().get() & !PAGE_BYTES.wrapping_sub(1);
-            if start >= end {
-                let Some(behind) = extent.end().get().checked_next_multiple_of(PAGE_BYTES) else { return Ok(None) };
-                if behind <= self.next.get() {
-                    return Ok(None);
-                }
-                self.next = Gpa::new(behind);
-                self.extent = None;
-                continue;
-            }
-            self.next = Gpa::new(start);
-            self.extent = Some(Extent { start: Gpa::new(start), len: end.wrapping_sub(start) });
-        }
-    }
 }
 
 /// The roots that share the kernel half of a known one, the known one included.
@@ -294,9 +255,7 @@ impl ProcessSource for SharedHalf {
                 continue;
             }
             budget.spend(ENTRIES);
-            if let Ok(Some(comparison)) = compare(mem, reference, page, phys_bits)
-                && comparison.agrees()
-            {
+            if shares_kernel_half(mem, reference, page, phys_bits) {
                 return Ok(Step::Found(process_at(mem, &self.reference, page)));
             }
         }
@@ -510,7 +469,7 @@ impl<'s> Agreement<'s> {
         let stride = agreeing().count().div_ceil(SAMPLE).max(1);
         let phys_bits = self.template.phys_bits;
         let support = |root: Gpa| {
-            let agrees = |other: &Gpa| matches!(compare(mem, root, *other, phys_bits), Ok(Some(comparison)) if comparison.agrees());
+            let agrees = |other: &Gpa| shares_kernel_half(mem, root, *other, phys_bits);
             agreeing().step_by(stride).filter(agrees).count()
         };
         // Of equals the lowest.
@@ -566,10 +525,7 @@ impl ProcessSource for Agreement<'_> {
                     }
                     let reference = self.template;
                     self.stage = Stage::List { next: next.wrapping_add(1) };
-                    let comparison = compare(mem, reference.root.table(), candidate.root, reference.phys_bits);
-                    if let Ok(Some(comparison)) = comparison
-                        && comparison.agrees()
-                    {
+                    if shares_kernel_half(mem, reference.root.table(), candidate.root, reference.phys_bits) {
                         return Ok(Step::Found(process_at(mem, &reference, candidate.root)));
                     }
                     continue;
