@@ -4,6 +4,7 @@
 //! a bounded pass over physical memory that finds the roots sharing one kernel half. A source that reads a kernel's own
 //! process list can also name its processes.
 
+pub mod nt;
 mod pages;
 pub mod roots;
 

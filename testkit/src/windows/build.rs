@@ -118,6 +118,7 @@ impl<'l> Builder<'l> {
         let truth = Truth {
             layout: *layout,
             kcr3: self.kernel.space.cr3(),
+            kpti: self.kpti,
             mode: self.guest.mode,
             start_block: (self.options.start_block != StartBlock::Missing).then_some(decoys::START_BLOCK),
             nt_base: self.nt_base,

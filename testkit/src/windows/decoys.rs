@@ -12,7 +12,7 @@ pub(super) const START_BLOCK: Gpa = Gpa::new(0x1_3000);
 /// Where a start block without a table lies, below the other.
 pub(super) const EMPTY_START_BLOCK: Gpa = Gpa::new(0x8000);
 /// Where the loader's table lies.
-pub(super) const LOADER_TABLE: Gpa = Gpa::new(0x15_0000);
+pub const LOADER_TABLE: Gpa = Gpa::new(0x15_0000);
 /// Tables with a self-reference and hardly anything else.
 pub(super) const DUMMY_TABLES: [Gpa; 2] = [Gpa::new(0x16_0000), Gpa::new(0x19_f000)];
 

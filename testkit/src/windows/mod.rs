@@ -12,6 +12,7 @@
 //! ```
 
 mod build;
+mod check;
 mod decoys;
 mod eprocess;
 mod image;
@@ -29,6 +30,7 @@ use crate::builder::{GuestBuilder, Space};
 use crate::ram::Ram;
 use crate::region::{RegionImage, Ring};
 
+pub use decoys::LOADER_TABLE;
 pub use eprocess::STILL_ACTIVE;
 pub use kernel::{Kernel, SHARED_DATA};
 pub use layout::{LAYOUTS, Layout, PteFormat, UserRoot, VadShape};
@@ -188,6 +190,8 @@ pub struct Truth {
     pub layout: Layout,
     /// The System process's tables, without flags.
     pub kcr3: Cr3,
+    /// Page table isolation is on.
+    pub kpti: bool,
     /// Levels of the tables.
     pub mode: PagingMode,
     /// The start block, where there is one.

@@ -36,8 +36,10 @@ pub(super) fn build(
     let tree = Tree { guest, kernel, shape, ranges, nodes: &nodes };
     let embedded = shape != VadShape::Win81;
     let (root, depth) = tree.write(0, nodes.len(), if embedded { root_at.get() } else { 0 });
+    // The node that was looked up last; the root is that in a process of one range only.
+    let hint = nodes.last().copied().unwrap_or(root);
     if !embedded {
-        return (root.to_le_bytes().to_vec(), root);
+        return (root.to_le_bytes().to_vec(), hint);
     }
     // A table: its first node is the field itself, which is its own parent and has the tree on its right.
     let mut field = Vec::new();
@@ -46,7 +48,7 @@ pub(super) fn build(
     for word in [root_at.get(), 0, root].into_iter().chain(rest) {
         field.extend(word.to_le_bytes());
     }
-    (field, root)
+    (field, hint)
 }
 
 struct Tree<'t> {

@@ -1,0 +1,241 @@
+//! A Windows kernel that was found: what is kept of it, and how that is told to be still so.
+
+use super::error::NtError;
+use super::find_image::ImageSearch;
+use super::infer::{self, Inferred};
+use super::layout::{FieldName, Layout};
+use super::list::ProcessList;
+use super::memory::{pointer, word};
+use super::object::Object;
+use super::paging::{KernelPaging, NtPaging};
+use super::pe::KernelImage;
+use super::shared_data::{Version, version};
+use crate::addr::{Cr3, Gva};
+use crate::budget::Budget;
+use crate::paging::{AddressSpace, PageWalker, PagingMode};
+use crate::phys::PhysRead;
+use crate::process::Step;
+
+/// The exported variable that holds the address of the System process's object.
+const INITIAL_SYSTEM_PROCESS: &str = "PsInitialSystemProcess";
+/// The first build whose absent entries can be swizzled.
+const SWIZZLING_BUILD: u32 = 17763;
+
+/// How the first root of a kernel was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FoundBy {
+    /// The caller gave it.
+    Given,
+    /// The processor start block in low memory names it.
+    StartBlock,
+    /// A page of RAM reads like a top table that names itself.
+    SelfMap,
+    /// The largest set of pages that share a kernel half has it.
+    Roots,
+}
+
+impl core::fmt::Display for FoundBy {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Given => "the root that was given",
+            Self::StartBlock => "the processor start block",
+            Self::SelfMap => "a top table that names itself",
+            Self::Roots => "the roots that share one kernel half",
+        })
+    }
+}
+
+/// A Windows kernel in a guest: where its processes are, and how their objects are laid out. A plain value of a few hundred
+/// bytes; it holds addresses and offsets, no content of guest memory and no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NtKernel {
+    /// The System process's own tables: `kcr3`.
+    pub root: Cr3,
+    /// Levels of the tables.
+    pub mode: PagingMode,
+    /// The root that led here; it can be another process's, or the loader's.
+    pub found: Cr3,
+    /// How that was found.
+    pub found_by: FoundBy,
+    /// The kernel's image.
+    pub image: KernelImage,
+    /// The System process's object.
+    pub system: Gva,
+    /// Which Windows it says it is. Nothing but the reading of swizzled entries depends on it.
+    pub version: Option<Version>,
+    /// The layout of process objects.
+    pub layout: Layout,
+}
+
+impl NtKernel {
+    /// The kernel that `root` maps: the System process's root, any other process's, or a loader's that maps the same
+    /// kernel half. `mode` is the depth of the tables where it is known.
+    ///
+    /// # Bound
+    /// About 2^22 walks to find the image (2^20 pages under two kinds of tables), and one inference of the layout, for each image that calls itself the kernel's.
+    ///
+    /// # Errors
+    /// The [`NtError`] of the way that led furthest.
+    pub fn attach<M: PhysRead>(mem: &M, root: Cr3, mode: Option<PagingMode>) -> Result<Self, NtError> {
+        let mut attempt = Attempt::new(mem, root, mode, None, FoundBy::Given);
+        loop {
+            match attempt.step(mem, &mut Budget::unlimited()) {
+                Step::Found(kernel) => return Ok(kernel),
+                Step::Pending => {}
+                Step::Done => return Err(attempt.error),
+            }
+        }
+    }
+
+    /// Whether this is still the kernel that runs: its System process is where it was, under the same root, and leads to the
+    /// list. Cheap enough for every use of a kernel that was kept.
+    ///
+    /// # Bound
+    /// One object of 3072 bytes and two walks.
+    ///
+    /// # Errors
+    /// [`NtError`] where it is not.
+    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), NtError> {
+        let walker = PageWalker::new(mem, self.kernel_space());
+        let at = self.system;
+        let object = Object::read(&walker, at).map_err(|error| NtError::System { at, error })?;
+        if !object.is_process() || object.is_signaled() {
+            return Err(NtError::NotAProcess { at });
+        }
+        if object.word(self.layout.pid.offset) != Some(4) {
+            return Err(NtError::Changed { field: FieldName::UniqueProcessId });
+        }
+        if object.word(self.layout.table.offset) != Some(self.root.get()) {
+            return Err(NtError::Changed { field: FieldName::DirectoryTableBase });
+        }
+        let node = at.wrapping_add(self.layout.links.offset.into());
+        let next = object.word(self.layout.links.offset).and_then(|next| pointer(self.mode, next));
+        match next.map(|next| word(&walker, next.wrapping_add(8))) {
+            Some(Ok(back)) if back == node.get() => Ok(()),
+            _ => Err(NtError::Changed { field: FieldName::ActiveProcessLinks }),
+        }
+    }
+
+    /// The live processes: a [`ProcessSource`](crate::ProcessSource).
+    #[must_use]
+    pub const fn processes(&self) -> ProcessList {
+        ProcessList::new(*self)
+    }
+
+    /// The System process's address space.
+    #[must_use]
+    pub fn space(&self) -> AddressSpace<NtPaging> {
+        self.kernel_space().with_absent(self.paging())
+    }
+
+    pub(super) fn paging(&self) -> NtPaging {
+        NtPaging::new(&self.kernel_space(), may_swizzle(self.version))
+    }
+
+    pub(super) fn kernel_space(&self) -> AddressSpace<KernelPaging> {
+        AddressSpace::new(self.root).with_mode(self.mode).with_absent(KernelPaging)
+    }
+}
+
+fn may_swizzle(version: Option<Version>) -> bool {
+    // Where nothing says how old it is, the entry has to be readable in one way only.
+    version.is_none_or(|version| version.build.is_some_and(|build| build >= SWIZZLING_BUILD))
+}
+
+/// The way from one root to a kernel: resumable.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    space: AddressSpace<KernelPaging>,
+    version: Option<Version>,
+    search: Option<ImageSearch>,
+    found: Cr3,
+    found_by: FoundBy,
+    /// What is known to be in the way.
+    pub(super) error: NtError,
+}
+
+impl Attempt {
+    /// The way from `root`; `code` is an address that may be in the image.
+    pub(super) fn new<M: PhysRead>(
+        mem: &M,
+        root: Cr3,
+        mode: Option<PagingMode>,
+        code: Option<Gva>,
+        found_by: FoundBy,
+    ) -> Self {
+        let space = AddressSpace::new(root).with_absent(KernelPaging);
+        let read = |mode| version(&PageWalker::new(mem, space.with_mode(mode)));
+        // The shared page is found under one reading of the tables only, and so tells how deep they are.
+        let modes = match mode {
+            Some(mode) => [mode, mode],
+            None => [PagingMode::FourLevel, PagingMode::FiveLevel],
+        };
+        let found = modes.into_iter().find_map(|mode| Some((mode, read(mode)?)));
+        let (mode, version) = match found {
+            Some((mode, version)) => (mode, Some(version)),
+            None => (modes[0], None),
+        };
+        // The start block's word counts without the page as well.
+        let go_on = version.is_some() || found_by == FoundBy::StartBlock;
+        Self {
+            space: space.with_mode(mode),
+            version,
+            search: go_on.then(|| ImageSearch::new(code)),
+            found: root,
+            found_by,
+            error: if go_on { NtError::NoImage { root } } else { NtError::NoSharedData { root } },
+        }
+    }
+
+    /// Goes on; `Done` where this root leads to no kernel, for the reason in `error`.
+    pub(super) fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Step<NtKernel> {
+        let walker = PageWalker::new(mem, self.space);
+        let Some(search) = &mut self.search else { return Step::Done };
+        loop {
+            match search.step(&walker, budget) {
+                Step::Pending => return Step::Pending,
+                Step::Done => {
+                    self.search = None;
+                    return Step::Done;
+                }
+                Step::Found(image) => match finish(&walker, image, self.version) {
+                    Ok((system, Inferred { layout, root })) => {
+                        self.search = None;
+                        return Step::Found(NtKernel {
+                            root,
+                            mode: self.space.mode,
+                            found: self.found,
+                            found_by: self.found_by,
+                            image,
+                            system,
+                            version: self.version,
+                            layout,
+                        });
+                    }
+                    Err(error) => {
+                        if error.progress() >= self.error.progress() {
+                            self.error = error;
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// From the image to the layout.
+fn finish<M: PhysRead>(
+    walker: &PageWalker<&M, KernelPaging>,
+    image: KernelImage,
+    version: Option<Version>,
+) -> Result<(Gva, Inferred), NtError> {
+    let variable = image
+        .export(walker, INITIAL_SYSTEM_PROCESS.as_bytes())
+        .ok_or(NtError::NoExport { image: image.base, name: INITIAL_SYSTEM_PROCESS })?;
+    let system = word(walker, variable)
+        .ok()
+        .and_then(|value| pointer(walker.space().mode, value))
+        .ok_or(NtError::NoSystem { variable })?;
+    let kernel = infer::Kernel { walker: *walker, image, may_swizzle: may_swizzle(version) };
+    Ok((system, infer::infer(&kernel, system)?))
+}

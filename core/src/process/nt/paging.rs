@@ -1,0 +1,150 @@
+//! What absent entries mean in a Windows guest: pages and tables that were trimmed but are still in RAM are found.
+
+use super::descriptors::{DescriptorShape, Descriptors};
+use super::memory::word;
+use super::pte::{Absent, Prototype, decode, prototype};
+use crate::addr::{Cr3, Gva};
+use crate::paging::{
+    AbsentEntry, AbsentResolver, AddressSpace, Level, Meaning, PageWalker, PagingMode, Rights, WalkError,
+};
+use crate::phys::{PhysError, PhysRead};
+
+/// The kernel's own half: trimmed pages of paged pool, and trimmed tables. Nothing in it needs another translation, so that a
+/// resolver that reads kernel memory does not call itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct KernelPaging;
+
+impl AbsentResolver for KernelPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+        Ok(match decode(absent.entry) {
+            Absent::Transition(page) => match page.frame(mem) {
+                Some(frame) if absent.level == Level::Pt => {
+                    Meaning::Page { frame, rights: Rights { user: false, ..page.rights() } }
+                }
+                Some(frame) => Meaning::Table(frame),
+                None => Meaning::NotResident,
+            },
+            Absent::Descriptor => Meaning::NotMapped,
+            Absent::Prototype(..) | Absent::NotResident => Meaning::NotResident,
+        })
+    }
+}
+
+/// Where the address descriptors of one process are, and how to tell that the process is still the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) eprocess: Gva,
+    /// Offset and value of the field that names its tables.
+    pub(super) table: (u16, u64),
+    pub(super) root: (u16, DescriptorShape),
+}
+
+/// The meaning of absent entries in the address space of one Windows process.
+///
+/// * A page **in transition** was trimmed and still lies in RAM: its entry says where. So does the entry of a trimmed table.
+/// * A **shared** page that was trimmed, or that the process never touched, is known to the section: the entry, or the
+///   process's address descriptor, leads to a prototype, and the prototype to the page.
+/// * Everything else that Windows keeps track of (page file, compressed store, never made) is
+///   [`Meaning::NotResident`], what it knows nothing of is [`Meaning::NotMapped`].
+///
+/// On machines with the L1TF mitigation an address in an absent entry can carry one more bit. A prototype's address that can
+/// be read both ways is taken as the address descriptor has it, and is `NotResident` where that cannot decide.
+///
+/// Holds no translation: kernel tables, descriptors and prototypes are read anew every time, and a process object that was
+/// reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by themselves.
+///
+/// # Bound
+/// At most 5000 loads for an entry, a walk of the kernel's tables for each word that is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NtPaging {
+    kernel: Cr3,
+    mode: PagingMode,
+    phys_bits: u32,
+    may_swizzle: bool,
+    owner: Option<Owner>,
+}
+
+impl NtPaging {
+    /// Pages of any process of the kernel at `kernel`; address descriptors are not known.
+    pub(super) const fn new(kernel: &AddressSpace<KernelPaging>, may_swizzle: bool) -> Self {
+        Self { kernel: kernel.root, mode: kernel.mode, phys_bits: kernel.phys_bits, may_swizzle, owner: None }
+    }
+
+    pub(super) const fn of(self, owner: Option<Owner>) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// Whether the address descriptors of the process are known: pages that it never touched itself are then found too.
+    #[must_use]
+    pub const fn knows_descriptors(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    fn walker<'m, M: PhysRead>(&self, mem: &'m M) -> PageWalker<&'m M, KernelPaging> {
+        let space = AddressSpace::new(self.kernel).with_mode(self.mode).with_phys_bits(self.phys_bits);
+        PageWalker::new(mem, space.with_absent(KernelPaging))
+    }
+
+    /// The prototype that the process's address descriptor names.
+    fn described<M: PhysRead>(&self, mem: &M, gva: Gva) -> Result<Option<Gva>, WalkError> {
+        let Some(owner) = self.owner else { return Ok(None) };
+        let walker = self.walker(mem);
+        let (table_at, table) = owner.table;
+        if word(&walker, owner.eprocess.wrapping_add(table_at.into()))? != table {
+            return Ok(None);
+        }
+        let (root_at, shape) = owner.root;
+        Descriptors { field: owner.eprocess.wrapping_add(root_at.into()), shape }.prototype(&walker, gva)
+    }
+
+    fn follow<M: PhysRead>(&self, mem: &M, at: Gva) -> Result<Meaning, WalkError> {
+        // What no processor uses says nothing of rights; the process's own view does, where it has the page.
+        let rights = Rights { user: true, writable: true, executable: false };
+        Ok(match prototype(word(&self.walker(mem), at)?) {
+            Prototype::Valid(frame) => Meaning::Page { frame, rights },
+            Prototype::Transition(page) => match page.frame(mem) {
+                Some(frame) => Meaning::Page { frame, rights: page.rights() },
+                None => Meaning::NotResident,
+            },
+            Prototype::NotResident => Meaning::NotResident,
+        })
+    }
+
+    fn meaning<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, WalkError> {
+        match decode(absent.entry) {
+            Absent::Transition(page) => Ok(match page.frame(mem) {
+                Some(frame) if absent.level == Level::Pt => Meaning::Page { frame, rights: page.rights() },
+                Some(frame) => Meaning::Table(frame),
+                None => Meaning::NotResident,
+            }),
+            Absent::NotResident if absent.level == Level::Pt => Ok(Meaning::NotResident),
+            // A table that was written out, or never made: what it would say, the descriptor says as well.
+            Absent::Descriptor | Absent::NotResident => match self.described(mem, absent.gva)? {
+                Some(at) => self.follow(mem, at),
+                None if absent.entry == 0 => Ok(Meaning::NotMapped),
+                None => Ok(Meaning::NotResident),
+            },
+            // Only page tables hold these.
+            Absent::Prototype(..) if absent.level != Level::Pt => Ok(Meaning::NotResident),
+            Absent::Prototype(at, Some(plain)) if self.may_swizzle => match self.described(mem, absent.gva)? {
+                Some(expected) if expected == at || expected == plain => self.follow(mem, expected),
+                _ => Ok(Meaning::NotResident),
+            },
+            Absent::Prototype(at, _) => self.follow(mem, at),
+        }
+    }
+}
+
+impl AbsentResolver for NtPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+        if self.phys_bits == 0 || absent.gva >= self.mode.user_end() {
+            return KernelPaging.resolve(mem, absent);
+        }
+        match self.meaning(mem, absent) {
+            Ok(meaning) => Ok(meaning),
+            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) => Err(error),
+            // What should lead to the page is itself not in RAM, or no pointer.
+            Err(_) => Ok(Meaning::NotResident),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A Windows guest of which nothing is known but its RAM: the kernel, and the layout of its process objects.
+
+use vgpu_perception::process::nt::{FieldName, FoundBy, KernelSearch, NtError, NtKernel};
+use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::{Budget, Cr3, PagingMode, PhysRead, Step};
+use vgpu_perception_testkit::linux::{LinuxOptions, standard_linux};
+use vgpu_perception_testkit::windows::{
+    LAYOUTS, LOADER_TABLE, Layout, Options, RootPlace, Shape, StartBlock, WindowsGuest,
+};
+
+/// Searches in small steps.
+fn search<M: PhysRead>(ram: &M) -> Result<NtKernel, Option<NtError>> {
+    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut search = KernelSearch::new(None, &mut scratch);
+    loop {
+        match search.step(ram, &mut Budget::new(1 << 16)).unwrap() {
+            Step::Found(kernel) => {
+                assert_eq!(search.step(ram, &mut Budget::unlimited()), Ok(Step::Done), "one is enough");
+                return Ok(kernel);
+            }
+            Step::Pending => {}
+            Step::Done => return Err(search.failure()),
+        }
+    }
+}
+
+fn find(windows: &WindowsGuest) -> NtKernel {
+    search(&windows.ram).unwrap_or_else(|error| panic!("{}: {error:?}", windows.truth.layout.name))
+}
+
+/// The fields that this guest lets nobody prove.
+fn unprovable(windows: &WindowsGuest) -> Vec<FieldName> {
+    if windows.truth.kpti { Vec::new() } else { vec![FieldName::UserDirectoryTableBase] }
+}
+
+fn assert_whole(windows: &WindowsGuest, kernel: &NtKernel) {
+    windows.assert_kernel(kernel);
+    let (_, absent) = windows.compare(&kernel.layout);
+    assert_eq!(absent, unprovable(windows), "{}", windows.truth.layout.name);
+}
+
+#[test]
+fn every_layout_is_told_in_every_shape() {
+    for layout in LAYOUTS {
+        for shape in Shape::ALL {
+            for kpti in [true, false] {
+                let windows = WindowsGuest::build(layout, shape, Options { kpti, ..Options::default() });
+                let kernel = find(&windows);
+                assert_whole(&windows, &kernel);
+                assert_eq!(kernel.found_by, FoundBy::StartBlock, "{}", layout.name);
+                let version = kernel.version.unwrap();
+                assert_eq!((version.major, version.minor), (layout.major, layout.minor));
+                assert_eq!(version.build, layout.shares_build().then_some(layout.build));
+                kernel.revalidate(&windows.ram).unwrap();
+            }
+        }
+    }
+}
+
+/// Offsets that no build has: told from structure, or not at all.
+#[test]
+fn layouts_that_are_in_no_table_are_told_too() {
+    for seed in 0..150 {
+        let layout = Layout::random(seed);
+        let shape = Shape::ALL[usize::try_from(seed % 3).unwrap()];
+        let windows = WindowsGuest::build(&layout, shape, Options { seed, kpti: seed % 5 != 0, ..Options::default() });
+        assert_whole(&windows, &find(&windows));
+    }
+}
+
+#[test]
+fn a_kernel_is_found_by_whatever_there_is() {
+    let rows = [
+        (StartBlock::System, RootPlace::Low, FoundBy::StartBlock),
+        // The loader's tables lead to the System process, whose own are then taken.
+        (StartBlock::Loader, RootPlace::Middle, FoundBy::StartBlock),
+        (StartBlock::StaleLoader, RootPlace::Low, FoundBy::SelfMap),
+        (StartBlock::StaleLoader, RootPlace::High, FoundBy::SelfMap),
+        (StartBlock::Missing, RootPlace::Low, FoundBy::SelfMap),
+        (StartBlock::Missing, RootPlace::Middle, FoundBy::SelfMap),
+        (StartBlock::Missing, RootPlace::High, FoundBy::SelfMap),
+    ];
+    for name in ["7 SP1", "8.1", "10 1809", "11 24H2"] {
+        for shape in Shape::ALL {
+            for (start_block, root, found_by) in rows {
+                let options = Options { start_block, root, ..Options::default() };
+                let windows = WindowsGuest::build(&Layout::named(name), shape, options);
+                let kernel = find(&windows);
+                assert_whole(&windows, &kernel);
+                assert_eq!(kernel.found_by, found_by, "{name} {shape:?} {start_block:?} {root:?}");
+            }
+        }
+    }
+}
+
+/// Tables that do not name themselves, as a hypervisor could keep them from doing: only what they share is left.
+#[test]
+fn without_self_references_the_shared_half_leads_there() {
+    for shape in Shape::ALL {
+        let options = Options { start_block: StartBlock::Missing, kpti: false, ..Options::default() };
+        let windows = WindowsGuest::build(&Layout::named("10 2004"), shape, options);
+        let slot = 8 * windows.truth.self_map;
+        let roots = windows.truth.processes.iter().map(|process| process.space.root);
+        for root in roots.chain([LOADER_TABLE]) {
+            windows.ram.write_u64(root.wrapping_add(slot), 0);
+        }
+        let kernel = find(&windows);
+        windows.assert_kernel(&kernel);
+        assert_eq!(kernel.found_by, FoundBy::Roots);
+        assert_eq!(windows.compare(&kernel.layout).1, [FieldName::UserDirectoryTableBase]);
+    }
+}
+
+#[test]
+fn any_process_root_leads_to_the_kernel() {
+    for (layout, shape) in LAYOUTS.iter().zip(Shape::ALL.iter().cycle()) {
+        let windows = WindowsGuest::build(layout, *shape, Options::default());
+        for process in windows.truth.processes.iter().step_by(5) {
+            let context = Cr3::new(process.space.root.get() | 0x8000_0000_0000_0002);
+            for mode in [None, Some(windows.truth.mode)] {
+                let kernel = NtKernel::attach(&windows.ram, context, mode).unwrap();
+                assert_whole(&windows, &kernel);
+                assert_eq!((kernel.found_by, kernel.found), (FoundBy::Given, context));
+            }
+        }
+    }
+}
+
+#[test]
+fn roots_that_lead_nowhere_say_why() {
+    let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());
+    let attach = |root| NtKernel::attach(&windows.ram, root, None);
+    let producer = &windows.truth.processes[windows.truth.producer];
+    let user = Cr3::new(producer.user_table_field);
+    assert_eq!(attach(user), Err(NtError::NoSharedData { root: user }));
+    let hole = Cr3::new(0x00f0_0000_0000);
+    assert_eq!(attach(hole), Err(NtError::NoSharedData { root: hole }));
+    // Read with one level too many.
+    let root = windows.truth.kcr3;
+    let five = NtKernel::attach(&windows.ram, root, Some(PagingMode::FiveLevel));
+    assert_eq!(five, Err(NtError::NoSharedData { root }));
+
+    let image = windows.truth.nt_base;
+    windows.write_kernel(windows.truth.initial_system_process, &0x1234_u64.to_le_bytes());
+    assert_eq!(attach(root), Err(NtError::NoSystem { variable: windows.truth.initial_system_process }));
+    windows.write_kernel(image.wrapping_add(0x3c), &0x900_u32.to_le_bytes());
+    assert_eq!(attach(root), Err(NtError::NoImage { root }));
+}
+
+#[test]
+fn a_kernel_that_was_kept_is_told_from_another() {
+    let windows = WindowsGuest::build(&Layout::named("11 22H2"), Shape::FourLevel, Options::default());
+    let kernel = find(&windows);
+    kernel.revalidate(&windows.ram).unwrap();
+    let system = &windows.truth.processes[0];
+    let layout = &windows.truth.layout;
+    let rows = [
+        (layout.pid, 8, 8, NtError::Changed { field: FieldName::UniqueProcessId }),
+        (layout.directory_table_base, 8, 0x5000, NtError::Changed { field: FieldName::DirectoryTableBase }),
+        (layout.links, 8, system.eprocess.get(), NtError::Changed { field: FieldName::ActiveProcessLinks }),
+        (4, 4, 1, NtError::NotAProcess { at: system.eprocess }),
+        (0, 1, 5, NtError::NotAProcess { at: system.eprocess }),
+    ];
+    for (offset, bytes, value, error) in rows {
+        let at = windows.field(system, offset & !7);
+        let before = windows.ram.load_u64(at).unwrap();
+        windows.set(system, offset, bytes, value);
+        assert_eq!(kernel.revalidate(&windows.ram), Err(error));
+        windows.ram.write_u64(at, before);
+    }
+    let other =
+        WindowsGuest::build(&Layout::named("11 22H2"), Shape::FourLevel, Options { seed: 9, ..Options::default() });
+    kernel.revalidate(&other.ram).unwrap_err();
+}
+
+#[test]
+fn a_guest_that_is_not_windows_has_no_kernel() {
+    let linux = standard_linux(LinuxOptions::default());
+    assert!(matches!(search(&linux.guest.ram), Err(None | Some(NtError::NoSharedData { .. }))));
+}
