@@ -1,9 +1,10 @@
 //! Where address spaces come from: a source of roots.
 //!
 //! The scan takes any [`ProcessSource`] and does not know which it got. [`roots`] has the ones that need no operating system:
-//! a bounded pass over physical memory that finds the roots sharing one kernel half. A source that reads a kernel's own
-//! process list can also name its processes.
+//! a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a Windows kernel,
+//! and so can name its processes. [`guest`] takes whichever there is.
 
+pub mod guest;
 pub mod nt;
 mod pages;
 pub mod roots;
@@ -39,6 +40,17 @@ impl<R> Process<R> {
     #[must_use]
     pub const fn unnamed(space: AddressSpace<R>) -> Self {
         Self { space, user_root: None, pid: None, ppid: None, name: None, eprocess: None, peb: None }
+    }
+}
+
+impl<R> Process<R> {
+    /// The same process, with another meaning of absent entries.
+    #[must_use]
+    pub fn map_absent<Q>(self, meaning: impl FnOnce(R) -> Q) -> Process<Q> {
+        let Self { space, user_root, pid, ppid, name, eprocess, peb } = self;
+        let AddressSpace { root, mode, phys_bits, absent } = space;
+        let space = AddressSpace { root, mode, phys_bits, absent: meaning(absent) };
+        Process { space, user_root, pid, ppid, name, eprocess, peb }
     }
 }
 

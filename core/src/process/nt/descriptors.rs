@@ -106,7 +106,7 @@ impl Descriptors {
     /// The descriptor that covers `gva`.
     ///
     /// # Bound
-    /// 64 nodes of four words.
+    /// 64 nodes of five words.
     pub(super) fn find<M: PhysRead, R: AbsentResolver>(
         &self,
         walker: &PageWalker<M, R>,
@@ -126,10 +126,14 @@ impl Descriptors {
             } else {
                 return Ok(Some(Descriptor { node, first_page }));
             };
-            match pointer(walker.space().mode, word(walker, node.wrapping_add(child))?) {
-                Some(next) => node = next,
-                None => return Ok(None),
+            let Some(next) = pointer(walker.space().mode, word(walker, node.wrapping_add(child))?) else {
+                return Ok(None);
+            };
+            // A node names its parent: what does not is no node, or the tree is being changed.
+            if word(walker, next.wrapping_add(self.shape.parent()))? & !BALANCE != node.get() {
+                return Ok(None);
             }
+            node = next;
         }
         Ok(None)
     }

@@ -33,6 +33,10 @@ const STILL_ACTIVE: u32 = 0x103;
 const TABLES_END: u16 = 0x100;
 /// What `InheritedFromUniqueProcessId` lies behind `SectionBaseAddress`, on all builds of which the structure is public.
 const PARENT_AFTER_SECTION: u16 = 0x20;
+/// Bytes from `ExitStatus` to `ExitTime` on builds from 8 on; before that it follows `CreateTime`.
+const EXIT_TIME_AFTER_STATUS: [u16; 3] = [0x64, 0x6c, 0x84];
+/// Bytes from `ExitStatus` to the end of what is looked for: `ExitTime` of Windows 8 is the furthest, at 0x84.
+const AFTER_EXIT_STATUS: u64 = 0x90;
 /// `PEB.ImageBaseAddress`.
 const IMAGE_BASE_IN_PEB: u64 = 0x10;
 /// Times from 2000 to 2057, in units of 100 ns since 1601. Later ones cannot be told from the end of a name, whose last byte is
@@ -64,12 +68,16 @@ pub(super) fn infer<M: PhysRead>(kernel: &Kernel<'_, M>, system: Gva) -> Result<
     }
     let links = links(kernel, &object)?;
     let mut sample = Sample { kernel, links, system: object, extent: u64::MAX };
-    sample.extent = sample.nearest();
-    sample.system = object.cut(sample.extent);
+    sample.cut(sample.nearest());
     let table = sample.tables().ok_or(NtError::Unproven { field: FieldName::DirectoryTableBase })?;
     let root = Cr3::new(sample.system.word(table.offset).unwrap_or_default());
-    let create_time = sample.created();
-    let (exit_time, exit_status) = sample.ended(create_time);
+    let exit_status = sample.statuses();
+    if let Some(field) = exit_status {
+        sample.end_after(field.offset);
+    }
+    // Where the end of the object is not known, dates and nodes that lie behind it could be taken for its fields.
+    let ends = exit_status.is_some();
+    let create_time = if ends { sample.created() } else { None };
     let (peb, section_base) = sample.environment(table).unzip();
     let layout = Layout {
         table,
@@ -78,12 +86,12 @@ pub(super) fn infer<M: PhysRead>(kernel: &Kernel<'_, M>, system: Gva) -> Result<
         name: sample.names(),
         user_table: sample.user_tables(table),
         create_time,
-        exit_time,
+        exit_time: create_time.zip(exit_status).and_then(|(created, status)| sample.ended(created, status)),
         exit_status,
         peb,
         section_base,
         ppid: section_base.and_then(|section_base| sample.parents(section_base)),
-        descriptors: peb.zip(section_base).and_then(|(peb, section)| sample.descriptors(peb, section)),
+        descriptors: peb.zip(section_base).filter(|_| ends).and_then(|(peb, section)| sample.descriptors(peb, section)),
     };
     Ok(Inferred { layout, root })
 }
@@ -148,6 +156,17 @@ struct Sample<'k, 'm, M> {
 }
 
 impl<M: PhysRead> Sample<'_, '_, M> {
+    /// Looks at no more than `len` bytes of an object from now on.
+    fn cut(&mut self, len: u64) {
+        self.extent = self.extent.min(len);
+        self.system = self.system.cut(self.extent);
+    }
+
+    /// Nothing that is looked for lies much further than `ExitStatus` on any build of which the structure is public.
+    fn end_after(&mut self, exit_status: u16) {
+        self.cut(u64::from(exit_status).wrapping_add(AFTER_EXIT_STATUS));
+    }
+
     /// Calls `each` with every other process of the sample.
     fn others(&self, mut each: impl FnMut(&Object)) {
         let offset = u64::from(self.links.offset);
@@ -230,17 +249,20 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         }
         self.others(|object| {
             for (offset, good, all) in &mut candidates {
-                let reads = object.name(*offset).is_some_and(|name| {
-                    let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
-                    !text.is_empty() && text.iter().all(|byte| (0x20..0x7f).contains(byte))
-                });
+                let Some(name) = object.name(*offset) else { continue };
+                // The same in every process would be no name.
+                if name == *SYSTEM_NAME {
+                    continue;
+                }
+                let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                let reads = !text.is_empty() && text.iter().all(|byte| (0x20..0x7f).contains(byte));
                 *good = good.saturating_add(u16::from(reads));
                 *all = all.saturating_add(1);
             }
         });
         // Anybody may name a program in letters that do not fit.
         let readable = |(_, good, all): &&(u16, u16, u16)| {
-            *good >= WITNESSES && u32::from(*good).saturating_mul(4) >= u32::from(*all).saturating_mul(3)
+            *good > WITNESSES && u32::from(*good).saturating_mul(4) >= u32::from(*all).saturating_mul(3)
         };
         match candidates.iter().filter(readable).collect::<Vec<_, 8>>().as_slice() {
             [(offset, good, _)] => Some(Field { offset: *offset, witnesses: *good }),
@@ -256,30 +278,26 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         };
         let mut possible = Possible::UNKNOWN;
         possible.keep(dates(&self.system));
-        self.others(|object| possible.keep(dates(object)));
+        let mut differing = Offsets::NONE;
+        self.others(|object| {
+            possible.keep(dates(object));
+            for offset in possible.offsets.iter().filter(|offset| object.word(*offset) != self.system.word(*offset)) {
+                differing.insert(offset);
+            }
+        });
+        // The date of the system's start may be in every process; that of its own is not.
+        possible.offsets = possible.offsets.and(differing);
         possible.proven(WITNESSES)
     }
 
-    /// `ExitTime` and `ExitStatus`. What has ended is known from the header, whose place is the same everywhere.
-    fn ended(&self, create_time: Option<Field>) -> (Option<Field>, Option<Field>) {
-        let mut times = Possible::new(zeros(&self.system));
+    /// `ExitStatus`. What has ended is known from the header, whose place is the same everywhere.
+    fn statuses(&self) -> Option<Field> {
         let mut statuses = [0, 4].map(|half| {
             let mut possible = Possible::UNKNOWN;
             possible.keep(active(&self.system, half));
             possible
         });
         self.others(|object| {
-            if object.is_signaled() {
-                let born = create_time.and_then(|field| object.word(field.offset)).unwrap_or_default();
-                let mut dates = Offsets::NONE;
-                object
-                    .words()
-                    .filter(|(_, value)| is_date(*value) && *value >= born)
-                    .for_each(|(offset, _)| dates.insert(offset));
-                times.keep(dates);
-            } else {
-                times.rule_out(|offset| object.word(offset) == Some(0));
-            }
             for (possible, half) in statuses.iter_mut().zip([0, 4]) {
                 if object.is_signaled() {
                     possible.rule_out(|offset| object.half(offset.wrapping_add(half)) != Some(STILL_ACTIVE));
@@ -289,12 +307,33 @@ impl<M: PhysRead> Sample<'_, '_, M> {
             }
         });
         let [even, odd] = statuses;
-        let status = match (even.offsets.count(), odd.offsets.count()) {
+        match (even.offsets.count(), odd.offsets.count()) {
             (1, 0) => even.proven(WITNESSES),
             (0, 1) => odd.proven(WITNESSES).map(|field| Field { offset: field.offset.wrapping_add(4), ..field }),
             _ => None,
-        };
-        (times.proven(1), status)
+        }
+    }
+
+    /// `ExitTime`. One process that ended is enough where the field lies as on a known build, in relation to others.
+    fn ended(&self, create_time: Field, exit_status: Field) -> Option<Field> {
+        let mut times = Possible::new(zeros(&self.system));
+        self.others(|object| {
+            if object.is_signaled() {
+                let born = object.word(create_time.offset).unwrap_or(u64::MAX);
+                let mut dates = Offsets::NONE;
+                object
+                    .words()
+                    .filter(|(_, value)| is_date(*value) && *value >= born)
+                    .for_each(|(offset, _)| dates.insert(offset));
+                times.keep(dates);
+            } else {
+                times.rule_out(|offset| object.word(offset) == Some(0));
+            }
+        });
+        let field = times.proven(1)?;
+        let known = field.offset == create_time.offset.wrapping_add(8)
+            || EXIT_TIME_AFTER_STATUS.contains(&field.offset.wrapping_sub(exit_status.offset));
+        (known || field.witnesses >= WITNESSES).then_some(field)
     }
 
     /// `Peb` and `SectionBaseAddress`: the environment block names the image that the process object names too.
@@ -368,7 +407,11 @@ impl<M: PhysRead> Sample<'_, '_, M> {
                 for (offset, value) in object.words() {
                     let field = object.at.wrapping_add(offset.into());
                     let could_be = match shape {
-                        DescriptorShape::Windows81 => pointer(self.kernel.walker.space().mode, value).is_some(),
+                        // Each process has a tree of its own.
+                        DescriptorShape::Windows81 => {
+                            self.system.word(offset) != Some(value)
+                                && pointer(self.kernel.walker.space().mode, value).is_some()
+                        }
                         DescriptorShape::Windows7 | DescriptorShape::Windows8 => value & !7 == field.get(),
                     };
                     if could_be && self.covers(Descriptors { field, shape }, environment, image) {

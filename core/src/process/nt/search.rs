@@ -6,7 +6,7 @@ use super::self_map::SelfMapped;
 use super::start_block::StartBlocks;
 use crate::addr::Cr3;
 use crate::budget::Budget;
-use crate::paging::PagingMode;
+use crate::paging::{AddressSpace, Hardware, PagingMode};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::roots::{Agreement, RootCandidate};
 use crate::process::{ProcessSource, Step};
@@ -77,6 +77,12 @@ impl<'s> KernelSearch<'s> {
     #[must_use]
     pub const fn failure(&self) -> Option<NtError> {
         self.best
+    }
+
+    /// Where there is no Windows kernel: the root that the roots of this guest are measured by.
+    #[must_use]
+    pub const fn reference(&self) -> Option<AddressSpace<Hardware>> {
+        self.roots.reference()
     }
 
     /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.

@@ -1,0 +1,189 @@
+//! A guest of which nobody says what runs in it: a Windows kernel where there is one, else roots that share a kernel half.
+//!
+//! For callers that want one code path. Who knows what the guest runs uses [`nt`](super::nt) or [`roots`](super::roots)
+//! directly.
+
+use core::fmt;
+
+use super::nt::{KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
+use super::roots::{RootCandidate, RootError, SharedHalf, guess_mode};
+use super::{Process, ProcessSource, Step};
+use crate::addr::Cr3;
+use crate::budget::Budget;
+use crate::paging::{AbsentEntry, AbsentResolver, AddressSpace, Hardware, Meaning, PagingMode};
+use crate::phys::{PhysError, PhysRead};
+
+/// What absent entries mean in a guest that may be Windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestPaging {
+    /// Nothing: the processor's view.
+    #[default]
+    Hardware,
+    /// What Windows means by them.
+    Nt(NtPaging),
+}
+
+impl AbsentResolver for GuestPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+        match self {
+            Self::Hardware => Hardware.resolve(mem, absent),
+            Self::Nt(paging) => paging.resolve(mem, absent),
+        }
+    }
+}
+
+/// A kernel that was found. A plain value that may be kept: [`revalidate`](Self::revalidate) tells whether it still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestKernel {
+    /// Windows.
+    Nt(NtKernel),
+    /// Another, or none that is known by name: the roots that share this one's kernel half.
+    Roots(AddressSpace<Hardware>),
+}
+
+impl GuestKernel {
+    /// The kernel that `root` leads to: Windows first, then any. `mode` is the depth of the tables where it is known.
+    ///
+    /// # Bound
+    /// That of [`NtKernel::attach`], [`guess_mode`] and [`SharedHalf::check`].
+    ///
+    /// # Errors
+    /// [`RootError`] where `root` cannot serve at all.
+    pub fn attach<M: PhysRead>(mem: &M, root: Cr3, mode: Option<PagingMode>) -> Result<Self, RootError> {
+        if let Ok(kernel) = NtKernel::attach(mem, root, mode) {
+            return Ok(Self::Nt(kernel));
+        }
+        let mode = mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
+        let space = AddressSpace::new(root).with_mode(mode);
+        SharedHalf::check(mem, &space)?;
+        Ok(Self::Roots(space))
+    }
+
+    /// Whether this is still the kernel that runs.
+    ///
+    /// # Errors
+    /// [`GoneError`] where it is not.
+    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), GoneError> {
+        match self {
+            Self::Nt(kernel) => kernel.revalidate(mem).map_err(GoneError::Nt),
+            Self::Roots(space) => SharedHalf::check(mem, space).map_err(GoneError::Roots),
+        }
+    }
+
+    /// The kernel's own address space.
+    #[must_use]
+    pub fn space(&self) -> AddressSpace<GuestPaging> {
+        match self {
+            Self::Nt(kernel) => {
+                let space = kernel.space();
+                let paging = GuestPaging::Nt(space.absent);
+                space.with_absent(paging)
+            }
+            Self::Roots(space) => space.with_absent(GuestPaging::Hardware),
+        }
+    }
+
+    /// Its processes.
+    #[must_use]
+    pub const fn processes(&self) -> GuestProcesses {
+        match self {
+            Self::Nt(kernel) => GuestProcesses::Nt(kernel.processes()),
+            Self::Roots(space) => GuestProcesses::Roots(SharedHalf::new(*space)),
+        }
+    }
+}
+
+/// The processes of a [`GuestKernel`]; bounded as the source that it is.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a scan, and it must not allocate")]
+pub enum GuestProcesses {
+    /// Those that Windows lists.
+    Nt(ProcessList),
+    /// Those whose roots share a kernel half.
+    Roots(SharedHalf),
+}
+
+impl ProcessSource for GuestProcesses {
+    type Absent = GuestPaging;
+
+    fn next_process<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<GuestPaging>>, PhysError> {
+        Ok(match self {
+            Self::Nt(source) => match source.next_process(mem, budget)? {
+                Step::Found(process) => Step::Found(process.map_absent(GuestPaging::Nt)),
+                Step::Pending => Step::Pending,
+                Step::Done => Step::Done,
+            },
+            Self::Roots(source) => match source.next_process(mem, budget)? {
+                Step::Found(process) => Step::Found(process.map_absent(|Hardware| GuestPaging::Hardware)),
+                Step::Pending => Step::Pending,
+                Step::Done => Step::Done,
+            },
+        })
+    }
+}
+
+/// Looks for a kernel in a guest of which nothing is known: as [`KernelSearch`] does, and where there is no Windows, by the
+/// roots that share one kernel half.
+///
+/// # Bound
+/// That of [`KernelSearch`].
+#[derive(Debug)]
+pub struct GuestSearch<'s> {
+    windows: KernelSearch<'s>,
+    done: bool,
+}
+
+impl<'s> GuestSearch<'s> {
+    /// A search; the arguments are those of [`KernelSearch::new`].
+    #[must_use]
+    pub fn new(mode: Option<PagingMode>, scratch: &'s mut [RootCandidate]) -> Self {
+        Self { windows: KernelSearch::new(mode, scratch), done: false }
+    }
+
+    /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.
+    ///
+    /// # Errors
+    /// [`PhysError`] where the backend cannot say what is RAM.
+    pub fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<GuestKernel>, PhysError> {
+        if self.done {
+            return Ok(Step::Done);
+        }
+        let kernel = match self.windows.step(mem, budget)? {
+            Step::Pending => return Ok(Step::Pending),
+            Step::Found(kernel) => Some(GuestKernel::Nt(kernel)),
+            Step::Done => self.windows.reference().map(GuestKernel::Roots),
+        };
+        self.done = true;
+        Ok(kernel.map_or(Step::Done, Step::Found))
+    }
+
+    /// Why the guest is not Windows, by the root that led furthest; `None` where no page read like a root.
+    #[must_use]
+    pub const fn not_windows(&self) -> Option<NtError> {
+        self.windows.failure()
+    }
+}
+
+/// Why a kernel that was kept is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneError {
+    /// Of a Windows kernel.
+    Nt(NtError),
+    /// Of a root.
+    Roots(RootError),
+}
+
+impl fmt::Display for GoneError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nt(error) => error.fmt(f),
+            Self::Roots(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for GoneError {}
