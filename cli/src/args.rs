@@ -28,6 +28,8 @@ Addresses in JSON are strings \"0x...\".";
 pub(crate) enum Command {
     /// Build a small guest, run a producer in it, find it, take frames and write frame.png
     Demo(Demo),
+    /// List the guest's processes, and say how what is told of them was proven
+    Ps(Ps),
     /// List the regions in a guest's processes, the live ones first
     Find(Find),
     /// Take a frame and write it as PNG
@@ -77,6 +79,15 @@ fn cr3(text: &str) -> Result<Root, String> {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Ps {
+    #[command(flatten)]
+    pub(crate) guest: Guest,
+    /// Processes that have ended too, and those without an address space that could be told
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Find {
     #[command(flatten)]
     pub(crate) guest: Guest,
@@ -120,6 +131,9 @@ pub(crate) struct Demo {
     /// Sample for this many seconds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(crate) seconds: u64,
+    /// Make the guest a Windows one: a synthetic kernel with a list of processes, most of the region's pages trimmed
+    #[arg(long)]
+    pub(crate) windows: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,8 @@ use std::time::Instant;
 use serde_json::json;
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
 use vgpu_perception_producer::program::{self, Options, Place};
-use vgpu_perception_testkit::{FileSegment, LinuxOptions, Placement, Ring, StandardLinux, standard_linux};
+use vgpu_perception_testkit::windows::{Layout, Options as WindowsOptions, Shape, WindowsGuest};
+use vgpu_perception_testkit::{FileSegment, LinuxOptions, MappedPage, Placement, Ram, Ring, standard_linux};
 
 use crate::args;
 use crate::attach::Attached;
@@ -64,8 +65,8 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
         let path = path.to_owned();
         move |error: std::io::Error| Failure::Guest(format!("{}: {error}", path.display()))
     };
-    let guest = build();
-    let segments = guest.guest.ram.to_file(&ram_path).map_err(io(&ram_path))?;
+    let guest = if args.windows { windows() } else { linux() };
+    let segments = guest.ram.to_file(&ram_path).map_err(io(&ram_path))?;
     fs::write(&pieces_path, pieces(&guest, &segments)).map_err(io(&pieces_path))?;
     let _producer = start(&ram_path, &pieces_path, args.seconds + SPARE_SECONDS)?;
 
@@ -121,8 +122,14 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
     Ok(Report { json, text, nothing: torn, note: None })
 }
 
+/// A guest, and the pages of its region, in the order of the region.
+struct Guest {
+    ram: Ram,
+    pages: Vec<MappedPage>,
+}
+
 /// A guest with several processes, decoys, and a region whose pages lie all over its RAM.
-fn build() -> StandardLinux {
+fn linux() -> Guest {
     let guest = standard_linux(LinuxOptions {
         ram: RAM_BYTES,
         processes: 9,
@@ -130,19 +137,31 @@ fn build() -> StandardLinux {
         ring: Ring::All,
         ..LinuxOptions::default()
     });
-    // The producer starts in fresh memory.
-    for page in guest.region.pages.iter().take(2) {
+    fresh(Guest { ram: guest.guest.ram, pages: guest.region.pages })
+}
+
+/// A Windows guest with decoys of its own; of the region's pages one in eight is in the producer's tables as processors
+/// know it, the others were trimmed.
+fn windows() -> Guest {
+    let options = WindowsOptions { ram: RAM_BYTES, ring: Ring::All, ..WindowsOptions::default() };
+    let guest = WindowsGuest::build(&Layout::named("11 22H2"), Shape::FourLevel, options);
+    fresh(Guest { ram: guest.ram, pages: guest.truth.shared.region.pages })
+}
+
+/// The producer starts in fresh memory.
+fn fresh(guest: Guest) -> Guest {
+    for page in guest.pages.iter().take(2) {
         for word in 0..512 {
-            guest.guest.ram.write_u64(page.gpa.wrapping_add(word * 8), 0);
+            guest.ram.write_u64(page.gpa.wrapping_add(word * 8), 0);
         }
     }
     guest
 }
 
 /// The region's pages as pieces of the file, in the order of the region.
-fn pieces(guest: &StandardLinux, segments: &[FileSegment]) -> String {
+fn pieces(guest: &Guest, segments: &[FileSegment]) -> String {
     let mut runs: Vec<(u64, u64)> = Vec::new();
-    for page in &guest.region.pages {
+    for page in &guest.pages {
         let holds = |segment: &&FileSegment| page.gpa.get().wrapping_sub(segment.gpa.get()) < segment.len;
         let Some(segment) = segments.iter().find(holds) else { continue };
         let offset = page.gpa.get() - segment.gpa.get() + segment.offset;

@@ -6,6 +6,9 @@ mod commands;
 mod demo;
 mod failure;
 mod frames;
+mod kernel;
+mod progress;
+mod ps;
 mod qmp;
 mod search;
 mod show;
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let report = match &cli.command {
         Command::Demo(args) => demo::demo(args),
+        Command::Ps(args) => ps::ps(args),
         Command::Find(args) => commands::find(args),
         Command::Sample(args) => commands::sample(args),
         Command::Status(args) => commands::status(args),

@@ -1,25 +1,24 @@
 //! The scan as the commands run it: with a progress bar, and with the wait of the liveness proof.
 
 use core::time::Duration;
-use std::io::IsTerminal;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use vgpu_perception::paging::Hardware;
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
+use vgpu_perception::process::guest::GuestPaging;
 use vgpu_perception::region::Liveness;
 use vgpu_perception::scan::{Candidate, Discovery, ScanScratch, ScanStats};
-use vgpu_perception::{AddressSpace, Budget, Gpa, PagingMode, Process, ProcessSource, Region, Step};
+use vgpu_perception::{Budget, Gpa, Process, Region, Step};
 use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam};
 
 use crate::attach::Attached;
 use crate::failure::Failure;
+use crate::kernel::{self, Found};
+use crate::progress::spinner;
 
 /// A candidate, and what became of its heartbeat.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    pub(crate) candidate: Candidate<Hardware>,
-    pub(crate) region: Region,
+    pub(crate) candidate: Candidate<GuestPaging>,
+    pub(crate) region: Region<GuestPaging>,
     pub(crate) liveness: Option<Liveness>,
 }
 
@@ -34,7 +33,8 @@ impl Seen {
 pub(crate) struct Search {
     pub(crate) seen: Vec<Seen>,
     pub(crate) stats: ScanStats,
-    pub(crate) mode: PagingMode,
+    pub(crate) found: Found,
+    /// The whole of it, the search for the kernel included.
     pub(crate) took: Duration,
     /// Set where nothing lives: whether the RAM changes at all.
     pub(crate) change: Option<Change>,
@@ -47,28 +47,8 @@ const BUDGET: u64 = 1 << 18;
 pub(crate) fn search(guest: &Attached, wait: Duration) -> Result<Search, Failure> {
     let started = Instant::now();
     let ram = &guest.ram;
-    let (candidates, stats, mode) = match guest.root {
-        Some(root) => {
-            let mode = guest.mode.or_else(|| guess_mode(ram, root)).unwrap_or_default();
-            let reference = AddressSpace::new(root).with_mode(mode);
-            SharedHalf::check(ram, &reference)
-                .map_err(|error| Failure::Guest(format!("{error}; give another --cr3, or auto")))?;
-            let (candidates, stats, _) = scan(ram, SharedHalf::new(reference))?;
-            (candidates, stats, mode)
-        }
-        None => {
-            let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
-            let (candidates, stats, source) = scan(ram, Agreement::new(guest.mode, &mut scratch))?;
-            let Some(reference) = source.reference() else {
-                return Err(Failure::Nothing(
-                    "no page of this RAM reads like the top page table of a process; \
-                     is it a 64-bit guest that has booted, and is the map right (--machine, --map)?"
-                        .into(),
-                ));
-            };
-            (candidates, stats, reference.mode)
-        }
-    };
+    let found = kernel::find(guest)?;
+    let (candidates, stats) = scan(ram, &found)?;
     let took = started.elapsed();
     let probe = ChangeProbe::new(ram, 4096)?;
     let mut seen: Vec<_> = candidates
@@ -82,19 +62,17 @@ pub(crate) fn search(guest: &Attached, wait: Duration) -> Result<Search, Failure
     }
     seen.sort_by_key(|one| (!one.is_alive(), one.candidate.process.space.root, one.candidate.base));
     let change = if seen.iter().any(Seen::is_alive) { None } else { Some(probe.compare(ram)?) };
-    Ok(Search { seen, stats, mode, took, change })
+    Ok(Search { seen, stats, found, took, change })
 }
 
-type Scanned<S> = (Vec<Candidate<Hardware>>, ScanStats, S);
-
-fn scan<S: ProcessSource<Absent = Hardware>>(ram: &GuestRam, source: S) -> Result<Scanned<S>, Failure> {
+fn scan(ram: &GuestRam, found: &Found) -> Result<(Vec<Candidate<GuestPaging>>, ScanStats), Failure> {
     let end = ram.map().segments().iter().map(|segment| segment.gpa.get() + segment.len).max().unwrap_or(0);
-    let words = usize::try_from(ScanScratch::<Hardware>::frame_words(Gpa::new(end))).unwrap_or(usize::MAX);
-    let mut processes = vec![Process::default(); ScanScratch::<Hardware>::PROCESSES];
+    let words = usize::try_from(ScanScratch::<GuestPaging>::frame_words(Gpa::new(end))).unwrap_or(usize::MAX);
+    let mut processes = vec![Process::default(); ScanScratch::<GuestPaging>::PROCESSES];
     let mut frames = vec![0; words];
     let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
-    let mut discovery = Discovery::new(source, scratch);
-    let bar = progress_bar();
+    let mut discovery = Discovery::new(found.kernel.processes(), scratch);
+    let bar = spinner();
     let mut candidates = Vec::new();
     loop {
         let mut budget = Budget::new(BUDGET);
@@ -109,18 +87,7 @@ fn scan<S: ProcessSource<Absent = Hardware>>(ram: &GuestRam, source: S) -> Resul
             "pass {}: {} spaces, {} tables, {} frames read, {} candidates",
             progress.pass, stats.spaces, stats.tables, stats.frames, stats.candidates
         ));
-        bar.tick();
     }
     bar.finish_and_clear();
-    Ok((candidates, discovery.stats(), discovery.into_source()))
-}
-
-/// A spinner on a terminal, nothing elsewhere: how much there is to do shows only as it is done.
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::new_spinner().with_style(style)
+    Ok((candidates, discovery.stats()))
 }

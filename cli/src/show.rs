@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use vgpu_perception::PagingMode;
+use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::region::{FrameInfo, Liveness, Sample};
 use vgpu_perception::scan::FoundBy;
 use vgpu_perception_mapped::Change;
@@ -39,6 +40,21 @@ pub(crate) fn candidate(seen: &Seen) -> Value {
     })
 }
 
+pub(crate) const fn levels(mode: PagingMode) -> u32 {
+    match mode {
+        PagingMode::FourLevel => 4,
+        PagingMode::FiveLevel => 5,
+    }
+}
+
+/// What kind of kernel the processes were listed by.
+pub(crate) const fn system(kernel: &GuestKernel) -> &'static str {
+    match kernel {
+        GuestKernel::Nt(_) => "windows",
+        GuestKernel::Roots(_) => "roots",
+    }
+}
+
 pub(crate) fn scanned(search: &Search) -> Value {
     let stats = &search.stats;
     json!({
@@ -50,10 +66,8 @@ pub(crate) fn scanned(search: &Search) -> Value {
         "skipped": stats.skipped,
         "not_ram": stats.not_ram,
         "truncated": stats.truncated,
-        "levels": match search.mode {
-            PagingMode::FourLevel => 4,
-            PagingMode::FiveLevel => 5,
-        },
+        "levels": levels(search.found.kernel.space().mode),
+        "system": system(&search.found.kernel),
         "milliseconds": search.took.as_secs_f64() * 1000.0,
         "ram_changes": search.change.map(|change| matches!(change, Change::Changing { .. })),
     })
@@ -85,8 +99,12 @@ pub(crate) fn line(seen: &Seen) -> String {
 pub(crate) fn summary(search: &Search) -> String {
     let stats = &search.stats;
     let mut text = format!(
-        "looked at {} address spaces, {} page tables, {} frames in {:.1} ms",
+        "looked at {} address spaces ({}), {} page tables, {} frames in {:.1} ms",
         stats.spaces,
+        match search.found.kernel {
+            GuestKernel::Nt(_) => "listed by a Windows kernel",
+            GuestKernel::Roots(_) => "by the kernel half that they share",
+        },
         stats.tables,
         stats.frames,
         search.took.as_secs_f64() * 1000.0

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use vgpu_perception_testkit::{LinuxOptions, standard_linux};
+use vgpu_perception_testkit::windows::{Layout, Options, Shape, WindowsGuest};
+use vgpu_perception_testkit::{FileSegment, LinuxOptions, Ram, standard_linux};
 
 fn vgpu(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vgpu")).args(args).output().unwrap()
@@ -30,6 +31,23 @@ impl Drop for Dir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs a command over a guest as a file with a map of several pieces.
+fn over(dir: &Dir, guest: &Ram, command: &[&str]) -> Output {
+    let ram = dir.path("ram");
+    if !Path::new(&ram).exists() {
+        guest.to_file(Path::new(&ram)).unwrap();
+    }
+    let map = |at: &FileSegment| format!("--map={:#x}:{:#x}:{:#x}", at.gpa.get(), at.len, at.offset);
+    let maps: Vec<_> = guest.file_segments().iter().map(map).collect();
+    let args: Vec<_> = command.iter().copied().chain([ram.as_str()]).chain(maps.iter().map(String::as_str)).collect();
+    vgpu(&args)
+}
+
+fn json_of(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Exit code and standard error.
@@ -120,15 +138,7 @@ fn errors_are_json_too() {
 fn a_guest_that_stands_still() {
     let dir = Dir::new("still");
     let guest = standard_linux(LinuxOptions { processes: 5, ..LinuxOptions::default() });
-    let ram = dir.path("ram");
-    let segments = guest.guest.ram.to_file(Path::new(&ram)).unwrap();
-    let maps: Vec<_> =
-        segments.iter().map(|at| format!("--map={:#x}:{:#x}:{:#x}", at.gpa.get(), at.len, at.offset)).collect();
-    let with = |command: &[&str]| {
-        let args: Vec<_> =
-            command.iter().copied().chain([ram.as_str()]).chain(maps.iter().map(String::as_str)).collect();
-        vgpu(&args)
-    };
+    let with = |command: &[&str]| over(&dir, &guest.guest.ram, command);
     for cr3 in ["auto".to_owned(), format!("{:#x}", guest.processes[0].space.root.get() | 0x8000_0000_0000_0002)] {
         let output = with(&["find", "--json", "--wait-ms", "1", "--cr3", &cr3]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -149,6 +159,76 @@ fn a_guest_that_stands_still() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["geometry"]["dpi"], 96);
     assert_eq!(report["status"]["status"], "CAPTURING");
+}
+
+/// A Windows guest of which only the RAM file is known: its processes by name, and how that was proven.
+#[test]
+fn the_processes_of_a_windows_guest() {
+    let dir = Dir::new("windows");
+    let guest = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());
+    let truth = &guest.truth;
+    let report = json_of(&over(&dir, &guest.ram, &["ps", "--json"]));
+    let listed = report["processes"].as_array().unwrap();
+    assert_eq!(listed.len(), truth.processes.len() - 1, "all but the one that has ended");
+    for process in truth.processes.iter().filter(|process| process.is_alive()) {
+        let one = listed.iter().find(|one| one["pid"] == process.pid).unwrap();
+        assert_eq!(one["name"], process.name);
+        assert_eq!(one["ppid"], process.ppid);
+        assert_eq!(one["eprocess"], format!("{:#x}", process.eprocess.get()));
+        if process.peb.get() == 0 {
+            assert_eq!(one["peb"], Value::Null);
+        } else {
+            assert_eq!(one["peb"], format!("{:#x}", process.peb.get()));
+        }
+        if one["cr3_by"] == "DirectoryTableBase" {
+            assert_eq!(one["cr3"], format!("{:#x}", process.space.root.get()));
+        } else {
+            assert_eq!((process.name, &one["cr3_by"]), ("game.exe", &Value::from("UserDirectoryTableBase")));
+        }
+    }
+    let kernel = &report["kernel"];
+    assert_eq!((&kernel["version"], &kernel["levels"]), (&Value::from("10.0.19041"), &Value::from(4)));
+    assert_eq!(kernel["found_by"], "the processor start block");
+    let layout = kernel["layout"].as_array().unwrap();
+    assert!(layout.iter().all(|field| field["offset"].is_string() && field["witnesses"].as_u64() > Some(0)));
+    let all = json_of(&over(&dir, &guest.ram, &["ps", "--json", "--all"]));
+    let gone = all["processes"].as_array().unwrap().iter().find(|one| one["name"] == "gone.exe").unwrap().clone();
+    assert_eq!(gone["state"], "exited");
+
+    let text = String::from_utf8(over(&dir, &guest.ram, &["ps"]).stdout).unwrap();
+    for says in ["vgpu-agent.exe", "1 exited", "--all", "Windows 10.0.19041", "VadRoot", "DirectoryTableBase names no"]
+    {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let found = json_of(&over(&dir, &guest.ram, &["find", "--json", "--wait-ms", "1"]));
+    let agent = found["candidates"].as_array().unwrap().iter().find(|one| one["process"] == "vgpu-agent.exe").unwrap();
+    assert_eq!(agent["base"], format!("{:#x}", truth.shared.region.base.get()));
+    assert_eq!(found["scanned"]["system"], "windows");
+}
+
+#[test]
+fn the_demo_on_windows() {
+    let dir = Dir::new("windows-demo");
+    let report = json_of(&vgpu(&["demo", "--windows", "--json", "--seconds", "1", "-o", &dir.path("frame.png")]));
+    assert_eq!(report["find"]["candidates"][0]["process"], "vgpu-agent.exe");
+    assert!(report["frames"].as_u64() > Some(0));
+    assert_eq!(report["frames"], report["whole"]);
+}
+
+/// A guest without a list of processes that could be read: roots, and why there are no names.
+#[test]
+fn the_address_spaces_of_another_guest() {
+    let dir = Dir::new("roots");
+    let guest = standard_linux(LinuxOptions { processes: 5, ..LinuxOptions::default() });
+    let output = over(&dir, &guest.guest.ram, &["ps", "--json"]);
+    let report = json_of(&output);
+    let listed = report["processes"].as_array().unwrap();
+    for process in &guest.processes {
+        let root = format!("{:#x}", process.space.root.get());
+        assert!(listed.iter().any(|one| one["cr3"] == root.as_str() && one["pid"].is_null()), "{root}");
+    }
+    assert_eq!(report["kernel"]["system"], "roots");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not taken for Windows"));
 }
 
 #[test]

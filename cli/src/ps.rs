@@ -1,0 +1,222 @@
+//! `ps`: the guest's processes, and how what is told of them was proven.
+
+use core::fmt::Write as _;
+
+use serde_json::{Value, json};
+use vgpu_perception::process::guest::GuestKernel;
+use vgpu_perception::process::nt::{ListStats, NtKernel, NtProcess, ProcessState, RootBy};
+use vgpu_perception::{Budget, Process, ProcessSource, Step};
+use vgpu_perception_mapped::GuestRam;
+
+use crate::args;
+use crate::attach::attach;
+use crate::commands::Report;
+use crate::failure::Failure;
+use crate::kernel::{self, Found};
+use crate::progress::spinner;
+use crate::show::{hex, levels};
+
+/// Steps of work between two looks at the clock.
+const BUDGET: u64 = 1 << 18;
+
+pub(crate) fn ps(args: &args::Ps) -> Result<Report, Failure> {
+    let attached = attach(&args.guest)?;
+    let found = kernel::find(&attached)?;
+    match &found.kernel {
+        GuestKernel::Nt(kernel) => windows(&attached.ram, kernel, &found, args.all),
+        GuestKernel::Roots(_) => roots(&attached.ram, &found),
+    }
+}
+
+fn windows(ram: &GuestRam, kernel: &NtKernel, found: &Found, all: bool) -> Result<Report, Failure> {
+    let mut source = kernel.processes();
+    let mut listed = Vec::new();
+    let bar = spinner();
+    loop {
+        match source.step(ram, &mut Budget::new(BUDGET))? {
+            Step::Found(process) => listed.push(process),
+            Step::Pending => {}
+            Step::Done => break,
+        }
+        bar.set_message(format!("{} processes", listed.len()));
+    }
+    bar.finish_and_clear();
+    let live = |one: &NtProcess| one.state == ProcessState::Alive && one.root != RootBy::Nothing;
+    listed.retain(|one| all || live(one));
+    listed.sort_by_key(|one| one.process.pid);
+    let stats = source.stats();
+    let json = json!({
+        "processes": listed.iter().map(process).collect::<Vec<_>>(),
+        "kernel": described(kernel),
+        "list": {
+            "alive": stats.alive, "exited": stats.exited, "lost": stats.lost, "strange": stats.strange,
+            "broken": stats.broken,
+        },
+        "milliseconds": found.took.as_secs_f64() * 1000.0,
+    });
+    Ok(Report { json, text: table(kernel, &listed, stats, all), nothing: None, note: None })
+}
+
+fn process(one: &NtProcess) -> Value {
+    let process = &one.process;
+    let mut json = plain(process);
+    if let Value::Object(fields) = &mut json {
+        fields.insert("state".into(), json!(state(one.state)));
+        fields.insert("cr3_by".into(), json!(root_by(one.root)));
+        if one.root == RootBy::Nothing {
+            fields.insert("cr3".into(), Value::Null);
+        }
+    }
+    json
+}
+
+fn plain<R>(process: &Process<R>) -> Value {
+    json!({
+        "pid": process.pid,
+        "name": process.name.map(|name| name.to_string()),
+        "cr3": hex(process.space.root.get()),
+        "user_cr3": process.user_root.map(|root| hex(root.get())),
+        "eprocess": process.eprocess.map(|at| hex(at.get())),
+        "peb": process.peb.map(|at| hex(at.get())),
+        "ppid": process.ppid,
+    })
+}
+
+const fn state(state: ProcessState) -> &'static str {
+    match state {
+        ProcessState::Alive => "alive",
+        ProcessState::Exited => "exited",
+    }
+}
+
+const fn root_by(by: RootBy) -> &'static str {
+    match by {
+        RootBy::Field => "DirectoryTableBase",
+        RootBy::UserField => "UserDirectoryTableBase",
+        RootBy::Search => "search",
+        RootBy::Nothing => "nothing",
+    }
+}
+
+fn described(kernel: &NtKernel) -> Value {
+    let fields: Vec<_> = kernel
+        .layout
+        .fields()
+        .iter()
+        .map(|(name, field)| {
+            json!({
+                "field": name.to_string(),
+                "offset": field.map(|field| hex(field.offset.into())),
+                "witnesses": field.map(|field| field.witnesses),
+                "rule": name.rule(),
+            })
+        })
+        .collect();
+    json!({
+        "system": "windows",
+        "version": kernel.version.map(|version| version.to_string()),
+        "cr3": hex(kernel.root.get()),
+        "levels": levels(kernel.mode),
+        "found_by": kernel.found_by.to_string(),
+        "found_cr3": hex(kernel.found.get()),
+        "image": hex(kernel.image.base.get()),
+        "image_bytes": kernel.image.bytes,
+        "eprocess": hex(kernel.system.get()),
+        "layout": fields,
+    })
+}
+
+fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -> String {
+    let mut text = format!("{:>7} {:>7}  {:14} {:18} {:14} {}\n", "PID", "PPID", "CR3", "EPROCESS", "PEB", "NAME");
+    for one in listed {
+        let process = &one.process;
+        let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let address = |at: Option<u64>| at.map_or_else(|| "-".to_owned(), |at| format!("{at:#x}"));
+        let root = (one.root != RootBy::Nothing).then(|| process.space.root.get());
+        let name = process.name.map_or_else(|| "-".to_owned(), |name| name.to_string());
+        let remark = match (one.state, one.root) {
+            (ProcessState::Exited, _) => "  (exited)",
+            (_, RootBy::Field) => "",
+            (_, RootBy::UserField) => "  (CR3 of user mode: DirectoryTableBase names no table)",
+            (_, RootBy::Search) => "  (CR3 found in RAM: DirectoryTableBase names no table)",
+            (_, RootBy::Nothing) => "  (DirectoryTableBase names no table)",
+        };
+        let _ = writeln!(
+            text,
+            "{:>7} {:>7}  {:14} {:18} {:14} {name}{remark}",
+            number(process.pid),
+            number(process.ppid),
+            address(root),
+            address(process.eprocess.map(|at| at.get())),
+            address(process.peb.map(|at| at.get())),
+        );
+    }
+    let hidden = if all { 0 } else { stats.exited + stats.lost };
+    let _ = writeln!(
+        text,
+        "\n{} alive, {} exited, {} without an address space that could be told{}{}",
+        stats.alive,
+        stats.exited,
+        stats.lost,
+        if hidden > 0 { " (--all shows them)" } else { "" },
+        if stats.broken { "; the list is broken and was walked from both ends" } else { "" },
+    );
+    let version = kernel.version.map_or_else(|| "unknown version".to_owned(), |version| version.to_string());
+    let _ = writeln!(
+        text,
+        "Windows {version}, kernel at {}, CR3 {}, found by {}",
+        kernel.image.base, kernel.root, kernel.found_by
+    );
+    for (name, field) in kernel.layout.fields() {
+        let _ = match field {
+            Some(field) => writeln!(
+                text,
+                "  {:28} +{:#05x}  {} ({} processes)",
+                name.to_string(),
+                field.offset,
+                name.rule(),
+                field.witnesses
+            ),
+            None => writeln!(text, "  {:28} -       not proven: {}", name.to_string(), name.rule()),
+        };
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// A guest that is not Windows: address spaces have no names.
+fn roots(ram: &GuestRam, found: &Found) -> Result<Report, Failure> {
+    let mut source = found.kernel.processes();
+    let mut listed = Vec::new();
+    loop {
+        match source.next_process(ram, &mut Budget::new(BUDGET))? {
+            Step::Found(process) => listed.push(process),
+            Step::Pending => {}
+            Step::Done => break,
+        }
+    }
+    let mut text = format!("{:14} {:14}\n", "CR3", "CR3 OF USER MODE");
+    for process in &listed {
+        let user = process.user_root.map_or_else(|| "-".to_owned(), |root| root.to_string());
+        let _ = writeln!(text, "{:14} {user}", process.space.root.to_string());
+    }
+    let space = found.kernel.space();
+    let _ = write!(
+        text,
+        "\n{} address spaces, by the kernel half that they share, {} levels",
+        listed.len(),
+        levels(space.mode)
+    );
+    let why = found.not_windows.map(|error| format!("not taken for Windows: {error}"));
+    let json = json!({
+        "processes": listed.iter().map(plain).collect::<Vec<_>>(),
+        "kernel": {
+            "system": "roots",
+            "cr3": hex(space.root.get()),
+            "levels": levels(space.mode),
+            "not_windows": found.not_windows.map(|error| error.to_string()),
+        },
+        "milliseconds": found.took.as_secs_f64() * 1000.0,
+    });
+    Ok(Report { json, text, nothing: None, note: why })
+}
