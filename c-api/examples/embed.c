@@ -92,6 +92,20 @@ static int fail(const char* what, int status)
 }
 
 /* The handshake: a region that is found, and whose heartbeat advances. Candidates that stand still are given up one by one. */
+/* Says which process has that root, where the guest's kernel lists its processes. */
+static void name_process(vmie_win32* v, uint64_t cr3)
+{
+    enum { MOST = 512 };
+    static process list[MOST];
+    int n = proc_list(v, list, MOST);
+    for (int i = 0; i < n && i < MOST; i++) {
+        if (list[i].cr3 == cr3 && list[i].pid != 0) {
+            printf("process %u %s eprocess=0x%" PRIx64 " peb=0x%" PRIx64 "\n", list[i].pid, list[i].name,
+                   list[i].eprocess, list[i].peb);
+        }
+    }
+}
+
 static vgpup_region* find_live(vmie_win32* v)
 {
     vmie_mem* m = vmie_win32_mem(v);
@@ -105,6 +119,7 @@ static vgpup_region* find_live(vmie_win32* v)
             wait_ms(VGPU_HEARTBEAT_PERIOD_MS + 100);
             if (vgpup_confirm_alive(m, proc_cr3, region_gva, hb0) == 1) {
                 printf("region cr3=0x%" PRIx64 " gva=0x%" PRIx64 " alive=1\n", proc_cr3, region_gva);
+                name_process(v, proc_cr3);
                 return r;
             }
         }

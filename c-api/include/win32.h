@@ -2,7 +2,8 @@
 #define WIN32_H
 /* win32.h - the address spaces of one guest.
  *
- * The name is historical: a guest without an NT kernel is served too, by the page-table roots that share one kernel half.
+ * A Windows guest is read by its kernel's own list of processes. Any other guest is served too, by the page-table roots that
+ * share one kernel half; nothing but cr3 is then known of its processes.
  */
 #include "memmodel.h"
 
@@ -22,13 +23,14 @@ typedef struct process {
     char name[16];     /* of at most 15 bytes, of unknown encoding: the guest chooses them */
 } process;
 
-/* kcr3 has to be a root with a kernel half; processes are the roots that share it. kcr3 0: finds one. NULL where neither
- * works. m is borrowed.
+/* Finds the guest's kernel: Windows first, else the roots that share a kernel half. kcr3 is the root of the System process,
+ * or of any process; 0 finds one. NULL where neither works. m is borrowed.
  *
- * This version asks no NT kernel: a Windows guest's processes are found by their roots too, so their pid, name, peb and
- * eprocess are not known, and pages that Windows trimmed are errors.
+ * Pages of a Windows process that were trimmed but are still in RAM are read; how its objects are laid out is told from the
+ * guest at hand, without symbols, and what nothing proves is 0 or "".
  *
- * Work: with kcr3, bounded by a constant; without, one load for each page of RAM, and a table for each that looks like one. */
+ * Work: with kcr3, bounded by a constant; without, two passes over RAM of one line a page, and a table for each page that
+ * looks like one. */
 vmie_win32* vmie_win32_open(vmie_mem* m, uint64_t kcr3);
 
 /* Releases the handle, not its vmie_mem. Does nothing on NULL, and nothing while a call uses the handle. */
@@ -37,7 +39,7 @@ void vmie_win32_close(vmie_win32* v);
 /* The vmie_mem that v was opened on, or NULL. */
 vmie_mem* vmie_win32_mem(vmie_win32* v);
 
-/* Lists processes: fills at most cap entries of out and returns how many there are, < 0 on failure. out may be NULL where cap
+/* Lists live processes: fills at most cap entries of out and returns how many there are, < 0 on failure. out may be NULL where cap
  * is 0. */
 int proc_list(vmie_win32* v, process* out, size_t cap);
 

@@ -131,7 +131,7 @@ pub(crate) fn bind(win32: &mut Win32, candidate: Option<CandidateC>) -> Result<R
 }
 
 fn judged_again(mem: &Mem, candidate: &CandidateC) -> Result<Region<Paging>, Failure> {
-    let space = mem.space(candidate.proc_cr3);
+    let space = mem.process_space(candidate.proc_cr3);
     let base = Gva::new(candidate.region_gva);
     let found: Found = probe(mem.ram(), &space, base)
         .map_err(|why| Failure::new(code::NOT_FOUND, format_args!("no region at {base} any more: {why}")))?;

@@ -3,13 +3,14 @@
 #[cfg(feature = "std")]
 use vgpu_perception_mapped::GuestRam;
 
+use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::{
     AddressSpace, CopyHint, Cr3, Extent, Gpa, Gva, PageWalker, PhysError, PhysRead, PhysRun, Window,
 };
 
 use crate::choice::Seen;
 use crate::ffi::{Handle, Object, Spin};
-use crate::kernel::Paging;
+use crate::kernel::{Paging, space_of_process};
 use crate::reader::Reader;
 
 /// A `vmie_mem`.
@@ -28,34 +29,36 @@ impl Object for Mem {
 /// What later calls know about the guest.
 #[derive(Debug)]
 struct Facts {
-    /// How tables are read, as the last `vmie_win32_open` found it.
-    space: AddressSpace<Paging>,
+    /// The kernel that the last `vmie_win32_open` found.
+    kernel: GuestKernel,
     seen: Seen,
 }
 
 impl Mem {
     pub(crate) const fn new(ram: Ram) -> Self {
-        let space = AddressSpace {
-            root: Cr3::new(0),
-            mode: vgpu_perception::PagingMode::FourLevel,
-            phys_bits: 52,
-            absent: Paging::Hardware,
-        };
-        Self { ram, facts: Spin::new(Facts { space, seen: Seen::new() }) }
+        // Until one is found: tables of four levels, and no list.
+        let kernel = GuestKernel::Roots(AddressSpace::new(Cr3::new(0)));
+        Self { ram, facts: Spin::new(Facts { kernel, seen: Seen::new() }) }
     }
 
     pub(crate) const fn ram(&self) -> &Ram {
         &self.ram
     }
 
-    /// Remembers how this guest's tables are read.
-    pub(crate) fn learn(&self, space: AddressSpace<Paging>) {
-        self.facts.with(|facts| facts.space = space);
+    /// Remembers the guest's kernel.
+    pub(crate) fn learn(&self, kernel: GuestKernel) {
+        self.facts.with(|facts| facts.kernel = kernel);
     }
 
     /// The address space at `cr3`, as far as this guest is known.
     pub(crate) fn space(&self, cr3: u64) -> AddressSpace<Paging> {
-        self.facts.with(|facts| facts.space).at_root(Cr3::new(cr3))
+        self.facts.with(|facts| facts.kernel.space()).at_root(Cr3::new(cr3))
+    }
+
+    /// The address space of the process at `cr3`: where the guest lists its processes, with all that is known of it.
+    pub(crate) fn process_space(&self, cr3: u64) -> AddressSpace<Paging> {
+        let kernel = self.facts.with(|facts| facts.kernel);
+        space_of_process(&self.ram, &kernel, Cr3::new(cr3)).unwrap_or_else(|| self.space(cr3))
     }
 
     pub(crate) fn walker(&self, cr3: u64) -> PageWalker<&Ram, Paging> {

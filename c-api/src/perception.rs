@@ -165,8 +165,10 @@ fn snapshot<T, C: Copy>(
 /// What the second reading of a heartbeat says about the first. Remembers the answer.
 fn confirm(mem: &Mem, proc_cr3: u64, base: Gva, hb0: u64) -> Result<c_int, Failure> {
     let place = Mem::place(proc_cr3, base);
-    let mut region = Region::new(mem.space(proc_cr3), base);
-    let Sample::Fresh(now) = region.pulse(mem.ram()).map_err(Failure::read)? else { return Ok(0) };
+    let pulse = |space| Region::new(space, base).pulse(mem.ram());
+    // The tables alone mostly tell; the process has to be looked up only where its page was trimmed.
+    let pulse = pulse(mem.space(proc_cr3)).or_else(|_| pulse(mem.process_space(proc_cr3)));
+    let Sample::Fresh(now) = pulse.map_err(Failure::read)? else { return Ok(0) };
     // The caller hands back a number alone; the session is known where the number came from here.
     let run_epoch = mem.seen(|seen| seen.epoch_of(place, hb0)).unwrap_or(now.run_epoch);
     let alive = matches!(now.since(Pulse { heartbeat: hb0, run_epoch }), vgpu_perception::region::Liveness::Alive(_));

@@ -1,12 +1,13 @@
 //! Searches: all at once, and in steps.
 
+use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::scan::{Candidate, Discovery, ScanScratch};
 use vgpu_perception::{Budget, Process, Step};
 
 use crate::choice::{Rank, place_of};
 use crate::failure::{Failure, code};
 use crate::ffi::{Handle, Object, Scratch};
-use crate::kernel::{Kernel, Paging, Source, Win32};
+use crate::kernel::{Paging, Source, Win32};
 use crate::memory::{Mem, MemHandle};
 
 /// A `vgpux_scan`.
@@ -58,7 +59,7 @@ pub(crate) fn every(
 }
 
 fn every_of(
-    kernel: &Kernel,
+    kernel: &GuestKernel,
     mem: &Mem,
     scratch: &mut Scratch,
     mut each: impl FnMut(&Candidate<Paging>) -> Result<(), Failure>,

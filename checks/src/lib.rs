@@ -6,6 +6,7 @@
 use core::panic::PanicInfo;
 
 use vgpu_perception::paging::{LeafCursor, LeafStep};
+use vgpu_perception::process::nt::{KernelSearch, NtKernel, NtPaging};
 use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
 use vgpu_perception::region::{ControlIntent, FrameScratch, Liveness, Pulse, Sample};
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
@@ -100,6 +101,43 @@ fn drive<S: ProcessSource>(mut source: S, ram: &impl PhysRead) -> u64 {
         Ok(Step::Found(process)) => process.space.root.get(),
         Ok(Step::Pending | Step::Done) | Err(_) => 0,
     }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn check_nt_attach(read: Read, bytes: u64, cr3: u64, kernel: &mut Option<NtKernel>) -> u64 {
+    let map = map(bytes);
+    *kernel = NtKernel::attach(&ram(read, &map), Cr3::new(cr3), None).ok();
+    u64::from(kernel.is_some())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn check_nt_search(read: Read, bytes: u64, slots: &mut [RootCandidate; 64], found: &mut NtKernel) -> u64 {
+    let map = map(bytes);
+    match KernelSearch::new(None, slots).step(&ram(read, &map), &mut Budget::unlimited()) {
+        Ok(Step::Found(kernel)) => {
+            *found = kernel;
+            1
+        }
+        Ok(Step::Pending | Step::Done) | Err(_) => 0,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn check_nt_revalidate(read: Read, bytes: u64, kernel: &NtKernel) -> u64 {
+    let map = map(bytes);
+    u64::from(kernel.revalidate(&ram(read, &map)).is_ok())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn check_nt_processes(read: Read, bytes: u64, kernel: &NtKernel) -> u64 {
+    let map = map(bytes);
+    drive(kernel.processes(), &ram(read, &map))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn check_nt_translate(read: Read, bytes: u64, process: &Process<NtPaging>, gva: u64) -> u64 {
+    let map = map(bytes);
+    PageWalker::new(ram(read, &map), process.space).translate(Gva::new(gva)).map_or(0, |found| found.gpa.get())
 }
 
 /// What a scan borrows.

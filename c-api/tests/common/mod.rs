@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 
 use vgpu_perception_producer::pattern;
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
-use vgpu_perception_testkit::{Field, FileSegment};
+use vgpu_perception_testkit::{Field, FileSegment, Ram, Region};
 
 /// Where this package lies.
 pub(crate) fn root() -> &'static Path {
@@ -108,8 +108,7 @@ pub(crate) struct LiveGuest {
     pub(crate) linux: StandardLinux,
     pub(crate) path: PathBuf,
     pub(crate) segments: Vec<FileSegment>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _heart: Heart,
 }
 
 impl LiveGuest {
@@ -117,21 +116,13 @@ impl LiveGuest {
         let linux = standard_linux(options);
         let path = dir.join("ram");
         let segments = linux.guest.ram.to_file(&path).unwrap();
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
-        let at = offset_of(&linux, &segments, Field::HEARTBEAT.offset);
-        let first = linux.region.get(&linux.guest.ram, Field::HEARTBEAT);
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || beat(&file, at, first, &stop)
-        });
-        Self { linux, path, segments, stop, thread: Some(thread) }
+        let heart = Heart::start(&path, &segments, &linux.region, &linux.guest.ram);
+        Self { linux, path, segments, _heart: heart }
     }
 
     /// `--seg` options of the programs.
     pub(crate) fn seg_args(&self) -> Vec<String> {
-        let seg = |seg: &FileSegment| format!("{:#x}:{:#x}:{:#x}", seg.gpa.get(), seg.len, seg.offset);
-        self.segments.iter().flat_map(|segment| ["--seg".to_owned(), seg(segment)]).collect()
+        seg_args(&self.segments)
     }
 
     /// The arguments of `guest.c`.
@@ -156,20 +147,42 @@ impl LiveGuest {
     }
 }
 
-impl Drop for LiveGuest {
+/// `--seg` options of the programs.
+pub(crate) fn seg_args(segments: &[FileSegment]) -> Vec<String> {
+    let seg = |seg: &FileSegment| format!("{:#x}:{:#x}:{:#x}", seg.gpa.get(), seg.len, seg.offset);
+    segments.iter().flat_map(|segment| ["--seg".to_owned(), seg(segment)]).collect()
+}
+
+/// A heartbeat that goes on in a RAM file until this is dropped.
+pub(crate) struct Heart {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Heart {
+    pub(crate) fn start(path: &Path, segments: &[FileSegment], region: &Region, ram: &Ram) -> Self {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let gpa = region.gpa(Field::HEARTBEAT.offset).unwrap().get();
+        let inside = |segment: &&FileSegment| gpa.wrapping_sub(segment.gpa.get()) < segment.len;
+        let segment = segments.iter().find(inside).unwrap();
+        let at = segment.offset + (gpa - segment.gpa.get());
+        let first = region.get(ram, Field::HEARTBEAT);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || beat(&file, at, first, &stop)
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Heart {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
-}
-
-fn offset_of(linux: &StandardLinux, segments: &[FileSegment], offset: u64) -> u64 {
-    let gpa = linux.region.gpa(offset).unwrap().get();
-    let inside = |segment: &&FileSegment| gpa.wrapping_sub(segment.gpa.get()) < segment.len;
-    let segment = segments.iter().find(inside).unwrap();
-    segment.offset + (gpa - segment.gpa.get())
 }
 
 fn beat(file: &File, at: u64, first: u64, stop: &AtomicBool) {

@@ -193,10 +193,10 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         self.others(|object| {
             let _ = places.push(object.at.get());
         });
-        places.sort_unstable();
-        places.windows(2).fold(u64::MAX, |least, pair| match pair {
-            [one, next] => least.min(next.wrapping_sub(*one)),
-            _ => least,
+        // Sorting would bring more code than it saves for so few.
+        places.iter().fold(u64::MAX, |least, one| {
+            let behind = places.iter().filter(|other| *other > one).map(|other| other.wrapping_sub(*one));
+            behind.fold(least, u64::min)
         })
     }
 
@@ -264,8 +264,9 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         let readable = |(_, good, all): &&(u16, u16, u16)| {
             *good > WITNESSES && u32::from(*good).saturating_mul(4) >= u32::from(*all).saturating_mul(3)
         };
-        match candidates.iter().filter(readable).collect::<Vec<_, 8>>().as_slice() {
-            [(offset, good, _)] => Some(Field { offset: *offset, witnesses: *good }),
+        let mut readable = candidates.iter().filter(readable);
+        match (readable.next(), readable.next()) {
+            (Some((offset, good, _)), None) => Some(Field { offset: *offset, witnesses: *good }),
             _ => None,
         }
     }

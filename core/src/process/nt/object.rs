@@ -73,9 +73,9 @@ impl Object {
     pub(super) fn name(&self, offset: u16) -> Option<[u8; 16]> {
         let (first, second) = (self.word(offset)?, self.word(offset.checked_add(8)?)?);
         let mut name = [0; 16];
-        let (head, tail) = name.split_at_mut(8);
-        head.copy_from_slice(&first.to_le_bytes());
-        tail.copy_from_slice(&second.to_le_bytes());
+        for (to, from) in name.iter_mut().zip(first.to_le_bytes().into_iter().chain(second.to_le_bytes())) {
+            *to = from;
+        }
         if let Some(priority) = name.last_mut() {
             *priority = 0;
         }
