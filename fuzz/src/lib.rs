@@ -6,12 +6,14 @@
 
 mod guest;
 mod maps;
+mod nt;
 mod roots;
 mod scan;
 mod snapshots;
 mod walk;
 
 pub use maps::maps;
+pub use nt::nt;
 pub use roots::roots;
 pub use scan::scan;
 pub use snapshots::snapshots;
@@ -22,4 +24,4 @@ pub type Target = fn(&[u8]);
 
 /// All targets, by name.
 pub const TARGETS: &[(&str, Target)] =
-    &[("scan", scan), ("walk", walk), ("roots", roots), ("snapshots", snapshots), ("maps", maps)];
+    &[("scan", scan), ("walk", walk), ("roots", roots), ("snapshots", snapshots), ("maps", maps), ("nt", nt)];

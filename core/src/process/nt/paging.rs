@@ -54,7 +54,7 @@ pub(super) struct Owner {
 /// reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by themselves.
 ///
 /// # Bound
-/// At most 5000 loads for an entry, a walk of the kernel's tables for each word that is read.
+/// At most 2^13 loads for an entry: a walk of the kernel's tables for each word that is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NtPaging {
     kernel: Cr3,

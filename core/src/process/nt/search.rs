@@ -12,7 +12,7 @@ use crate::process::roots::{Agreement, RootCandidate};
 use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.
-const ATTEMPTS: u32 = 64;
+const ATTEMPTS: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -26,7 +26,7 @@ enum Stage {
 /// lowest, in all of RAM; then by the roots that share a kernel half. What is found says by which of them.
 ///
 /// # Bound
-/// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at most 64
+/// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at most 16
 /// roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A pass, and the search for an
 /// image, can be left at any step; the inference of a layout is one piece.
 ///

@@ -1,0 +1,168 @@
+//! What the Windows reader costs at most, whatever the guest shows: counted, not timed.
+
+use vgpu_perception::paging::Level;
+use vgpu_perception::process::nt::{KernelSearch, NtError, NtKernel, ProcessList};
+use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, ProcessSource, Step, WalkError};
+use vgpu_perception_testkit::windows::{
+    EntryState, LAYOUTS, LOADER_TABLE, Layout, Options, PageState, PrototypeState, Shape, StartBlock, Trim, VadShape,
+    WindowsGuest,
+};
+use vgpu_perception_testkit::{Counting, Ram, flags};
+
+fn build(name: &str, options: Options) -> WindowsGuest {
+    WindowsGuest::build(&Layout::named(name), Shape::FourLevel, options)
+}
+
+/// Loads of a search from nothing, and by how much a step overdrew its budget.
+fn search(ram: &Counting<&Ram>, budget: u64) -> (Option<NtKernel>, u64, u64) {
+    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut search = KernelSearch::new(None, &mut scratch);
+    let (mut all, mut overdrawn) = (0, 0);
+    loop {
+        let step = search.step(ram, &mut Budget::new(budget)).unwrap();
+        let count = ram.take().accesses();
+        all += count;
+        overdrawn = overdrawn.max(count.saturating_sub(budget));
+        match step {
+            Step::Found(kernel) => return (Some(kernel), all, overdrawn),
+            Step::Pending => {}
+            Step::Done => return (None, all, overdrawn),
+        }
+    }
+}
+
+/// Of guests that are as they should be.
+#[test]
+fn an_attach_reads_little() {
+    let mut most = [0; 4];
+    for layout in LAYOUTS {
+        let windows = WindowsGuest::build(layout, Shape::FourLevel, Options::default());
+        let pages = windows.ram.present_pages().count() as u64;
+        let ram = Counting::new(&windows.ram);
+        let kernel = NtKernel::attach(&ram, windows.truth.kcr3, None).unwrap();
+        let given = ram.take().accesses();
+        kernel.revalidate(&ram).unwrap();
+        let warm = ram.take().accesses();
+        let (found, cold, overdrawn) = search(&ram, 1000);
+        assert_eq!(found.map(|found| found.root), Some(kernel.root));
+        assert!(warm <= 40, "{}: {warm} loads to re-validate", layout.name);
+        assert!(cold <= 20 * pages + (1 << 23), "{}: {cold} loads from nothing", layout.name);
+        for (most, count) in most.iter_mut().zip([given, warm, cold, overdrawn]) {
+            *most = count.max(*most);
+        }
+    }
+    println!("at most {most:?} loads: from a root, re-validated, from nothing, beyond the budget of a step");
+}
+
+/// A list that goes on for longer than any guest's: each node leads back to the one before it, and none is a process.
+#[test]
+fn a_list_without_an_end_is_followed_so_far() {
+    let mut windows = build("10 2004", Options::default());
+    let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).unwrap();
+    let nodes = u64::from(ProcessList::NODES) + 5000;
+    let at = windows.kernel.nonpaged.take(&mut windows.guest, nodes * 16, 16);
+    let node = |n: u64| at.wrapping_add(n * 16);
+    let links = u64::from(windows.truth.layout.links);
+    let last = windows.truth.processes.last().unwrap().eprocess.wrapping_add(links);
+    let mut bytes = Vec::new();
+    for n in 0..nodes {
+        bytes.extend(node(n + 1).get().to_le_bytes());
+        bytes.extend(if n == 0 { last.get() } else { node(n - 1).get() }.to_le_bytes());
+    }
+    windows.write_kernel(at, &bytes);
+    windows.write_kernel(last, &at.get().to_le_bytes());
+    let ram = Counting::new(&windows.ram);
+    let mut source = kernel.processes();
+    let (mut found, mut steps) = (0, 0);
+    loop {
+        steps += 1;
+        match source.next_process(&ram, &mut Budget::new(1)).unwrap() {
+            Step::Found(_) => found += 1,
+            Step::Pending => {}
+            Step::Done => break,
+        }
+    }
+    let all = ram.take().accesses();
+    assert_eq!(found, windows.truth.processes.len() - 1);
+    assert!(source.stats().broken && source.stats().strange > 60_000, "{:?}", source.stats());
+    assert!(steps >= u64::from(ProcessList::NODES), "{steps} steps");
+    assert!(all <= u64::from(ProcessList::NODES) << 12, "{all} loads");
+    println!("{all} loads along {} nodes", ProcessList::NODES);
+}
+
+/// The range where the kernel is looked for is full of tables that are the same, and holds no image.
+#[test]
+fn a_search_for_the_image_in_endless_tables_ends() {
+    let windows = build("10 2004", Options { start_block: StartBlock::Missing, ..Options::default() });
+    let mut guest = windows.guest.clone();
+    let [table, below, lowest, page] = [(); 4].map(|()| guest.new_table());
+    for index in 0..512 {
+        // Entries that differ in bits that mean nothing: none is passed over as the one before it.
+        for (from, to) in [(table, below), (below, lowest), (lowest, page)] {
+            guest.ram.write_u64(from.wrapping_add(index * 8), to.get() | flags::KERNEL_TABLE | index << 52);
+        }
+    }
+    let slot = Level::Pml4.index(windows.truth.nt_base) * 8;
+    for process in &windows.truth.processes {
+        guest.ram.write_u64(process.space.root.wrapping_add(slot), table.get() | flags::KERNEL_TABLE);
+    }
+    guest.ram.write_u64(LOADER_TABLE.wrapping_add(slot), 0);
+    let ram = Counting::new(&windows.ram);
+    let root = windows.truth.kcr3;
+    assert_eq!(NtKernel::attach(&ram, root, None), Err(NtError::NoImage { root }));
+    let once = ram.take().accesses();
+    assert!(once <= 1 << 25, "{once} loads for one root");
+    // Every root leads into the same tables: only some of them are followed to the end.
+    let (found, all, overdrawn) = search(&ram, 1 << 16);
+    assert_eq!(found, None);
+    assert!(once > 1 << 20 && all <= 40 * once, "{all} loads for all roots");
+    assert!(overdrawn <= 1 << 22, "{overdrawn} loads beyond the budget of a step");
+    println!("{once} loads for one root, {all} for all");
+}
+
+/// A tree of descriptors that is a chain, as deep as memory allows.
+#[test]
+fn a_tree_without_an_end_is_followed_so_far() {
+    fn untouched(index: u64) -> PageState {
+        let away = PageState { entry: EntryState::Untouched, prototype: PrototypeState::Transition };
+        if index == 0 { PageState::PRESENT } else { away }
+    }
+    let mut windows = build("10 2004", Options { trim: Trim::With(untouched), ..Options::default() });
+    let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).unwrap();
+    assert_eq!(windows.truth.layout.vad, Some(VadShape::Win81));
+    let agent = windows.truth.processes[windows.truth.producer].clone();
+    let mut source = kernel.processes();
+    let space = loop {
+        match source.next_process(&windows.ram, &mut Budget::unlimited()).unwrap() {
+            Step::Found(process) if process.eprocess == Some(agent.eprocess) => break process.space,
+            Step::Found(_) | Step::Pending => {}
+            Step::Done => panic!("the producer is on the list"),
+        }
+    };
+    let ram = Counting::new(&windows.ram);
+    let shared = &windows.truth.shared;
+    let page = shared.pages.iter().find(|page| page.index > 0).unwrap();
+    let gva = shared.region.base.wrapping_add(page.index * PAGE_BYTES);
+    assert_eq!(PageWalker::new(&ram, space).translate(gva).unwrap().gpa, page.frame.unwrap());
+    let honest = ram.take().accesses();
+
+    // Every node lies left of the page and has a child on its right.
+    let chain = windows.kernel.nonpaged.take(&mut windows.guest, 1 << 16, 16);
+    let node = |n: u64| chain.wrapping_add(n * 0x90);
+    for n in 0..400 {
+        let words = [0, node(n + 1).get(), if n == 0 { 0 } else { node(n - 1).get() }, (n + 16) << 32 | (n + 16), 0];
+        let bytes: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        windows.write_kernel(node(n), &bytes);
+    }
+    windows.set(&agent, windows.truth.layout.vad_root, 8, chain.get());
+    assert!(matches!(PageWalker::new(&ram, space).translate(gva), Err(WalkError::NotMapped { .. })));
+    let endless = ram.take().accesses();
+    assert!(honest < endless && endless <= 1 << 13, "{honest} and {endless} loads");
+
+    // A node that is its own child is no node.
+    windows.write_kernel(chain.wrapping_add(8), &chain.get().to_le_bytes());
+    assert!(matches!(PageWalker::new(&ram, space).translate(gva), Err(WalkError::NotMapped { .. })));
+    assert!(ram.take().accesses() < 100);
+    println!("{honest} loads for a page of a shared section, {endless} down an endless tree");
+}

@@ -1,0 +1,223 @@
+//! The Windows chain: start block, self map, image, exports, objects, list, descriptors, prototypes; over guests that are whole
+//! but for some lies, each told where it matters.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use vgpu_perception::paging::Level;
+use vgpu_perception::process::nt::{KernelSearch, NtKernel, ProcessList, RootBy};
+use vgpu_perception::process::roots::RootCandidate;
+use vgpu_perception::{Budget, Gpa, Gva, PAGE_BYTES, PageWalker, PhysRead, Step, abi};
+use vgpu_perception_testkit::windows::{Layout, Options, Shape, StartBlock, WindowsGuest};
+use vgpu_perception_testkit::{Counting, Ram, naive};
+
+use crate::guest::rest;
+
+/// See [`crate`].
+pub fn nt(data: &[u8]) {
+    GUESTS.with_borrow_mut(|guests| {
+        if guests.is_empty() {
+            guests.extend(GUESTS_MADE.map(|(name, shape, start_block)| made(name, shape, start_block)));
+        }
+        let mut undo = Vec::new();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = run(&mut Unstructured::new(data), guests, &mut undo);
+        }));
+        // The guests are made once: what was written into them is taken back.
+        for (ram, gpa, before) in undo.into_iter().rev() {
+            let _: &Ram = &ram;
+            ram.write_u64(gpa, before);
+        }
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+thread_local! {
+    static GUESTS: RefCell<Vec<WindowsGuest>> = const { RefCell::new(Vec::new()) };
+}
+
+const GUESTS_MADE: [(&str, Shape, StartBlock); 4] = [
+    ("7 SP1", Shape::FourLevel, StartBlock::System),
+    ("8", Shape::SmallPages, StartBlock::StaleLoader),
+    ("10 2004", Shape::FourLevel, StartBlock::Loader),
+    ("11 24H2", Shape::FiveLevel, StartBlock::Missing),
+];
+
+fn made(name: &str, shape: Shape, start_block: StartBlock) -> WindowsGuest {
+    let options = Options { ram: 1 << 30, start_block, trim_table: true, ..Options::default() };
+    WindowsGuest::build(&Layout::named(name), shape, options)
+}
+
+/// Where a lie is told.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Place {
+    /// A process object.
+    Object { process: u8, word: u16 },
+    /// A field of one: those that the chain reads.
+    Field { process: u8, field: u8 },
+    /// The first page of the kernel's image.
+    Header { word: u16 },
+    /// The export directory and what follows.
+    Exports { word: u16 },
+    /// Around the prototypes of the region.
+    Prototypes { word: u16 },
+    /// Around the section's control area and subsections.
+    Section { word: u16 },
+    /// Around the root of a tree of descriptors.
+    Descriptors { process: u8, word: u16 },
+    /// A top table.
+    Root { process: u8, word: u16 },
+    /// The entries that map the region.
+    Entries { page: u16, level: u8 },
+    /// Low memory.
+    Low { page: u8, word: u16 },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Value {
+    Any(u64),
+    Small(u8),
+    /// Another process's object, and some bytes further.
+    Object {
+        process: u8,
+        offset: u16,
+    },
+    /// What lies somewhere else.
+    Copied(Place),
+    /// What lay there, with a bit changed.
+    Flipped(u8),
+    /// A table entry that leads to a top table.
+    Table {
+        process: u8,
+        bits: u16,
+    },
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Lie {
+    place: Place,
+    value: Value,
+}
+
+fn run(u: &mut Unstructured<'_>, guests: &[WindowsGuest], undo: &mut Vec<(Ram, Gpa, u64)>) -> Result<()> {
+    let windows = u.choose(guests)?;
+    let budget = u.int_in_range(1..=1 << 16)?;
+    let lies = rest::<Lie>(u, 60)?;
+    for lie in &lies {
+        let Some(at) = place(windows, lie.place) else { continue };
+        let Ok(before) = windows.ram.load_u64(at) else { continue };
+        let value = match lie.value {
+            Value::Any(value) => value,
+            Value::Small(value) => value.into(),
+            Value::Object { process, offset } => object(windows, process).get() + u64::from(offset % 0x1000),
+            Value::Copied(from) => {
+                place(windows, from).and_then(|from| windows.ram.load_u64(from).ok()).unwrap_or_default()
+            }
+            Value::Flipped(bit) => before ^ 1 << (bit % 64),
+            Value::Table { process, bits } => root(windows, process).get() | u64::from(bits & 0xfff),
+        };
+        undo.push((windows.ram.clone(), at, before));
+        windows.ram.write_u64(at, value);
+    }
+    let ram = Counting::new(&windows.ram);
+    let given = NtKernel::attach(&ram, windows.truth.kcr3, None);
+    let attached = ram.take().accesses();
+    assert!(attached < 1 << 27, "{attached} loads to attach");
+    let mut scratch = vec![RootCandidate::default(); 64];
+    let mut search = KernelSearch::new(None, &mut scratch);
+    let mut steps = 0_u32;
+    let found = loop {
+        steps += 1;
+        match search.step(&ram, &mut Budget::new(budget + steps as u64)).expect("the map of RAM can be read") {
+            Step::Found(kernel) => break Some(kernel),
+            Step::Pending => {}
+            Step::Done => break None,
+        }
+    };
+    if lies.is_empty() {
+        let kernel = given.expect("a guest without lies has a kernel");
+        windows.assert_kernel(&kernel);
+        windows.assert_kernel(&found.expect("a guest without lies is found"));
+    }
+    for kernel in given.ok().into_iter().chain(found) {
+        let _ = kernel.revalidate(&ram);
+        ram.take();
+        processes(&ram, windows, kernel.processes(), budget);
+    }
+    Ok(())
+}
+
+fn processes<M: PhysRead>(ram: &Counting<M>, windows: &WindowsGuest, mut list: ProcessList, budget: u64) {
+    let mut seen = BTreeSet::new();
+    loop {
+        let one = match list.step(ram, &mut Budget::new(budget)).expect("the map of RAM can be read") {
+            Step::Found(one) => one,
+            Step::Pending => continue,
+            Step::Done => break,
+        };
+        assert!(seen.insert(one.process.eprocess), "a process came twice");
+        if one.root == RootBy::Nothing {
+            continue;
+        }
+        let walker = PageWalker::new(ram, one.process.space);
+        let shared = &windows.truth.shared;
+        for page in shared.pages.iter().step_by(3).map(|page| page.index).chain([100]) {
+            let gva = shared.region.base.wrapping_add(page * PAGE_BYTES % abi::REGION_BYTES);
+            ram.take();
+            let found = walker.translate(gva);
+            let loads = ram.take().accesses();
+            assert!(loads <= 1 << 13, "{loads} loads for {gva}: {found:?}");
+        }
+    }
+    assert!(seen.len() <= ProcessList::NODES as usize);
+}
+
+fn object(windows: &WindowsGuest, process: u8) -> Gva {
+    let processes = &windows.truth.processes;
+    processes[usize::from(process) % processes.len()].eprocess
+}
+
+fn root(windows: &WindowsGuest, process: u8) -> Gpa {
+    let processes = &windows.truth.processes;
+    processes[usize::from(process) % processes.len()].space.root
+}
+
+/// Where in RAM a lie goes: a multiple of 8.
+fn place(windows: &WindowsGuest, place: Place) -> Option<Gpa> {
+    let truth = &windows.truth;
+    let layout = &truth.layout;
+    let kernel = windows.kernel.space;
+    let at = |gva: Gva, word: u16, words: u16| {
+        let gva = Gva::new((gva.get() & !7) + 8 * u64::from(word % words));
+        naive::translate(&windows.ram, kernel.naive(), gva.get()).ok().map(|page| Gpa::new(page.gpa))
+    };
+    match place {
+        Place::Object { process, word } => at(object(windows, process), word, 0x180),
+        Place::Field { process, field } => {
+            let fields = layout.fields();
+            let (offset, _) = fields[usize::from(field) % fields.len()];
+            at(object(windows, process), u16::try_from(offset / 8).ok()?, 0x200)
+        }
+        Place::Header { word } => at(truth.nt_base, word, 0x80),
+        Place::Exports { word } => at(truth.nt_base.wrapping_add(0x13_4000), word, 0x600),
+        Place::Prototypes { word } => at(truth.shared.section.first_prototype(), word, 0x400),
+        Place::Section { word } => at(truth.shared.section.control_area, word, 0x40),
+        Place::Descriptors { process, word } => {
+            let processes = &truth.processes;
+            let one = &processes[usize::from(process) % processes.len()];
+            let root =
+                if layout.vad_root_bytes() == 8 { one.vad_root } else { windows.get(one, layout.vad_root + 0x10) };
+            (root >> 63 == 1).then(|| at(Gva::new(root), word, 0x18)).flatten()
+        }
+        Place::Root { process, word } => Some(root(windows, process).wrapping_add(u64::from(word % 512) * 8)),
+        Place::Entries { page, level } => {
+            let gva = truth.shared.region.base.wrapping_add(u64::from(page) * PAGE_BYTES % abi::REGION_BYTES);
+            let level = [Level::Pt, Level::Pd, Level::Pdpt][usize::from(level) % 3];
+            windows.guest.entry_at(truth.shared.region.space, level, gva)
+        }
+        Place::Low { page, word } => Some(Gpa::new(u64::from(page) * PAGE_BYTES + u64::from(word % 512) * 8)),
+    }
+}
