@@ -1,6 +1,6 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
-//! `--quick` takes fewer rounds; `frames`, `small`, `scans` run that part only.
+//! `--quick` takes fewer rounds; `frames`, `small`, `scans`, `windows` run that part only.
 #![deny(unsafe_code)]
 
 mod frames;
@@ -9,6 +9,7 @@ mod measure;
 mod raw;
 mod scans;
 mod small;
+mod windows;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,12 +20,18 @@ fn main() {
     }
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let quick = has("--quick");
-    let parts = ["frames", "small", "scans"];
+    let parts = ["frames", "small", "scans", "windows"];
     let wanted = |part: &str| has(part) || !parts.iter().any(|part| has(part));
     let start = std::time::Instant::now();
+    let mut goals = measure::Goals::new();
+    if wanted("windows") {
+        windows::run(quick);
+    }
+    if !["frames", "small", "scans"].into_iter().any(wanted) {
+        return;
+    }
     let image = image::build(4 << 30, wanted("scans") || wanted("small"));
     println!("image built in {:.0} s", start.elapsed().as_secs_f64());
-    let mut goals = measure::Goals::new();
     if wanted("frames") {
         frames::run(&image, &mut goals, quick);
     }

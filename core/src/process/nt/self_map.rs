@@ -10,6 +10,8 @@ use crate::process::pages::Pages;
 
 const LINE: usize = 8;
 const BLOCK: usize = 64;
+/// Pages that are asked for ahead.
+const AHEAD: u64 = 16;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
 const LEAST: u32 = 6;
 
@@ -49,7 +51,7 @@ fn fits(word: u64) -> bool {
 /// The pages of RAM that read like top tables with one self-reference, ascending: any process's, the kernel's, a loader's.
 ///
 /// # Bound
-/// One line, 8 loads, of every page of RAM that holds data: the last, since every Windows kernel maps something through the
+/// One line, at most 9 loads, of every page of RAM that holds data: the last, since every Windows kernel maps something through the
 /// last entry. For each page that passes, at most 512 more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SelfMapped {
@@ -67,13 +69,17 @@ impl SelfMapped {
                 return Ok(Step::Pending);
             }
             let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
-            let mut line = [0_u64; LINE];
-            // A page that is gone again is no table.
-            if mem.load_words(page.wrapping_add(PAGE_BYTES.wrapping_sub(64)), &mut line).is_err() {
+            let end = page.wrapping_add(PAGE_BYTES);
+            // The misses of the pages to come overlap with the work on this one.
+            mem.prefetch(end.wrapping_add(AHEAD.wrapping_mul(PAGE_BYTES).wrapping_sub(8)));
+            // The last entry first: it alone rules most pages out. A page that is gone again is no table.
+            let last = mem.load_u64(Gpa::new(end.get().wrapping_sub(8)));
+            if !last.is_ok_and(|word| Pte::new(word).is_present() && fits(word)) {
                 continue;
             }
-            let last = line.last().is_some_and(|word| Pte::new(*word).is_present());
-            if !last || !line.iter().all(|word| fits(*word)) {
+            let mut line = [0_u64; LINE];
+            let read = mem.load_words(Gpa::new(end.get().wrapping_sub(64)), &mut line);
+            if read.is_err() || !line.iter().all(|word| fits(*word)) {
                 continue;
             }
             budget.spend(64);
