@@ -2,8 +2,9 @@
 //!
 //! A target takes bytes, makes a guest of them, and panics where a property does not hold.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod capi;
 mod guest;
 mod maps;
 mod nt;
@@ -12,6 +13,7 @@ mod scan;
 mod snapshots;
 mod walk;
 
+pub use capi::capi;
 pub use maps::maps;
 pub use nt::nt;
 pub use roots::roots;
@@ -23,5 +25,12 @@ pub use walk::walk;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: &[(&str, Target)] =
-    &[("scan", scan), ("walk", walk), ("roots", roots), ("snapshots", snapshots), ("maps", maps), ("nt", nt)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("scan", scan),
+    ("walk", walk),
+    ("roots", roots),
+    ("snapshots", snapshots),
+    ("maps", maps),
+    ("nt", nt),
+    ("capi", capi),
+];
