@@ -1,14 +1,19 @@
-//! Every page of every process, compared with QEMU's own page walker.
+//! Every page of every process, compared with QEMU's own page walker, and with memflow's.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use memflow::architecture::x86::x64;
+use memflow::connector::{CloneFile, FileIoMemory};
+use memflow::mem::{MemoryMap, VirtualTranslate3 as _};
+use memflow::types::Address;
 use serde_json::json;
 use vgpu_perception::paging::{LeafCursor, LeafStep};
 use vgpu_perception::process::roots::SharedHalf;
 use vgpu_perception::{
-    AddressSpace, Budget, Gva, PAGE_BYTES, PageWalker, PhysRead, ProcessSource as _, Step, WalkError,
+    AddressSpace, Budget, Gva, PAGE_BYTES, PageSize, PageWalker, PagingMode, PhysRead, ProcessSource as _, Step,
+    WalkError,
 };
 use vgpu_perception_guest_tests::{Guest, Options, Qmp, Result};
 
@@ -46,6 +51,11 @@ fn compare(options: Options) -> Result<()> {
     let roots = roots(&ram, &reference)?;
     let mut gdb = guest.debugger()?;
 
+    if reference.mode == PagingMode::FourLevel {
+        let agreed = against_memflow(&guest, &ram, &roots)?;
+        println!("figure: translations, memflow: {agreed:?}");
+        ensure!(agreed.same > 1000, "that is too little to be a guest");
+    }
     let mut user = Tally::default();
     let mut now = reference.root.get();
     for space in &roots {
@@ -68,6 +78,53 @@ fn compare(options: Options) -> Result<()> {
     guest.wait_for("pong after")?;
     println!("  the same as QEMU's walker in {:.1} s", begun.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// How memflow's translations compare.
+#[derive(Debug, Default)]
+struct Agreed {
+    same: u64,
+    /// The PAT bit of a large page's entry, bit 12, which memflow takes for a part of the address.
+    pat: u64,
+}
+
+/// Each page of the user halves by the walker of memflow, which knows four levels, over the RAM file.
+fn against_memflow(guest: &Guest, ram: &impl PhysRead, roots: &[AddressSpace]) -> Result<Agreed> {
+    let mut map = MemoryMap::new();
+    for segment in guest.segments()?.segments() {
+        map.push_remap(Address::from(segment.gpa.get()), segment.len, Address::from(segment.offset));
+    }
+    let file = CloneFile::from(std::fs::File::open(guest.ram_path())?);
+    let mut memory = FileIoMemory::with_mem_map(file, map)?;
+    let mut agreed = Agreed::default();
+    for space in roots {
+        let walker = PageWalker::new(ram, *space);
+        let theirs = x64::new_translator(Address::from(space.root.table().get()));
+        let mut cursor = LeafCursor::new(Gva::new(0), space.mode.user_end());
+        loop {
+            let leaf = match walker.next_leaf(&mut cursor, &mut Budget::unlimited()) {
+                LeafStep::Leaf(leaf) => leaf,
+                LeafStep::Skipped(error) => return Err(format!("{}: {error}", space.root).into()),
+                LeafStep::Table(_) | LeafStep::Pending => continue,
+                LeafStep::Done => break,
+            };
+            let gva = leaf.gva.wrapping_add(leaf.size.bytes() / 2 + 24);
+            let ours = walker.translate(gva)?.gpa.get();
+            let theirs = theirs.virt_to_phys(&mut memory, Address::from(gva.get()))?.address().to_umem();
+            let differ = ours ^ theirs;
+            if differ == 0 {
+                agreed.same += 1;
+            } else {
+                ensure!(
+                    leaf.size != PageSize::Size4K && differ == 1 << 12,
+                    "{} {gva}: {ours:#x} by us, {theirs:#x} by memflow",
+                    space.root
+                );
+                agreed.pat += 1;
+            }
+        }
+    }
+    Ok(agreed)
 }
 
 /// All roots, of user mode too.
