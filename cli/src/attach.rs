@@ -13,6 +13,8 @@ pub(crate) struct Attached {
     pub(crate) ram: GuestRam,
     /// A root of the guest, where one is known.
     pub(crate) root: Option<Cr3>,
+    /// The root is what a processor had loaded, not what the user gave: it may be one of user mode alone.
+    pub(crate) root_is_a_guess: bool,
     /// How deep its tables are, where that is known.
     pub(crate) mode: Option<PagingMode>,
 }
@@ -48,10 +50,10 @@ pub(crate) fn attach(guest: &Guest) -> Result<Attached, Failure> {
         Err(_) => RamOptions::new(),
     };
     let ram = GuestRam::new(vec![file], map, options)?;
-    let (root, mode) = match (guest.cr3, asked) {
-        (Root::Given(root), asked) => (Some(root), asked.map(|(_, mode)| mode)),
-        (Root::Auto, Some((root, mode))) => (Some(root), Some(mode)),
-        (Root::Auto, None) => (None, None),
+    let (root, mode, root_is_a_guess) = match (guest.cr3, asked) {
+        (Root::Given(root), asked) => (Some(root), asked.map(|(_, mode)| mode), false),
+        (Root::Auto, Some((root, mode))) => (Some(root), Some(mode), true),
+        (Root::Auto, None) => (None, None, false),
     };
-    Ok(Attached { ram, root, mode })
+    Ok(Attached { ram, root, root_is_a_guess, mode })
 }

@@ -72,7 +72,7 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
 
     let map = segments.iter().map(|at| Segment { gpa: at.gpa, len: at.len, offset: at.offset, file: 0 });
     let ram = GuestRam::open(&ram_path, SegmentMap::new(map)?)?;
-    let attached = Attached { ram, root: None, mode: None };
+    let attached = Attached { ram, root: None, root_is_a_guess: false, mode: None };
     // The producer draws its first frame while it is being looked for: a retry is the normal case of a guest that boots.
     let deadline = Instant::now() + Duration::from_secs(20);
     let (search, seen) = loop {
