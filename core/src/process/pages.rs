@@ -16,6 +16,12 @@ impl Pages {
         Self { next: Gpa::new(0), extent: None, looked_at: 0 }
     }
 
+    /// Whether a page lies in the stretch of data that the pass is in: it need not be asked for again.
+    #[inline]
+    pub(super) fn is_inside(&self, page: Gpa) -> bool {
+        self.extent.is_some_and(|extent| page >= extent.start && page.wrapping_add(PAGE_BYTES) <= extent.end())
+    }
+
     /// The next whole page.
     #[inline]
     pub(super) fn advance<M: PhysRead>(&mut self, mem: &M) -> Result<Option<Gpa>, PhysError> {

@@ -9,9 +9,10 @@
 //! A root found this way is a page of RAM that reads like one, not more: tables of processes that ended, and a firmware's or
 //! boot trampoline's, are among them. The scan asks for user pages, which an identity map of the kernel does not have.
 
+pub use super::depth::guess_mode;
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, Level, PageWalker, PagingMode, Pte};
+use crate::paging::{AddressSpace, Hardware, Level, PagingMode, Pte};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::pages::Pages;
 use crate::process::{Process, ProcessSource, Step};
@@ -24,6 +25,8 @@ const KERNEL: u64 = 256;
 const LINE: usize = 8;
 /// Where the last line of a table starts.
 const LAST_LINE: u64 = PAGE_BYTES - 64;
+/// How far ahead the pass asks for lines, so that their misses overlap with its work.
+const AHEAD: u64 = 16 * PAGE_BYTES;
 /// Entries read at a time.
 const BLOCK: u64 = 64;
 
@@ -62,26 +65,24 @@ fn fits_top(entry: Pte, phys_bits: u32) -> bool {
     !entry.is_present() || entry.reserved_bits(Level::Pml4, phys_bits) == 0
 }
 
-/// The last entry of a page, where it is present and the line that it stands in could be a top table's.
+/// The last entry of a page, where it is present and the line that it stands in could be a top table's. It alone rules most
+/// pages out, so it is looked at first.
 #[inline]
 fn last_of_line<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> Option<Pte> {
-    let mut line = [0_u64; LINE];
     // A page that is gone again is no root.
+    let last = mem.load_u64(page.wrapping_add(PAGE_BYTES - 8)).ok().map(Pte::new)?;
+    if !last.is_present() || !fits_top(last, phys_bits) {
+        return None;
+    }
+    let mut line = [0_u64; LINE];
     mem.load_words(page.wrapping_add(LAST_LINE), &mut line).ok()?;
-    let last = line.last().map(|word| Pte::new(*word)).filter(|last| last.is_present())?;
     line.iter().all(|word| fits_top(Pte::new(*word), phys_bits)).then_some(last)
 }
 
-/// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables or are
-/// pages of 1 GiB.
-fn leads_on<M: PhysRead>(mem: &M, table: Gpa, phys_bits: u32) -> bool {
+/// Whether the first line of a page could be a top table's.
+fn line_fits<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> bool {
     let mut line = [0_u64; LINE];
-    mem.holds_page(table)
-        && mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
-        && line.iter().all(|word| {
-            let entry = Pte::new(*word);
-            !entry.is_present() || entry.reserved_bits(Level::Pdpt, phys_bits) == 0
-        })
+    mem.load_words(page, &mut line).is_ok() && line.iter().all(|word| fits_top(Pte::new(*word), phys_bits))
 }
 
 /// How a root's kernel half compares with a reference's.
@@ -249,6 +250,7 @@ impl ProcessSource for SharedHalf {
                 return Ok(Step::Pending);
             }
             let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
+            mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(index.wrapping_mul(8)));
             // A page that is gone again is no root.
             let Ok(found) = entry(mem, page, index) else { continue };
             if found.get() & COMPARED != value {
@@ -324,7 +326,7 @@ pub struct RootCandidate {
 /// Both Linux and Windows map kernel memory through the last entry of every process's top table.
 ///
 /// # Bound
-/// Two lines, 16 loads, for every page of RAM that holds data; for each that passes, at most 512 for every level; 256 comparisons of
+/// One line, at most 9 loads, for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level; 256 comparisons of
 /// 768 loads to find the one to measure by, and [`guess_mode`]'s, as one piece of a budget; then at most 1792 for each that is
 /// kept. Where more pages pass than `candidates` holds, the winner so far is used as the reference of a second pass, a
 /// [`SharedHalf`].
@@ -337,6 +339,8 @@ pub struct Agreement<'s> {
     candidates: &'s mut [RootCandidate],
     kept: usize,
     pages: Pages,
+    /// Pages that passed the first sieve: what each leads to is on its way into the caches.
+    waiting: heapless::Deque<(Gpa, Pte), WAITING>,
     /// Votes for last entries, a bounded tally: the smallest count is replaced when it is full.
     tally: [(u64, u32); TALLY],
     overflowed: bool,
@@ -344,6 +348,9 @@ pub struct Agreement<'s> {
 }
 
 const TALLY: usize = 64;
+
+/// Pages that wait for what they lead to.
+const WAITING: usize = 8;
 
 /// Candidates that are compared with each other to find the one to measure by.
 const SAMPLE: usize = 16;
@@ -377,6 +384,7 @@ impl<'s> Agreement<'s> {
             candidates,
             kept: 0,
             pages: Pages::new(),
+            waiting: heapless::Deque::new(),
             tally: [(0, 0); TALLY],
             overflowed: false,
             stage: Stage::Collect,
@@ -400,18 +408,51 @@ impl<'s> Agreement<'s> {
             if !budget.spend(1) {
                 return Ok(false);
             }
-            let Some(page) = self.pages.advance(mem)? else { return Ok(true) };
+            let Some(page) = self.pages.advance(mem)? else {
+                while let Some((page, last)) = self.waiting.pop_front() {
+                    self.judge(mem, budget, page, last);
+                }
+                return Ok(true);
+            };
             let phys_bits = self.template.phys_bits;
+            mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(LAST_LINE));
             let Some(last) = last_of_line(mem, page, phys_bits) else { continue };
-            // A page table full of pages passes for a top table up to here: what its last entry leads to does not.
-            if last.table().get() == 0 || !leads_on(mem, last.table(), phys_bits) {
+            if last.table().get() == 0 {
                 continue;
             }
-            budget.spend(ENTRIES);
-            if self.could_be_root(mem, page) {
-                self.keep(page, last.get() & COMPARED);
+            mem.prefetch(page);
+            mem.prefetch(last.table().wrapping_add(LAST_LINE));
+            if let Err(newest) = self.waiting.push_back((page, last))
+                && let Some((page, last)) = self.waiting.pop_front()
+            {
+                let _ = self.waiting.push_back(newest);
+                self.judge(mem, budget, page, last);
             }
         }
+    }
+
+    /// Looks at a page whose last line could be a top table's, some while after the lines that tell more were asked for. Its own
+    /// first line before what it leads to, which the backend may have to be asked about.
+    fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, last: Pte) {
+        if !line_fits(mem, page, self.template.phys_bits) || !self.leads_on(mem, last.table()) {
+            return;
+        }
+        budget.spend(ENTRIES);
+        if self.could_be_root(mem, page) {
+            self.keep(page, last.get() & COMPARED);
+        }
+    }
+
+    /// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables or
+    /// are pages of 1 GiB.
+    fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
+        let mut line = [0_u64; LINE];
+        (self.pages.is_inside(table) || mem.holds_page(table))
+            && mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
+            && line.iter().all(|word| {
+                let entry = Pte::new(*word);
+                !entry.is_present() || entry.reserved_bits(Level::Pdpt, self.template.phys_bits) == 0
+            })
     }
 
     /// A top table whose last entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
@@ -436,7 +477,7 @@ impl<'s> Agreement<'s> {
                 return true;
             }
             // What is not data is not read: a pointer into a hole of the file would allocate it.
-            if !mem.holds_page(entry.table()) {
+            if !self.pages.is_inside(entry.table()) && !mem.holds_page(entry.table()) {
                 return false;
             }
             table = entry.table();
@@ -533,39 +574,4 @@ impl ProcessSource for Agreement<'_> {
             };
         }
     }
-}
-
-/// Tells 4-level from 5-level tables where nobody says: by whether the last 2 GiB, where Linux has
-/// its kernel's image, hold executable kernel pages under either reading. `None` where neither reading shows any.
-///
-/// A table of a 4-level guest that is read one level too deep ends in a large page with reserved bits, or in bytes that are
-/// no table; a table of a 5-level guest that is read as a 4-level one looks whole, so five levels are tried first. The
-/// answer is a guess from structure: an embedder that knows `CR4` uses [`PagingMode::from_cr4`].
-///
-/// # Bound
-/// 1024 translations for each reading: 9216 loads.
-#[must_use]
-pub fn guess_mode<M: PhysRead>(mem: &M, root: Cr3) -> Option<PagingMode> {
-    [PagingMode::FiveLevel, PagingMode::FourLevel].into_iter().find(|mode| {
-        let space = AddressSpace { root, mode: *mode, phys_bits: 52, absent: Hardware };
-        let walker = PageWalker::new(mem, space);
-        kernel_leads_to_code(&walker)
-    })
-}
-
-/// Whether the last 2 GiB of the address space, looked at in 2 MiB steps, have executable supervisor pages.
-fn kernel_leads_to_code<M: PhysRead>(walker: &PageWalker<&M, Hardware>) -> bool {
-    const STEP: u64 = 2 << 20;
-    const STEPS: u64 = 1024;
-    let mut good = 0_u32;
-    let mut bad = 0_u32;
-    for step in 1..=STEPS {
-        let gva = crate::Gva::new(0_u64.wrapping_sub(step.wrapping_mul(STEP)));
-        match walker.translate(gva) {
-            Ok(found) if found.rights.executable && !found.rights.user => good = good.wrapping_add(1),
-            Ok(_) | Err(crate::WalkError::NotMapped { .. }) => {}
-            Err(_) => bad = bad.wrapping_add(1),
-        }
-    }
-    good > bad
 }
