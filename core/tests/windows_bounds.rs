@@ -1,14 +1,19 @@
 //! What the Windows reader costs at most, whatever the guest shows: counted, not timed.
 
+use core::cell::RefCell;
+use std::collections::HashSet;
+
 use vgpu_perception::paging::Level;
 use vgpu_perception::process::nt::{KernelSearch, NtError, NtKernel, ProcessList};
 use vgpu_perception::process::roots::{Agreement, RootCandidate};
-use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, ProcessSource, Step, WalkError};
+use vgpu_perception::{
+    Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, ProcessSource, Step, WalkError,
+};
 use vgpu_perception_testkit::windows::{
     EntryState, LAYOUTS, LOADER_TABLE, Layout, Options, PageState, PrototypeState, Shape, StartBlock, Trim, VadShape,
     WindowsGuest,
 };
-use vgpu_perception_testkit::{Counting, Ram, flags};
+use vgpu_perception_testkit::{Counting, Ram, Rng, flags};
 
 fn build(name: &str, options: Options) -> WindowsGuest {
     WindowsGuest::build(&Layout::named(name), Shape::FourLevel, options)
@@ -165,4 +170,54 @@ fn a_tree_without_an_end_is_followed_so_far() {
     assert!(matches!(PageWalker::new(&ram, space).translate(gva), Err(WalkError::NotMapped { .. })));
     assert!(ram.take().accesses() < 100);
     println!("{honest} loads for a page of a shared section, {endless} down an endless tree");
+}
+
+/// Which lines of RAM were loaded.
+struct Lines<'r> {
+    ram: &'r Ram,
+    seen: RefCell<HashSet<u64>>,
+}
+
+impl PhysRead for Lines<'_> {
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        for line in gpa.get() / 64..=(gpa.get() + dst.len() as u64 - 1) / 64 {
+            self.seen.borrow_mut().insert(line);
+        }
+        self.ram.read(gpa, dst)
+    }
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.seen.borrow_mut().insert(gpa.get() / 64);
+        self.ram.load_u32(gpa)
+    }
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.seen.borrow_mut().insert(gpa.get() / 64);
+        self.ram.load_u64(gpa)
+    }
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        self.ram.next_extent(from)
+    }
+}
+
+/// With nothing known, a page of RAM that is no table costs one line: in the sieve for tables that name themselves and in the
+/// one for roots together.
+#[test]
+fn the_first_sieve_takes_one_line_a_page() {
+    const PAGES: u64 = 4096;
+    let ram = Ram::flat((PAGES + 256) * PAGE_BYTES);
+    let mut rng = Rng::new(3);
+    for page in 256..256 + PAGES {
+        for word in 0..512 {
+            ram.write_u64(Gpa::new(page * PAGE_BYTES + word * 8), rng.next_u64());
+        }
+    }
+    let lines = Lines { ram: &ram, seen: RefCell::default() };
+    let mut scratch = vec![RootCandidate::default(); 64];
+    let mut search = KernelSearch::new(None, &mut scratch);
+    assert_eq!(search.step(&lines, &mut Budget::unlimited()), Ok(Step::Done));
+    let seen = lines.seen.into_inner();
+    let last = seen.iter().filter(|line| *line % 64 == 63).count() as u64;
+    assert_eq!(last, PAGES, "the last line of each page");
+    // Of random pages one in thirty has a last line that could be a table's; of those more is looked at.
+    let others: HashSet<_> = seen.iter().filter(|line| *line % 64 != 63).map(|line| line / 64).collect();
+    assert!(others.len() as u64 <= PAGES / 20, "more than the last line of {} of {PAGES} pages", others.len());
 }
