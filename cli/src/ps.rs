@@ -171,11 +171,12 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
         let _ = match field {
             Some(field) => writeln!(
                 text,
-                "  {:28} +{:#05x}  {} ({} processes)",
+                "  {:28} +{:#05x}  {} ({} {})",
                 name.to_string(),
                 field.offset,
                 name.rule(),
-                field.witnesses
+                field.witnesses,
+                if field.witnesses == 1 { "process" } else { "processes" }
             ),
             None => writeln!(text, "  {:28} -       not proven: {}", name.to_string(), name.rule()),
         };
