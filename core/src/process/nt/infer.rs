@@ -23,6 +23,8 @@ use crate::process::roots::shares_kernel_half;
 const SAMPLE: u32 = 64;
 /// Processes that have to speak for a field.
 const WITNESSES: u16 = 3;
+/// Of so many processes one may break a rule that a process can break by itself.
+const MOST_OBEY: u32 = 8;
 /// `UniqueProcessId` of the System process.
 const SYSTEM_PID: u64 = 4;
 /// `"System"`, filled up with zeros.
@@ -298,15 +300,29 @@ impl<M: PhysRead> Sample<'_, '_, M> {
             possible.keep(active(&self.system, half));
             possible
         });
+        let (mut all, mut odd_ones) = (1_u32, 0_u32);
         self.others(|object| {
-            for (possible, half) in statuses.iter_mut().zip([0, 4]) {
-                if object.is_signaled() {
+            all = all.wrapping_add(1);
+            if object.is_signaled() {
+                for (possible, half) in statuses.iter_mut().zip([0, 4]) {
                     possible.rule_out(|offset| object.half(offset.wrapping_add(half)) != Some(STILL_ACTIVE));
-                } else {
-                    possible.keep(active(object, half));
                 }
+                return;
+            }
+            let found = [0, 4].map(|half| active(object, half));
+            let speaks = statuses.iter().zip(found).any(|(possible, found)| possible.offsets.and(found).count() > 0);
+            if !speaks {
+                // On its way out: it has a status, and has not ended yet.
+                odd_ones = odd_ones.wrapping_add(1);
+                return;
+            }
+            for (possible, found) in statuses.iter_mut().zip(found) {
+                possible.keep(found);
             }
         });
+        if odd_ones.saturating_mul(MOST_OBEY) > all {
+            return None;
+        }
         let [even, odd] = statuses;
         match (even.offsets.count(), odd.offsets.count()) {
             (1, 0) => even.proven(WITNESSES),
@@ -319,6 +335,10 @@ impl<M: PhysRead> Sample<'_, '_, M> {
     fn ended(&self, create_time: Field, exit_status: Field) -> Option<Field> {
         let mut times = Possible::new(zeros(&self.system));
         self.others(|object| {
+            if !object.is_signaled() && object.half(exit_status.offset) != Some(STILL_ACTIVE) {
+                // On its way out: either is right.
+                return;
+            }
             if object.is_signaled() {
                 let born = object.word(create_time.offset).unwrap_or(u64::MAX);
                 let mut dates = Offsets::NONE;
@@ -386,14 +406,18 @@ impl<M: PhysRead> Sample<'_, '_, M> {
             // The sample has no more than fit.
             let _ = object.word(pid_at).map(|pid| pids.push(pid));
         });
-        let mut sound = self.system.word(offset) == Some(0);
-        let mut listed = 0_u16;
-        self.others(|object| match object.word(offset) {
-            Some(parent) if is_pid(parent) && object.word(pid_at) != Some(parent) => {
-                listed = listed.saturating_add(u16::from(pids.contains(&parent)));
+        let sound = self.system.word(offset) == Some(0);
+        let (mut listed, mut all, mut odd_ones) = (0_u16, 1_u32, 0_u32);
+        self.others(|object| {
+            all = all.wrapping_add(1);
+            match object.word(offset) {
+                Some(parent) if is_pid(parent) && object.word(pid_at) != Some(parent) => {
+                    listed = listed.saturating_add(u16::from(pids.contains(&parent)));
+                }
+                _ => odd_ones = odd_ones.wrapping_add(1),
             }
-            _ => sound = false,
         });
+        let sound = sound && odd_ones.saturating_mul(MOST_OBEY) <= all;
         (sound && listed >= WITNESSES).then_some(Field { offset, witnesses: listed })
     }
 
