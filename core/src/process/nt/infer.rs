@@ -64,12 +64,13 @@ pub(super) struct Inferred {
 /// Four passes over 64 objects of 3072 bytes; in each at most 384 words are followed, into two pages or down two trees of 64
 /// nodes: 2^26 loads if every word leads everywhere, some ten thousand in a real guest.
 pub(super) fn infer<M: PhysRead>(kernel: &Kernel<'_, M>, system: Gva) -> Result<Inferred, NtError> {
-    let object = Object::read(&kernel.walker, system).map_err(|error| NtError::System { at: system, error })?;
-    if !object.is_process() {
+    let links = Field { offset: 0, witnesses: 0 };
+    let mut sample = Sample { kernel, links, system: Object::BLANK, extent: u64::MAX };
+    sample.system.fill(&kernel.walker, system).map_err(|error| NtError::System { at: system, error })?;
+    if !sample.system.is_process() {
         return Err(NtError::NotAProcess { at: system });
     }
-    let links = links(kernel, &object)?;
-    let mut sample = Sample { kernel, links, system: object, extent: u64::MAX };
+    sample.links = self::links(kernel, &sample.system)?;
     sample.cut(sample.nearest());
     let table = sample.tables().ok_or(NtError::Unproven { field: FieldName::DirectoryTableBase })?;
     let root = Cr3::new(sample.system.word(table.offset).unwrap_or_default());
@@ -99,6 +100,7 @@ pub(super) fn infer<M: PhysRead>(kernel: &Kernel<'_, M>, system: Gva) -> Result<
 }
 
 /// The links: after the number 4, to an object that is a process with a number of its own, and back.
+#[inline(never)]
 fn links<M: PhysRead>(kernel: &Kernel<'_, M>, system: &Object) -> Result<Field, NtError> {
     let mut found = Offsets::NONE;
     for (pid_at, value) in system.words() {
@@ -110,13 +112,15 @@ fn links<M: PhysRead>(kernel: &Kernel<'_, M>, system: &Object) -> Result<Field, 
     let offset = found.only().ok_or(NtError::Unproven { field: FieldName::ActiveProcessLinks })?;
     let mut witnesses = 0_u16;
     let mut nodes = Nodes::new(system.at.wrapping_add(offset.into()), SAMPLE);
+    let mut object = Object::BLANK;
     while let Some(node) = nodes.next(&kernel.walker) {
-        let object = Object::read(&kernel.walker, Gva::new(node.get().wrapping_sub(offset.into())));
-        witnesses = witnesses.saturating_add(u16::from(object.is_ok_and(|object| object.is_process())));
+        let read = object.fill(&kernel.walker, Gva::new(node.get().wrapping_sub(offset.into())));
+        witnesses = witnesses.saturating_add(u16::from(read.is_ok() && object.is_process()));
     }
     Ok(Field { offset, witnesses })
 }
 
+#[inline(never)]
 fn leads_to_a_process<M: PhysRead>(kernel: &Kernel<'_, M>, system: &Object, links_at: u16) -> bool {
     let node = system.at.wrapping_add(links_at.into());
     let mode = kernel.walker.space().mode;
@@ -132,10 +136,10 @@ fn leads_to_a_process<M: PhysRead>(kernel: &Kernel<'_, M>, system: &Object, link
     {
         return false;
     }
-    let neighbour = Object::read(&kernel.walker, Gva::new(next.get().wrapping_sub(links_at.into())));
-    neighbour.is_ok_and(|object| {
-        object.is_process() && object.word(links_at.wrapping_sub(8)).is_some_and(|pid| is_pid(pid) && pid != SYSTEM_PID)
-    })
+    let mut object = Object::BLANK;
+    object.fill(&kernel.walker, Gva::new(next.get().wrapping_sub(links_at.into()))).is_ok()
+        && object.is_process()
+        && object.word(links_at.wrapping_sub(8)).is_some_and(|pid| is_pid(pid) && pid != SYSTEM_PID)
 }
 
 /// Whether a number can be that of a process: a multiple of 4 that the handle table can hold.
@@ -157,11 +161,12 @@ struct Sample<'k, 'm, M> {
     extent: u64,
 }
 
+// The rules are kept apart: inlined into each other, each would bring its copies of objects to the stack of all.
 impl<M: PhysRead> Sample<'_, '_, M> {
     /// Looks at no more than `len` bytes of an object from now on.
     fn cut(&mut self, len: u64) {
         self.extent = self.extent.min(len);
-        self.system = self.system.cut(self.extent);
+        self.system.cut(self.extent);
     }
 
     /// Nothing that is looked for lies much further than `ExitStatus` on any build of which the structure is public.
@@ -174,20 +179,22 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         let offset = u64::from(self.links.offset);
         let start = self.system.at.wrapping_add(offset);
         let mut nodes = Nodes::new(start, SAMPLE);
+        let mut object = Object::BLANK;
         while let Some(node) = nodes.next(&self.kernel.walker) {
             // The head of the list is a variable of the kernel, not part of a process.
             if node == start || self.kernel.image.contains(node) {
                 continue;
             }
-            if let Ok(object) = Object::read(&self.kernel.walker, Gva::new(node.get().wrapping_sub(offset)))
-                && object.is_process()
-            {
-                each(&object.cut(self.extent));
+            let at = Gva::new(node.get().wrapping_sub(offset));
+            if object.fill(&self.kernel.walker, at).is_ok() && object.is_process() {
+                object.cut(self.extent);
+                each(&object);
             }
         }
     }
 
     /// The shortest way from one object of the sample to another.
+    #[inline(never)]
     fn nearest(&self) -> u64 {
         let mut places: Vec<u64, { SAMPLE as usize }> = Vec::new();
         // The sample has no more than fit.
@@ -216,6 +223,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
             .then_some(table)
     }
 
+    #[inline(never)]
     fn tables(&self) -> Option<Field> {
         let mut possible = Offsets::NONE;
         for (offset, value) in self.system.words().take_while(|(offset, _)| *offset < TABLES_END) {
@@ -242,6 +250,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         tables.proven(WITNESSES)
     }
 
+    #[inline(never)]
     fn names(&self) -> Option<Field> {
         let mut candidates: Vec<(u16, u16, u16), 8> = Vec::new();
         for (offset, _) in self.system.words() {
@@ -273,6 +282,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         }
     }
 
+    #[inline(never)]
     fn created(&self) -> Option<Field> {
         let dates = |object: &Object| {
             let mut dates = Offsets::NONE;
@@ -294,6 +304,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
     }
 
     /// `ExitStatus`. What has ended is known from the header, whose place is the same everywhere.
+    #[inline(never)]
     fn statuses(&self) -> Option<Field> {
         let mut statuses = [0, 4].map(|half| {
             let mut possible = Possible::UNKNOWN;
@@ -332,6 +343,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
     }
 
     /// `ExitTime`. One process that ended is enough where the field lies as on a known build, in relation to others.
+    #[inline(never)]
     fn ended(&self, create_time: Field, exit_status: Field) -> Option<Field> {
         let mut times = Possible::new(zeros(&self.system));
         self.others(|object| {
@@ -358,6 +370,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
     }
 
     /// `Peb` and `SectionBaseAddress`: the environment block names the image that the process object names too.
+    #[inline(never)]
     fn environment(&self, table: Field) -> Option<(Field, Field)> {
         let mut pebs = Possible::new(zeros(&self.system));
         let mut sections = pebs;
@@ -397,6 +410,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         Some(PageWalker::new(*self.kernel.walker.mem(), space.at_root(Cr3::new(own.get())).with_absent(paging)))
     }
 
+    #[inline(never)]
     fn parents(&self, section_base: Field) -> Option<Field> {
         let offset = section_base.offset.checked_add(PARENT_AFTER_SECTION)?;
         let pid_at = self.links.offset.checked_sub(8)?;
@@ -421,6 +435,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         (sound && listed >= WITNESSES).then_some(Field { offset, witnesses: listed })
     }
 
+    #[inline(never)]
     fn descriptors(&self, peb: Field, section_base: Field) -> Option<(Field, DescriptorShape)> {
         let mut possible = DescriptorShape::ALL.map(|_| Possible::UNKNOWN);
         let mut spoken = false;
@@ -469,6 +484,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
     }
 
     /// `UserDirectoryTableBase`: 0 or 1, or a table that refers to itself like all of them and has the process's user half.
+    #[inline(never)]
     fn user_tables(&self, table: Field) -> Option<Field> {
         let own_root = self.kernel.walker.space().root.table();
         let index = self_entry(*self.kernel.walker.mem(), own_root)?;

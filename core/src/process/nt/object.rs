@@ -1,5 +1,7 @@
 //! A copy of one process object.
 
+use zerocopy::IntoBytes;
+
 use super::shared_data::{high, low};
 use crate::addr::{Gva, PAGE_BYTES};
 use crate::paging::{AbsentResolver, PageWalker, WalkError};
@@ -24,29 +26,40 @@ pub(super) struct Object {
 }
 
 impl Object {
-    /// Copies the object at `at`. An object may end where the memory after it is not mapped, so that a second page that
-    /// cannot be read only shortens the copy.
+    /// No object yet: for [`fill`](Self::fill).
+    pub(super) const BLANK: Self = Self { at: Gva::new(0), words: [0; WORDS], len: 0 };
+
+    /// Copies the object at `at`.
     pub(super) fn read<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>, at: Gva) -> Result<Self, WalkError> {
-        let mut bytes = [0_u8; BYTES];
-        let first = usize::try_from(PAGE_BYTES.wrapping_sub(at.get() % PAGE_BYTES)).unwrap_or(BYTES).min(BYTES);
-        let mut len = first;
-        if let Some((head, tail)) = bytes.split_at_mut_checked(first) {
-            walker.read(at, head)?;
-            if walker.read(at.wrapping_add(first as u64), tail).is_ok() {
-                len = BYTES;
-            }
-        }
-        let mut words = [0; WORDS];
-        let (chunks, _) = bytes.as_chunks();
-        for (word, chunk) in words.iter_mut().zip(chunks) {
-            *word = u64::from_le_bytes(*chunk);
-        }
-        Ok(Self { at, words, len })
+        let mut object = Self::BLANK;
+        object.fill(walker, at)?;
+        Ok(object)
     }
 
-    /// The same object, of which no more than `len` bytes are looked at.
-    pub(super) fn cut(self, len: u64) -> Self {
-        Self { len: self.len.min(usize::try_from(len).unwrap_or(usize::MAX)), ..self }
+    /// Copies the object at `at` into this one, which is large enough that a second copy is worth saving. An object may end
+    /// where the memory after it is not mapped, so that a second page that cannot be read only shortens the copy.
+    pub(super) fn fill<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        walker: &PageWalker<M, R>,
+        at: Gva,
+    ) -> Result<(), WalkError> {
+        let first = usize::try_from(PAGE_BYTES.wrapping_sub(at.get() % PAGE_BYTES)).unwrap_or(BYTES).min(BYTES);
+        self.at = at;
+        self.len = 0;
+        if let Some((head, tail)) = self.words.as_mut_bytes().split_at_mut_checked(first) {
+            walker.read(at, head)?;
+            let whole = walker.read(at.wrapping_add(first as u64), tail).is_ok();
+            self.len = if whole { BYTES } else { first };
+        }
+        for word in &mut self.words {
+            *word = u64::from_le(*word);
+        }
+        Ok(())
+    }
+
+    /// From now on no more than `len` bytes are looked at.
+    pub(super) fn cut(&mut self, len: u64) {
+        self.len = self.len.min(usize::try_from(len).unwrap_or(usize::MAX));
     }
 
     /// The `u64` at a byte offset that is a multiple of 8.
