@@ -50,7 +50,8 @@ if [ "$heap" = no ]; then
     exit 0
 fi
 
-"$cargo" build --locked --release -p vgpu-perception-capi
+# The two kinds alone: where a Rust library is made beside them, link-time optimisation leaves objects that hold no machine code.
+"$cargo" rustc --locked --release -p vgpu-perception-capi --lib --crate-type staticlib,cdylib
 seal "$target/release/libvgpu_perception_c.a" "$prefix/lib/libvgpu_perception.a"
 install -m 755 "$target/release/libvgpu_perception_c.so" "$prefix/lib/libvgpu_perception.so.$version"
 ln -sf "libvgpu_perception.so.$version" "$prefix/lib/libvgpu_perception.so.0"
