@@ -18,6 +18,7 @@ const STREAM: &str = "limit: read only, contiguous";
 const VM_MEMORY: &str = "vm-memory read_slice per page, known pages";
 const X86_64: &str = "x86_64 translate_addr per page + memcpy";
 const MEMFLOW: &str = "memflow VirtualDma, no cache";
+const VISIT: &str = "ours: visit_frame, nothing copied";
 const HANDOFF: &str = "ours: sample_frame, Handoff";
 const READ_SOON: &str = "ours: sample_frame, ReadSoon";
 const RUNS_CONSUME: &str = "limit: memcpy per run + consumer's read";
@@ -84,7 +85,10 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
     let mut memflow =
         VirtualDma::new(image.host.connector(), memflow::architecture::x86::x64::ARCH, memflow_translator(image.root));
     // One destination for all, so that no variant has a warmer one.
-    let dst = core::cell::RefCell::new(vec![0_u8; bytes]);
+    // It begins at a page, as a buffer that is mapped or shared does: stores past the caches are whole lines.
+    let mut buffer = vec![0_u8; bytes + PAGE];
+    let skip = buffer.as_ptr().align_offset(PAGE);
+    let dst = core::cell::RefCell::new(&mut buffer[skip..skip + bytes]);
     let scratch = core::cell::RefCell::new(FrameScratch::new());
     let ours = |next_use: NextUse, consumed: bool| {
         let (dst, scratch) = (&dst, &scratch);
@@ -92,7 +96,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
             let mut dst = dst.borrow_mut();
             sample(image, &ring.slots[nth % count].region, &mut scratch.borrow_mut(), &mut dst, next_use);
             if consumed {
-                core::hint::black_box(consume(&dst));
+                core::hint::black_box(consume(&dst[..]));
             }
         }
     };
@@ -133,6 +137,17 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
                 memflow.read_raw_into(at, &mut dst.borrow_mut()).expect("memflow reads the frame");
             }),
         ),
+        (
+            VISIT,
+            Box::new(|nth| {
+                let mut region = ring.slots[nth % count].region;
+                let taken = region.visit_frame(image.ram, &mut scratch.borrow_mut(), |runs, _| {
+                    core::hint::black_box(runs);
+                    Ok(())
+                });
+                assert!(taken.expect("the frame is there").fresh().is_some(), "the frame is fresh");
+            }),
+        ),
         (HANDOFF, Box::new(ours(NextUse::Handoff, false))),
         (READ_SOON, Box::new(ours(NextUse::ReadSoon, false))),
         (
@@ -145,7 +160,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
                     memcpy_pieces(&[image.host.at(start)], len, to);
                     rest = tail;
                 }
-                core::hint::black_box(consume(&dst));
+                core::hint::black_box(consume(&dst[..]));
             }),
         ),
         (OURS_CONSUME, Box::new(ours(NextUse::ReadSoon, true))),

@@ -31,11 +31,11 @@ impl Medians {
 }
 
 /// Runs `rounds` rounds; in each, every variant once, in an order that changes, with one untimed call before `calls`
-/// timed ones. The argument of a call counts the calls of its variant.
+/// timed ones. The argument of a call counts the calls of all variants: what one has read is not the next one's warm source.
 pub(crate) fn interleave(rounds: usize, calls: usize, mut variants: Vec<Variant<'_>>) -> Medians {
     let count = variants.len();
     let mut samples = vec![Vec::with_capacity(rounds * calls); count];
-    let mut turn = vec![0_usize; count];
+    let mut nth = 0;
     let mut order: Vec<usize> = (0..count).collect();
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..rounds {
@@ -44,11 +44,10 @@ pub(crate) fn interleave(rounds: usize, calls: usize, mut variants: Vec<Variant<
         }
         for &index in &order {
             for call in 0..=calls {
-                let nth = turn[index];
-                turn[index] += 1;
                 let start = Instant::now();
                 (variants[index].1)(nth);
                 let took = start.elapsed().as_nanos() as f64;
+                nth += 1;
                 if call > 0 {
                     samples[index].push(took);
                 }
