@@ -51,10 +51,10 @@ fn last_level_cache() -> Option<u64> {
 pub(crate) enum Method {
     /// One piece after the other.
     InOrder,
-    /// One piece after the other, past the caches, asking ahead for the next page.
-    Streamed {
-        /// With 32-byte registers.
-        avx2: bool,
+    /// One piece after the other, asking ahead for the next page.
+    Ahead {
+        /// Past the caches instead of into them; that other way takes 32-byte registers.
+        streaming: bool,
     },
     /// Several cursors in turn over as many parts of the buffer.
     InTurn {
@@ -62,8 +62,6 @@ pub(crate) enum Method {
         streaming: bool,
         /// With 32-byte registers.
         avx2: bool,
-        /// The pieces are so short that each is mostly its own beginning.
-        short: bool,
     },
 }
 
@@ -71,8 +69,6 @@ pub(crate) enum Method {
 const FEW: usize = 32 << 10;
 /// Pieces shorter than this are not worth a cursor: nearly all of their lines would be stitched.
 const CRUMBS: usize = 1 << 10;
-/// Pieces shorter than this count as scattered.
-const SHORT: usize = 32 << 10;
 /// Pieces at least as long as this are read in order: the processor's own prefetcher sees them coming.
 const LONG: usize = 512 << 10;
 /// A transfer that the caller hands on unread fits a core's own cache up to about here, and is then best left there.
@@ -91,9 +87,10 @@ pub(crate) fn choose(cpu: Cpu, pieces: usize, bytes: usize, hint: CopyHint) -> M
         _ => total > cpu.cache / 2,
     };
     match (average >= LONG, streaming) {
-        (true, true) => Method::Streamed { avx2: cpu.avx2 },
+        (true, true) => Method::Ahead { streaming },
+        (true, false) if cpu.avx2 => Method::Ahead { streaming },
         (true, false) if cpu.erms => Method::InOrder,
-        _ => Method::InTurn { streaming, avx2: cpu.avx2, short: average < SHORT },
+        _ => Method::InTurn { streaming, avx2: cpu.avx2 },
     }
 }
 
@@ -111,17 +108,23 @@ mod tests {
     #[test]
     fn size_and_use_decide_where_stores_go() {
         let chunk = |total, next_use| match choose(CPU, 512, 2 << 20, hint(total, next_use)) {
-            Method::InTurn { streaming, short, .. } => (streaming, short),
-            Method::InOrder | Method::Streamed { .. } => panic!("a chunk of a frame"),
+            Method::InTurn { streaming, .. } => streaming,
+            other => panic!("a chunk of a frame, {other:?}"),
         };
-        assert_eq!(chunk(8 << 20, NextUse::ReadSoon), (false, true));
-        assert_eq!(chunk(8 << 20, NextUse::Unknown), (false, true));
-        assert_eq!(chunk(8 << 20, NextUse::Handoff), (true, true));
-        assert_eq!(chunk(33 << 20, NextUse::ReadSoon), (true, true));
-        assert_eq!(chunk(0, NextUse::Handoff), (true, true), "a transfer is at least what is copied now");
-        let whole = |next_use| choose(CPU, 1, 2 << 20, hint(2 << 20, next_use));
-        assert_eq!(whole(NextUse::Unknown), Method::InOrder);
-        assert_eq!(whole(NextUse::Handoff), Method::Streamed { avx2: true });
+        assert!(!chunk(8 << 20, NextUse::ReadSoon));
+        assert!(!chunk(8 << 20, NextUse::Unknown));
+        assert!(chunk(8 << 20, NextUse::Handoff));
+        assert!(chunk(33 << 20, NextUse::ReadSoon));
+        assert!(chunk(0, NextUse::Handoff), "a transfer is at least what is copied now");
+        let whole = |cpu, next_use| choose(cpu, 1, 2 << 20, hint(2 << 20, next_use));
+        assert_eq!(whole(CPU, NextUse::Unknown), Method::Ahead { streaming: false });
+        assert_eq!(whole(CPU, NextUse::Handoff), Method::Ahead { streaming: true });
+        let old = Cpu { avx2: false, ..CPU };
+        assert_eq!(whole(old, NextUse::Unknown), Method::InOrder);
+        assert_eq!(
+            whole(Cpu { erms: false, ..old }, NextUse::Unknown),
+            Method::InTurn { streaming: false, avx2: false }
+        );
     }
 
     #[test]

@@ -42,17 +42,19 @@ pub(super) unsafe fn copy(cpu: Cpu, src: *const u8, dst: &mut [u8]) {
 pub(super) unsafe fn copy_pieces(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
     debug_assert_eq!(pieces.iter().map(|piece| piece.len).sum::<usize>(), dst.len());
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Method::InTurn { streaming, avx2, short } = method {
-        // SAFETY: the caller's own promise. Only `plan` makes this method, and it says AVX2 where the processor has it.
-        unsafe { super::x86::copy_in_turn(cpu, [streaming, avx2, short], pieces, dst) };
-        return;
+    match method {
+        Method::InOrder => {}
+        Method::Ahead { streaming } => {
+            // SAFETY: the caller's own promise, here and below. Only `plan` chooses methods, and it does so for a processor
+            // that has AVX2 where the method wants it.
+            return unsafe { super::x86::copy_ahead(cpu, streaming, pieces, dst) };
+        }
+        Method::InTurn { streaming, avx2 } => {
+            // SAFETY: as above.
+            return unsafe { super::x86::copy_in_turn(cpu, streaming, avx2, pieces, dst) };
+        }
     }
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Method::Streamed { avx2 } = method {
-        // SAFETY: as above.
-        unsafe { super::x86::copy_streamed(cpu, avx2, pieces, dst) };
-        return;
-    }
+    #[cfg(any(miri, not(target_arch = "x86_64")))]
     let _ = method;
     let mut rest = dst;
     for piece in pieces {
@@ -110,12 +112,15 @@ mod tests {
 
     fn methods() -> Vec<Method> {
         let mut methods = vec![Method::InOrder];
-        for bits in 0..8 {
-            let avx2 = bits & 1 != 0;
-            if Cpu::this().avx2 || !avx2 {
-                methods.push(Method::InTurn { streaming: bits & 2 != 0, avx2, short: bits & 4 != 0 });
-                methods.push(Method::Streamed { avx2 });
+        for streaming in [false, true] {
+            methods.push(Method::InTurn { streaming, avx2: false });
+            if Cpu::this().avx2 {
+                methods.push(Method::InTurn { streaming, avx2: true });
             }
+        }
+        methods.push(Method::Ahead { streaming: true });
+        if Cpu::this().avx2 {
+            methods.push(Method::Ahead { streaming: false });
         }
         methods
     }

@@ -8,6 +8,9 @@
 //!
 //! The buffer is cut into as many parts as there are cursors, each part a number of whole pages, and every cursor copies a
 //! few cache lines before the next one does. All cursors advance by the same number of bytes, so that one loop serves all.
+//! With every line a cursor asks for the one a page further on, wherever that page lies: the processor's own prefetcher
+//! stops at the end of a page, and begins the next one with a miss of the translation and of the line. It is asked into the
+//! second level of cache: the pages that all cursors come to next do not fit the first.
 //! Stores are whole, aligned lines: where a piece ends inside a line, the line is stitched together in a buffer first.
 
 use core::arch::asm;
@@ -18,9 +21,12 @@ use crate::plan::Cpu;
 const LINE: usize = 64;
 const PAGE: usize = 4096;
 
-/// How a line travels: bit 0, past the caches; bit 1, in 32-byte registers.
+/// How a line travels: bit 0, past the caches; bit 1, in 32-byte registers; bit 2, asked for as one that is read once.
 const STREAM: u8 = 1;
 const AVX2: u8 = 2;
+const ONCE: u8 = 4;
+const STREAM_AVX2: u8 = STREAM | AVX2;
+const STREAM_ONCE: u8 = STREAM | ONCE;
 
 /// Copies `len` bytes.
 ///
@@ -127,46 +133,95 @@ unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
     }
     match HOW {
         0 => four!("movdqu"),
-        STREAM => four!("movntdq"),
+        STREAM | STREAM_ONCE => four!("movntdq"),
         AVX2 => two!("vmovdqu"),
         _ => two!("vmovntdq"),
     }
 }
 
-/// Copies `pieces` into `dst` with cursors in turn: `[streaming, avx2, short]`.
+/// Copies two lines, and asks for the two at `ahead`: in one block, so that the compiler puts nothing between them.
+///
+/// # Safety
+/// As for [`fn@line`], for 128 bytes.
+#[inline(always)]
+unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, dst: *mut u8) {
+    macro_rules! eight {
+        ($ask:literal, $store:literal) => {
+            // SAFETY: eight loads of 16 bytes that need no alignment and eight stores inside the 128 bytes at `dst`; the
+            // caller vouches for both, and for the alignment that non-temporal stores need. A prefetch cannot fault.
+            unsafe {
+                asm!(
+                    concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
+                    "movdqu {a}, [{s}]", "movdqu {b}, [{s} + 16]", "movdqu {c}, [{s} + 32]", "movdqu {e}, [{s} + 48]",
+                    "movdqu {f}, [{s} + 64]", "movdqu {g}, [{s} + 80]", "movdqu {h}, [{s} + 96]", "movdqu {i}, [{s} + 112]",
+                    concat!($store, " [{d}], {a}"), concat!($store, " [{d} + 16], {b}"),
+                    concat!($store, " [{d} + 32], {c}"), concat!($store, " [{d} + 48], {e}"),
+                    concat!($store, " [{d} + 64], {f}"), concat!($store, " [{d} + 80], {g}"),
+                    concat!($store, " [{d} + 96], {h}"), concat!($store, " [{d} + 112], {i}"),
+                    s = in(reg) src, p = in(reg) ahead, d = in(reg) dst,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                    f = out(xmm_reg) _, g = out(xmm_reg) _, h = out(xmm_reg) _, i = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    macro_rules! four {
+        ($ask:literal, $store:literal) => {
+            // SAFETY: as above with four of 32 bytes, on a processor that the caller says can.
+            unsafe {
+                asm!(
+                    concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
+                    "vmovdqu {a:y}, [{s}]", "vmovdqu {b:y}, [{s} + 32]",
+                    "vmovdqu {c:y}, [{s} + 64]", "vmovdqu {e:y}, [{s} + 96]",
+                    concat!($store, " [{d}], {a:y}"), concat!($store, " [{d} + 32], {b:y}"),
+                    concat!($store, " [{d} + 64], {c:y}"), concat!($store, " [{d} + 96], {e:y}"),
+                    s = in(reg) src, p = in(reg) ahead, d = in(reg) dst,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    match HOW {
+        0 => eight!("prefetcht1", "movdqu"),
+        STREAM => eight!("prefetcht1", "movntdq"),
+        AVX2 => four!("prefetcht1", "vmovdqu"),
+        STREAM_ONCE => eight!("prefetchnta", "movntdq"),
+        _ => four!("prefetcht1", "vmovntdq"),
+    }
+}
+
+/// Copies `pieces` into `dst` with cursors in turn, past the caches or into them.
 ///
 /// The numbers of cursors and the bytes of a turn are those that were fastest where they were measured.
 ///
 /// # Safety
 /// The bytes of every piece are mapped; the processor has AVX2 where that is said.
-pub(super) unsafe fn copy_in_turn(cpu: Cpu, how: [bool; 3], pieces: &[Piece], dst: &mut [u8]) {
-    match how {
+pub(super) unsafe fn copy_in_turn(cpu: Cpu, streaming: bool, avx2: bool, pieces: &[Piece], dst: &mut [u8]) {
+    match (streaming, avx2) {
         // SAFETY: the caller's own promise, here and below.
-        [true, true, _] => unsafe { in_turn::<{ STREAM | AVX2 }, 6, 256>(cpu, pieces, dst) },
+        (true, true) => unsafe { in_turn::<STREAM_AVX2, 6, 128>(cpu, pieces, dst) },
         // SAFETY: as above.
-        [true, false, true] => unsafe { in_turn::<STREAM, 6, 128>(cpu, pieces, dst) },
+        (true, false) => unsafe { in_turn::<STREAM, 6, 128>(cpu, pieces, dst) },
         // SAFETY: as above.
-        [true, false, false] => unsafe { in_turn::<STREAM, 6, 256>(cpu, pieces, dst) },
+        (false, true) => unsafe { in_turn::<AVX2, 6, 256>(cpu, pieces, dst) },
         // SAFETY: as above.
-        [false, true, _] => unsafe { in_turn::<AVX2, 4, 256>(cpu, pieces, dst) },
-        // SAFETY: as above.
-        [false, false, true] => unsafe { in_turn::<0, 4, 128>(cpu, pieces, dst) },
-        // SAFETY: as above.
-        [false, false, false] => unsafe { in_turn::<0, 4, 256>(cpu, pieces, dst) },
+        (false, false) => unsafe { in_turn::<0, 6, 256>(cpu, pieces, dst) },
     }
 }
 
-/// Copies long `pieces` into `dst` one after the other, past the caches.
+/// Copies long `pieces` into `dst` one after the other, past the caches or, on a processor with AVX2, into them.
 ///
 /// # Safety
-/// As for [`copy_in_turn`].
-pub(super) unsafe fn copy_streamed(cpu: Cpu, avx2: bool, pieces: &[Piece], dst: &mut [u8]) {
-    if avx2 {
+/// The bytes of every piece are mapped; the processor has AVX2 unless `streaming`.
+pub(super) unsafe fn copy_ahead(cpu: Cpu, streaming: bool, pieces: &[Piece], dst: &mut [u8]) {
+    if streaming {
         // SAFETY: the caller's own promise, here and below.
-        unsafe { in_turn::<{ STREAM | AVX2 }, 1, 256>(cpu, pieces, dst) }
+        unsafe { in_turn::<STREAM_ONCE, 1, 128>(cpu, pieces, dst) }
     } else {
         // SAFETY: as above.
-        unsafe { in_turn::<STREAM, 1, 256>(cpu, pieces, dst) }
+        unsafe { in_turn::<AVX2, 1, 256>(cpu, pieces, dst) }
     }
 }
 
@@ -215,7 +270,7 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
 ) {
     let mut done = 0;
     while done < part {
-        let shared = cursors.iter().fold(part - done, |least, cursor| least.min(cursor.left)) / LINE * LINE;
+        let shared = cursors.iter().fold(part - done, |least, cursor| least.min(cursor.straight())) / LINE * LINE;
         if shared == 0 {
             // Some piece ends inside its line.
             for (index, cursor) in cursors.iter_mut().enumerate() {
@@ -229,51 +284,34 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
             done += LINE;
             continue;
         }
-        for cursor in cursors.iter() {
-            // The start of the next piece is a miss that the processor does not see coming, and a line that is stitched
-            // waits for it. Streamed whole lines do not wait, and were a little slower with this.
-            let ends = cursor.left < shared + LINE && (HOW & STREAM == 0 || cursor.left != shared);
-            if let Some(next) = cursor.pieces.first().filter(|_| ends) {
-                prefetch(next.host);
-            }
-        }
-        let sources: [*const u8; CURSORS] = core::array::from_fn(|index| cursors[index].src);
         let to = dst.wrapping_add(done);
-        let mut at = 0;
-        while at + TURN <= shared {
-            for (index, src) in sources.iter().enumerate() {
-                let mut within = at;
-                while within < at + TURN {
-                    if CURSORS == 1 {
-                        // The processor's own prefetcher stops at the end of a page.
-                        prefetch(src.wrapping_add(within + PAGE));
+        let ways: [(*const u8, *const u8, *mut u8); CURSORS] = core::array::from_fn(|index| {
+            let cursor = &cursors[index];
+            (cursor.src, cursor.ahead(), to.wrapping_add(index * part))
+        });
+        let turns = shared / TURN * TURN;
+        for at in (0..turns).step_by(TURN) {
+            for (src, ahead, to) in ways {
+                for within in (0..TURN).step_by(2 * LINE) {
+                    let skip = at.wrapping_add(within);
+                    // SAFETY: `skip + 2 * LINE <= shared`, which every cursor has left in its piece and its part.
+                    unsafe {
+                        two_lines::<HOW>(src.wrapping_add(skip), ahead.wrapping_add(skip), to.wrapping_add(skip));
                     }
-                    // SAFETY: `within + LINE <= shared`, which every cursor has left in its piece and its part.
-                    unsafe { line::<HOW>(src.wrapping_add(within), to.wrapping_add(index * part + within)) };
-                    within += LINE;
                 }
             }
-            at += TURN;
         }
-        while at < shared {
-            for (index, src) in sources.iter().enumerate() {
+        for at in (turns..shared).step_by(LINE) {
+            for (src, _, to) in ways {
                 // SAFETY: `shared` is a multiple of a line, so that a whole one is left.
-                unsafe { line::<HOW>(src.wrapping_add(at), to.wrapping_add(index * part + at)) };
+                unsafe { line::<HOW>(src.wrapping_add(at), to.wrapping_add(at)) };
             }
-            at += LINE;
         }
         for cursor in cursors.iter_mut() {
             cursor.advance(shared);
         }
         done += shared;
     }
-}
-
-/// Asks for the line at `src`.
-#[inline(always)]
-fn prefetch(src: *const u8) {
-    // SAFETY: a prefetch is a hint: it cannot fault, whatever the address is.
-    unsafe { asm!("prefetcht0 [{s}]", s = in(reg) src, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Makes streamed stores visible before whatever the program does next, and leaves the registers as other code wants them.
@@ -312,6 +350,22 @@ impl Cursor<'_> {
         }
     }
 
+    /// Bytes over which [`ahead`](Self::ahead) runs along with the cursor.
+    #[inline(always)]
+    fn straight(&self) -> usize {
+        if self.left >= PAGE + LINE { self.left - PAGE } else { self.left }
+    }
+
+    /// What comes a page after the next byte, in this piece or in the one after it. Only to be asked for: where a piece is
+    /// short, or the last, nothing need be there.
+    #[inline(always)]
+    fn ahead(&self) -> *const u8 {
+        match self.pieces.first() {
+            Some(next) if self.left < PAGE + LINE => next.host.wrapping_add(PAGE).wrapping_sub(self.left),
+            _ => self.src.wrapping_add(PAGE),
+        }
+    }
+
     /// Passes `bytes` of the current piece, which has as many.
     #[inline]
     fn advance(&mut self, bytes: usize) {
@@ -342,6 +396,46 @@ impl Cursor<'_> {
             unsafe { copy(cpu, self.src, dst.wrapping_add(done), step) };
             self.advance(step);
             done += step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cursor over pieces of these lengths, and the address of every byte in order.
+    fn laid_out(lens: &[usize]) -> (Vec<Piece>, Vec<*const u8>) {
+        let (mut pieces, mut bytes) = (Vec::new(), Vec::new());
+        for (nth, len) in lens.iter().enumerate() {
+            let host = core::ptr::without_provenance::<u8>((nth + 1) << 24);
+            pieces.push(Piece { host, len: *len });
+            bytes.extend((0..*len).map(|at| host.wrapping_add(at)));
+        }
+        (pieces, bytes)
+    }
+
+    #[test]
+    fn what_is_asked_for_ahead_is_what_comes_a_page_later() {
+        for lens in [&[PAGE; 6][..], &[3 * PAGE, PAGE, 5 * PAGE, 2 * PAGE], &[PAGE + 48, PAGE + 16, 2 * PAGE, 9000]] {
+            let (pieces, bytes) = laid_out(lens);
+            let mut at = Cursor { pieces: &pieces, src: core::ptr::null(), left: 0 };
+            at.settle();
+            let mut done = 0;
+            while done + at.straight() + PAGE <= bytes.len() {
+                let straight = at.straight();
+                assert!(straight > 0 && straight <= at.left, "{lens:?} at {done}");
+                // Where a page further on is less than a line before the piece's end, the next piece is as good.
+                if at.left <= PAGE || at.left >= PAGE + LINE {
+                    for skip in [0, straight - 1] {
+                        let expected = bytes[done + skip + PAGE];
+                        assert_eq!(at.ahead().wrapping_add(skip), expected, "{lens:?} at {done} + {skip}");
+                    }
+                }
+                at.advance(straight);
+                done += straight;
+            }
+            assert!(done > 0, "{lens:?}");
         }
     }
 }
