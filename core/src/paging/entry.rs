@@ -181,6 +181,18 @@ impl Grants {
         Self { all: self.all & entry.0, any: self.any | entry.0 }
     }
 
+    /// Whether every entry was present.
+    #[inline(always)]
+    pub(super) const fn present(self) -> bool {
+        self.all & Pte::PRESENT != 0
+    }
+
+    /// Which of `bits` any entry set.
+    #[inline(always)]
+    pub(super) const fn any_of(self, bits: u64) -> u64 {
+        self.any & bits
+    }
+
     /// Whether these grant everything that `need` names.
     #[inline(always)]
     pub(super) const fn meet(self, need: Need) -> bool {

@@ -353,6 +353,11 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         self.need.rights
     }
 
+    #[inline]
+    pub(super) const fn beyond(&self) -> u64 {
+        self.beyond
+    }
+
     /// Translates one address.
     ///
     /// # Errors

@@ -44,18 +44,17 @@ pub struct FrameInfo {
     pub missed: u64,
 }
 
-/// Working memory of [`Region::sample_frame`], supplied by the caller: about 16 KiB, reusable, holds no result.
+/// Working memory of [`Region::sample_frame`], supplied by the caller: about 8 KiB, reusable, holds no result.
 #[derive(Debug, Default)]
 pub struct FrameScratch {
     runs: Vec<PhysRun, CHUNK_RUNS>,
-    check: Vec<PhysRun, CHUNK_RUNS>,
 }
 
 impl FrameScratch {
     /// Empty scratch memory.
     #[must_use]
     pub const fn new() -> Self {
-        Self { runs: Vec::new(), check: Vec::new() }
+        Self { runs: Vec::new() }
     }
 }
 
@@ -246,8 +245,7 @@ impl<R: AbsentResolver> Region<R> {
                 .map_err(|error| ReadError { part, error: WalkError::Page { gva: at, error } })?;
             mem.fence_acquire();
             // The same entries again: bytes copied from a page that left meanwhile are not the region's.
-            let again = walker.runs(at, len, &mut scratch.check);
-            if again != Ok(len) || scratch.runs != scratch.check {
+            if !walker.still_in(at, len, &scratch.runs) {
                 return Ok(true);
             }
             done = done.wrapping_add(len);
