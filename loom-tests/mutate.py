@@ -21,7 +21,7 @@ REGION = "core/src/region/mod.rs"
 FRAME = "core/src/region/frame.rs"
 LINES = "core/src/region/lines.rs"
 LIVENESS = "core/src/region/liveness.rs"
-WALK = "core/src/paging/walk.rs"
+TRAIL = "core/src/paging/trail.rs"
 
 # Name, file of tests, the test of it that has to fail, and the replacements in one or more files.
 MUTATIONS = [
@@ -81,10 +81,10 @@ MUTATIONS = [
         (LIVENESS, "ahead != 0 && ahead < 1 << 63", "ahead != 0"),
     ]),
     ("only the last of four entries of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
-        (WALK, "differs |= entry.get()", "differs = entry.get()"),
+        (TRAIL, "differs |= entry.get()", "differs = entry.get()"),
     ]),
     ("only the last of five entries of a trail counts", SNAPSHOTS, "a_table_that_is_replaced_voids_what_was_in_it", [
-        (WALK, "same &= entry.same_mapping", "same = entry.same_mapping"),
+        (TRAIL, "same &= entry.same_mapping", "same = entry.same_mapping"),
     ]),
     ("a page that moved is kept", SNAPSHOTS, "a_page_that_is_remapped_between_calls_gives_the_new_bytes", [
         (REGION, "if !holds {\n            self.page = None;", "if !holds {\n            self.page = self.page.take();"),
@@ -102,7 +102,7 @@ MUTATIONS = [
         (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
     ]),
     ("frame's pages not translated again", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
-        (FRAME, "if again != Ok(len) || scratch.runs != scratch.check {", "if again.is_err() {"),
+        (FRAME, "if !walker.still_in(at, len, &scratch.runs) {", "if scratch.runs.is_empty() {"),
     ]),
     ("older frames taken", SNAPSHOTS, "missed_frames_are_counted_and_older_ones_are_not_taken", [
         (FRAME, "if frame_id < last {", "if frame_id < last && last == 0 {"),
@@ -112,12 +112,16 @@ MUTATIONS = [
          "let needed = check_desc(desc).map_err(|fault| Skip::BadDescriptor { slot, fault })?;",
          "let needed = check_desc(desc).unwrap_or_else(|_| u64::from(slot));"),
     ]),
+    ("what the first try took counts though its page moved", LOOM, "the_page_moves_during_a_read", [
+        (REGION, "if self.is_still_at(mem, gpa) {", "if self.is_still_at(mem, gpa) || got.is_ok() {"),
+    ]),
     ("tries start from the same slot, not from latest", SNAPSHOTS, "tries_are_bounded_and_start_from_latest", [
-        (FRAME, "let sample = self.attempt(", "let pinned = core::cell::Cell::new(None::<u32>);\n        let sample = self.attempt("),
-        (FRAME, "region.look_at_latest(mem, page, capacity)", "region.look_at_latest(mem, page, capacity, &pinned)"),
-        (FRAME, "        capacity: u64,\n    ) -> Result<Try<Seen", "        capacity: u64,\n        pinned: &core::cell::Cell<Option<u32>>,\n    ) -> Result<Try<Seen"),
+        (FRAME, "Latest { scratch, capacity, deliver }", "Latest { scratch, capacity, deliver, pinned: None }"),
+        (FRAME, "    deliver: &'s mut F,\n}", "    deliver: &'s mut F,\n    pinned: Option<u32>,\n}"),
+        (FRAME, "region.look_at_latest(mem, page, self.capacity)", "region.look_at_latest(mem, page, self.capacity, &mut self.pinned)"),
+        (FRAME, "        capacity: u64,\n    ) -> Result<Try<Seen", "        capacity: u64,\n        pinned: &mut Option<u32>,\n    ) -> Result<Try<Seen"),
         (FRAME, "let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;",
-         "let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;\n        let slot = pinned.get().unwrap_or(slot);\n        pinned.set(Some(slot));"),
+         "let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;\n        let slot = *pinned.get_or_insert(slot);"),
     ]),
 ]
 

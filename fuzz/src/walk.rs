@@ -83,6 +83,7 @@ fn runs(walker: &PageWalker<&Ram>, gva: Gva, span: u64) {
         return;
     };
     assert!(covered > 0 && covered <= span);
+    assert!(walker.still_in(gva, covered, &list), "nothing changed");
     assert_eq!(list.iter().map(|run| run.len).sum::<u64>(), covered);
     let mut at = gva;
     for run in &list {

@@ -101,6 +101,12 @@ impl Level {
         (gva.get() >> self.shift()) & 0x1ff
     }
 
+    /// Where the entry that translates `gva` lies in the table of this level at `table`.
+    #[inline(always)]
+    pub(super) const fn entry_in(self, table: Gpa, gva: Gva) -> Gpa {
+        table.wrapping_add(self.index(gva).wrapping_mul(8))
+    }
+
     /// The size of a page that an entry of this level can map by itself.
     #[must_use]
     pub const fn page_size(self) -> Option<PageSize> {
@@ -199,6 +205,12 @@ impl Grants {
         (need.set & !self.all) | (need.clear & self.any) == 0
     }
 
+    /// Whether every entry sets what `need` wants set.
+    #[inline(always)]
+    pub(super) const fn all_set(self, need: Need) -> bool {
+        need.set & !self.all == 0
+    }
+
     #[inline(always)]
     pub(super) const fn rights(self) -> Rights {
         Rights {
@@ -213,8 +225,8 @@ impl Grants {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Need {
     pub(super) rights: Rights,
-    set: u64,
-    clear: u64,
+    pub(super) set: u64,
+    pub(super) clear: u64,
 }
 
 impl Need {

@@ -3,7 +3,8 @@
 
 use super::absent::{AbsentResolver, Meaning};
 use super::entry::{Level, Pte, Rights};
-use super::walk::{PageWalker, Residence, WalkError};
+use super::error::WalkError;
+use super::walk::{PageWalker, Residence};
 use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
 use crate::phys::PhysRead;

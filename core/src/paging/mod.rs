@@ -4,11 +4,15 @@
 
 mod absent;
 mod entry;
+mod error;
 mod leaves;
 mod runs;
+mod trail;
 mod walk;
 
 pub use absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
 pub use entry::{Level, PagingMode, Pte, Rights};
+pub use error::WalkError;
 pub use leaves::{Leaf, LeafCursor, LeafStep, LeafTable};
-pub use walk::{AddressSpace, PageWalker, Residence, Trail, Translation, WalkError};
+pub use trail::Trail;
+pub use walk::{AddressSpace, PageWalker, Residence, Translation};

@@ -4,7 +4,9 @@ use heapless::VecView;
 
 use super::absent::AbsentResolver;
 use super::entry::{Grants, Level, Pte, Rights};
-use super::walk::{PageWalker, WalkError};
+use super::error::WalkError;
+use super::trail::Record;
+use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use crate::phys::{PhysRead, PhysRun};
 
@@ -17,7 +19,7 @@ struct LastEntry {
     trimmed: bool,
 }
 
-impl super::walk::Record for LastEntry {
+impl Record for LastEntry {
     #[inline]
     fn step(&mut self, at: Gpa, _entry: Pte) {
         self.at = at;

@@ -1,9 +1,9 @@
 //! One translation: from `CR3` down to a page.
 
-use core::fmt;
-
 use super::absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
 use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
+use super::error::WalkError;
+use super::trail::{Record, Trail};
 use crate::addr::{Cr3, Gpa, Gva, PageSize};
 use crate::phys::{PhysError, PhysRead};
 
@@ -107,168 +107,7 @@ pub enum Residence {
     Trimmed,
 }
 
-/// Why an address has no physical memory to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WalkError {
-    /// The address is not canonical in this paging mode.
-    NonCanonical {
-        /// The address.
-        gva: Gva,
-    },
-    /// No page is mapped: the entry of this level has P clear.
-    NotMapped {
-        /// The address.
-        gva: Gva,
-        /// The level of the entry.
-        level: Level,
-        /// What the entry held.
-        entry: u64,
-    },
-    /// A page is mapped, but its bytes are not in RAM.
-    NotResident {
-        /// The address.
-        gva: Gva,
-        /// The level of the entry.
-        level: Level,
-        /// What the entry held.
-        entry: u64,
-    },
-    /// A present entry has reserved bits set: the processor would fault, so this is no table or no page.
-    Reserved {
-        /// The address.
-        gva: Gva,
-        /// The level of the entry.
-        level: Level,
-        /// What the entry held.
-        entry: u64,
-    },
-    /// The page is there, but does not grant what the access needs.
-    Denied {
-        /// The address.
-        gva: Gva,
-        /// What the walk grants.
-        rights: Rights,
-    },
-    /// A table, or a structure that gives an absent entry its meaning, is not in RAM.
-    Table {
-        /// The address.
-        gva: Gva,
-        /// The level of the table.
-        level: Level,
-        /// What could not be read.
-        error: PhysError,
-    },
-    /// The page itself is not in RAM: its entry names a hole.
-    Page {
-        /// The address.
-        gva: Gva,
-        /// What could not be read.
-        error: PhysError,
-    },
-}
-
-impl WalkError {
-    /// The address that has no memory to read.
-    #[must_use]
-    pub const fn gva(&self) -> Gva {
-        match *self {
-            Self::NonCanonical { gva }
-            | Self::NotMapped { gva, .. }
-            | Self::NotResident { gva, .. }
-            | Self::Reserved { gva, .. }
-            | Self::Denied { gva, .. }
-            | Self::Table { gva, .. }
-            | Self::Page { gva, .. } => gva,
-        }
-    }
-}
-
-impl fmt::Display for WalkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NonCanonical { gva } => write!(f, "guest virtual {gva} is not canonical"),
-            Self::NotMapped { gva, level, entry } => {
-                write!(f, "guest virtual {gva} is not mapped: its {level} is {entry:#x}")
-            }
-            Self::NotResident { gva, level, entry } => {
-                write!(f, "guest virtual {gva} is mapped but not in RAM: its {level} is {entry:#x}")
-            }
-            Self::Reserved { gva, level, entry } => {
-                write!(f, "guest virtual {gva}: the {level} {entry:#x} has reserved bits set")
-            }
-            Self::Denied { gva, rights } => {
-                write!(f, "guest virtual {gva} grants too little (user {}, writable {})", rights.user, rights.writable)
-            }
-            Self::Table { gva, level, error } => write!(f, "guest virtual {gva}: no {level} to read: {error}"),
-            Self::Page { gva, error } => write!(f, "guest virtual {gva}: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for WalkError {}
-
-/// The entries that a walk used: re-reading them tells whether the translation still stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trail {
-    steps: [(Gpa, Pte); 5],
-    len: u8,
-    complete: bool,
-}
-
-impl Trail {
-    const EMPTY: Self = Self { steps: [(Gpa::new(0), Pte::new(0)); 5], len: 0, complete: true };
-
-    #[inline]
-    fn push(&mut self, at: Gpa, entry: Pte) {
-        if let Some(step) = self.steps.get_mut(usize::from(self.len)) {
-            *step = (at, entry);
-            self.len = self.len.wrapping_add(1);
-        }
-    }
-
-    /// Whether the entries alone decide the translation: not so where an absent entry was given its meaning by other
-    /// structures.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.complete
-    }
-
-    /// Re-reads the entries and says whether each still maps what it did; what the processor sets by itself is ignored.
-    ///
-    /// # Errors
-    /// [`PhysError`] where an entry can no longer be read.
-    #[inline(always)]
-    pub fn still_holds<M: PhysRead>(&self, mem: &M) -> Result<bool, PhysError> {
-        match self.steps.first_chunk::<4>() {
-            // By far the most, unrolled: all four are loaded before any is judged, so that their misses overlap.
-            Some(steps) if self.len == 4 && self.complete => {
-                let mut differs = 0;
-                for (at, entry) in steps {
-                    differs |= entry.get() ^ mem.load_u64(*at)?;
-                }
-                Ok(differs & !(Pte::ACCESSED | Pte::DIRTY) == 0)
-            }
-            _ => self.all_hold(mem),
-        }
-    }
-
-    #[inline(never)]
-    fn all_hold<M: PhysRead>(&self, mem: &M) -> Result<bool, PhysError> {
-        let mut same = true;
-        for (at, entry) in self.steps.iter().take(usize::from(self.len)) {
-            same &= entry.same_mapping(Pte::new(mem.load_u64(*at)?));
-        }
-        Ok(same)
-    }
-}
-
 // Cold, so that a walk that finds runs straight through.
-#[cold]
-const fn reserved(gva: Gva, level: Level, entry: u64) -> WalkError {
-    WalkError::Reserved { gva, level, entry }
-}
-
 #[cold]
 const fn denied(gva: Gva, rights: Rights) -> WalkError {
     WalkError::Denied { gva, rights }
@@ -284,42 +123,21 @@ const fn no_table(gva: Gva, level: Level, error: PhysError) -> WalkError {
     WalkError::Table { gva, level, error }
 }
 
-/// How far down a walk has come.
-struct Descent {
-    table: Gpa,
+/// What the entries that a walk has passed came to.
+#[derive(Clone, Copy)]
+struct Passed {
     grants: Grants,
     residence: Residence,
 }
 
-impl Descent {
-    #[inline(always)]
-    const fn from<R>(space: &AddressSpace<R>) -> Self {
-        Self { table: space.root.table(), grants: Grants::START, residence: Residence::Present }
-    }
+impl Passed {
+    const NOTHING: Self = Self { grants: Grants::START, residence: Residence::Present };
 }
 
-/// What a walk leaves behind besides its result: nothing, or a trail.
-pub(super) trait Record {
-    fn step(&mut self, at: Gpa, entry: Pte);
-    fn beyond_the_entries(&mut self);
-}
-
-impl Record for () {
-    #[inline(always)]
-    fn step(&mut self, _at: Gpa, _entry: Pte) {}
-    #[inline(always)]
-    fn beyond_the_entries(&mut self) {}
-}
-
-impl Record for Trail {
-    #[inline]
-    fn step(&mut self, at: Gpa, entry: Pte) {
-        self.push(at, entry);
-    }
-    #[inline]
-    fn beyond_the_entries(&mut self) {
-        self.complete = false;
-    }
+/// Where an entry leads.
+enum Way {
+    Page(Translation),
+    Table(Gpa),
 }
 
 impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
@@ -400,15 +218,19 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         Ok(())
     }
 
-    /// One step after the other with the level known to the compiler: a loop over levels takes three times as long.
     #[inline(always)]
     pub(super) fn walk<T: Record>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
-        match self.space.mode {
-            PagingMode::FourLevel if gva.is_canonical(PagingMode::FourLevel.address_bits()) => {
-                self.descend(Descent::from(&self.space), gva, record)
+        match (self.space.mode, gva.pml4_offset()) {
+            (PagingMode::FourLevel, Some(offset)) => {
+                self.descend(self.space.root.table().wrapping_add(offset), Passed::NOTHING, gva, record)
             }
-            PagingMode::FiveLevel => self.walk_five(gva, record),
-            PagingMode::FourLevel => Err(non_canonical(gva)),
+            (PagingMode::FourLevel, None) => Err(non_canonical(gva)),
+            (PagingMode::FiveLevel, _) => {
+                // Taken apart and put together again, here and below: a result that a call has written stays in memory, and
+                // then the straight way would write its own there as well.
+                let found = self.walk_five(gva, record)?;
+                Ok(found)
+            }
         }
     }
 
@@ -418,88 +240,145 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         if !gva.is_canonical(PagingMode::FiveLevel.address_bits()) {
             return Err(non_canonical(gva));
         }
-        let mut descent = Descent::from(&self.space);
-        match self.step(Level::Pml5, gva, &mut descent, record)? {
-            Some(found) => Ok(found),
-            None => self.descend(descent, gva, record),
+        let mut passed = Passed::NOTHING;
+        match self.step(Level::Pml5, self.space.root.table(), gva, &mut passed, record)? {
+            Way::Page(found) => Ok(found),
+            Way::Table(table) => self.descend(Level::Pml4.entry_in(table, gva), passed, gva, record),
         }
     }
 
+    /// The straight way from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB. What
+    /// is anything else goes on [`aside`](Self::aside) with the entry that was read.
     #[inline(always)]
-    fn descend<T: Record>(&self, mut descent: Descent, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
-        if let Some(found) = self.step(Level::Pml4, gva, &mut descent, record)? {
-            return Ok(found);
+    fn descend<T: Record>(
+        &self,
+        at: Gpa,
+        mut passed: Passed,
+        gva: Gva,
+        record: &mut T,
+    ) -> Result<Translation, WalkError> {
+        // Reserved, or what no entry on the way may set.
+        let not_page = self.beyond | self.need.clear;
+        let not_table = not_page | Pte::PAGE;
+        macro_rules! entry {
+            ($level:expr, $at:expr, $not:expr) => {{
+                let entry = self.entry($level, $at, gva, record)?;
+                if !entry.is_present() || entry.get() & $not != 0 {
+                    // A copy, so that what was passed itself stays out of memory.
+                    let Passed { grants, residence } = passed;
+                    let found = self.aside($level, entry, (grants, residence), gva, record)?;
+                    return Ok(found);
+                }
+                passed.grants = passed.grants.and(entry);
+                entry
+            }};
         }
-        if let Some(found) = self.step(Level::Pdpt, gva, &mut descent, record)? {
-            return Ok(found);
+        let pml4e = entry!(Level::Pml4, at, not_table);
+        let pdpte = entry!(Level::Pdpt, Level::Pdpt.entry_in(pml4e.table(), gva), not_table);
+        let pde = entry!(Level::Pd, Level::Pd.entry_in(pdpte.table(), gva), not_table);
+        let pte = entry!(Level::Pt, Level::Pt.entry_in(pde.table(), gva), not_page);
+        let Passed { grants, residence } = passed;
+        if !grants.all_set(self.need) {
+            return Err(denied(gva, grants.rights()));
         }
-        if let Some(found) = self.step(Level::Pd, gva, &mut descent, record)? {
-            return Ok(found);
-        }
-        // A PTE is a leaf or an error, so that the last step always finds.
-        self.step(Level::Pt, gva, &mut descent, record)?.ok_or(WalkError::NotMapped { gva, level: Level::Pt, entry: 0 })
+        let size = PageSize::Size4K;
+        Ok(Translation {
+            gpa: pte.frame(size).wrapping_add(gva.offset_in(size)),
+            size,
+            rights: grants.rights(),
+            residence,
+        })
     }
 
-    /// Reads the entry of `level`: a page, or `None` and one table further down.
+    /// Reads the entry of `level` at `at`.
     #[inline(always)]
+    fn entry<T: Record>(&self, level: Level, at: Gpa, gva: Gva, record: &mut T) -> Result<Pte, WalkError> {
+        match self.mem.load_u64(at) {
+            Ok(raw) => {
+                record.step(at, Pte::new(raw));
+                Ok(Pte::new(raw))
+            }
+            Err(error) => Err(no_table(gva, level, error)),
+        }
+    }
+
+    /// Goes on from an entry of `level` that is no plain one, step by step.
+    #[cold]
+    #[inline(never)]
+    fn aside<T: Record>(
+        &self,
+        level: Level,
+        entry: Pte,
+        (grants, residence): (Grants, Residence),
+        gva: Gva,
+        record: &mut T,
+    ) -> Result<Translation, WalkError> {
+        let mut passed = Passed { grants, residence };
+        let mut way = self.judge(level, entry, gva, &mut passed, record)?;
+        for lower in [Level::Pdpt, Level::Pd, Level::Pt] {
+            if let Way::Table(table) = way
+                && lower < level
+            {
+                way = self.step(lower, table, gva, &mut passed, record)?;
+            }
+        }
+        match way {
+            Way::Page(found) => Ok(found),
+            // A PTE is a page or an error, so that the last step always finds.
+            Way::Table(_) => Err(WalkError::NotMapped { gva, level: Level::Pt, entry: 0 }),
+        }
+    }
+
+    /// Reads the entry of `level` in `table` and follows it.
     fn step<T: Record>(
         &self,
         level: Level,
+        table: Gpa,
         gva: Gva,
-        descent: &mut Descent,
+        passed: &mut Passed,
         record: &mut T,
-    ) -> Result<Option<Translation>, WalkError> {
-        let at = descent.table.wrapping_add(level.index(gva).wrapping_mul(8));
-        let raw = match self.mem.load_u64(at) {
-            Ok(raw) => raw,
-            Err(error) => return Err(no_table(gva, level, error)),
-        };
-        let entry = Pte::new(raw);
-        record.step(at, entry);
-        if !entry.is_present() {
-            record.beyond_the_entries();
-            descent.residence = Residence::Trimmed;
-            return match self.meaning(gva, level, raw, descent.grants.rights())? {
-                (Meaning::Table(lower), Some(_)) => {
-                    descent.table = lower;
-                    Ok(None)
-                }
-                (Meaning::Page { frame, rights }, _) => {
-                    let gpa = frame.wrapping_add(gva.offset_in(PageSize::Size4K));
-                    let residence = descent.residence;
-                    if !rights.grant(self.need.rights) {
-                        return Err(denied(gva, rights));
-                    }
-                    Ok(Some(Translation { gpa, size: PageSize::Size4K, rights, residence }))
-                }
-                _ => Err(WalkError::NotMapped { gva, level, entry: raw }),
-            };
-        }
-        descent.grants = descent.grants.and(entry);
-        // Asked on each way by itself: a table's entry has fewer reserved bits than a page's.
-        match level.page_size() {
-            Some(size) if entry.is_leaf(level) => {
-                self.sound(entry, level, gva)?;
-                let gpa = entry.frame(size).wrapping_add(gva.offset_in(size));
-                let (rights, residence) = (descent.grants.rights(), descent.residence);
-                if !descent.grants.meet(self.need) {
-                    return Err(denied(gva, rights));
-                }
-                Ok(Some(Translation { gpa, size, rights, residence }))
-            }
-            _ => {
-                self.sound(entry, level, gva)?;
-                descent.table = entry.table();
-                Ok(None)
-            }
-        }
+    ) -> Result<Way, WalkError> {
+        let entry = self.entry(level, level.entry_in(table, gva), gva, record)?;
+        self.judge(level, entry, gva, passed, record)
     }
 
-    #[inline(always)]
-    fn sound(&self, entry: Pte, level: Level, gva: Gva) -> Result<(), WalkError> {
-        match entry.reserved_bits_beyond(level, self.beyond) {
-            0 => Ok(()),
-            _ => Err(reserved(gva, level, entry.get())),
+    /// Where an entry of `level` leads.
+    fn judge<T: Record>(
+        &self,
+        level: Level,
+        entry: Pte,
+        gva: Gva,
+        passed: &mut Passed,
+        record: &mut T,
+    ) -> Result<Way, WalkError> {
+        if !entry.is_present() {
+            record.beyond_the_entries();
+            passed.residence = Residence::Trimmed;
+            return match self.meaning(gva, level, entry.get(), passed.grants.rights())? {
+                (Meaning::Table(table), Some(_)) => Ok(Way::Table(table)),
+                (Meaning::Page { rights, .. }, _) if !rights.grant(self.need.rights) => Err(denied(gva, rights)),
+                (Meaning::Page { frame, rights }, _) => {
+                    let size = PageSize::Size4K;
+                    let gpa = frame.wrapping_add(gva.offset_in(size));
+                    Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
+                }
+                _ => Err(WalkError::NotMapped { gva, level, entry: entry.get() }),
+            };
+        }
+        if entry.reserved_bits_beyond(level, self.beyond) != 0 {
+            return Err(WalkError::Reserved { gva, level, entry: entry.get() });
+        }
+        passed.grants = passed.grants.and(entry);
+        match level.page_size() {
+            Some(size) if entry.is_leaf(level) => {
+                let rights = passed.grants.rights();
+                if !passed.grants.meet(self.need) {
+                    return Err(denied(gva, rights));
+                }
+                let gpa = entry.frame(size).wrapping_add(gva.offset_in(size));
+                Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
+            }
+            _ => Ok(Way::Table(entry.table())),
         }
     }
 

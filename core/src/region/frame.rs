@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::lines::{load_line, wire};
-use super::{Part, ReadError, Region, Sample, Skip, Try};
+use super::{Part, ReadError, Region, Sample, Shot, Skip, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
 use crate::paging::{AbsentResolver, WalkError};
@@ -66,6 +66,37 @@ struct Seen<'m, M> {
     bytes: u64,
 }
 
+/// The latest frame, its bytes handed to `deliver`.
+struct Latest<'s, F> {
+    scratch: &'s mut FrameScratch,
+    capacity: u64,
+    deliver: &'s mut F,
+}
+
+impl<F: FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>> Shot for Latest<'_, F> {
+    type Of = FrameInfo;
+
+    #[inline(always)]
+    fn take<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        region: &Region<R>,
+        mem: &M,
+        page: Gpa,
+    ) -> Result<Try<FrameInfo>, ReadError> {
+        match region.look_at_latest(mem, page, self.capacity) {
+            // Taken apart, so that the result of a poll that finds nothing stays out of memory.
+            Ok(Try::Fresh(seen)) => match region.take_seen(mem, self.scratch, &seen, self.deliver)? {
+                Try::Fresh(frame) => Ok(Try::Fresh(frame)),
+                Try::Skip(skip) => Ok(Try::Skip(skip)),
+                Try::Again(why) => Ok(Try::Again(why)),
+            },
+            Ok(Try::Skip(skip)) => Ok(Try::Skip(skip)),
+            Ok(Try::Again(why)) => Ok(Try::Again(why)),
+            Err(error) => Err(ReadError::in_page(region.base, error)),
+        }
+    }
+}
+
 impl<R: AbsentResolver> Region<R> {
     /// Copies the latest frame into the start of `dst`, if it is newer than the last one taken.
     ///
@@ -87,7 +118,7 @@ impl<R: AbsentResolver> Region<R> {
         next_use: NextUse,
     ) -> Result<Sample<FrameInfo>, ReadError> {
         let capacity = dst.len() as u64;
-        self.take_frame(mem, scratch, capacity, |runs, total, offset, len| {
+        self.take_frame(mem, scratch, capacity, &mut |runs, total, offset, len| {
             let hint = CopyHint { total, next_use };
             let part = usize::try_from(offset)
                 .ok()
@@ -117,7 +148,7 @@ impl<R: AbsentResolver> Region<R> {
         scratch: &mut FrameScratch,
         mut visit: impl FnMut(&[PhysRun], u64) -> Result<(), PhysError>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
-        self.take_frame(mem, scratch, u64::MAX, |runs, _, offset, _| visit(runs, offset))
+        self.take_frame(mem, scratch, u64::MAX, &mut |runs, _, offset, _| visit(runs, offset))
     }
 
     fn take_frame<M: PhysRead>(
@@ -125,25 +156,13 @@ impl<R: AbsentResolver> Region<R> {
         mem: &M,
         scratch: &mut FrameScratch,
         capacity: u64,
-        mut deliver: impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
-        let sample = self.attempt(mem, |region, page| {
-            let seen = match region.look_at_latest(mem, page, capacity) {
-                Ok(Try::Fresh(seen)) => seen,
-                Ok(Try::Skip(skip)) => return Ok(Try::Skip(skip)),
-                Ok(Try::Again(why)) => return Ok(Try::Again(why)),
-                Err(error) => return Err(ReadError::in_page(region.base, error)),
-            };
-            region.take_seen(mem, scratch, &seen, &mut deliver)
-        })?;
-        Ok(match sample {
-            Sample::Skip(skip) => Sample::Skip(skip),
-            Sample::Fresh((desc, bytes)) => {
-                let last = core::mem::replace(&mut self.last_frame_id, desc.frame_id);
-                let missed = if last == 0 { 0 } else { desc.frame_id.wrapping_sub(last).saturating_sub(1) };
-                Sample::Fresh(FrameInfo { desc, bytes: usize::try_from(bytes).unwrap_or(usize::MAX), missed })
-            }
-        })
+        let sample = self.attempt(mem, &mut Latest { scratch, capacity, deliver });
+        if let Ok(Sample::Fresh(frame)) = &sample {
+            self.last_frame_id = frame.desc.frame_id;
+        }
+        sample
     }
 
     /// Delivers the bytes of a frame that was seen, and says whether they are one frame. Apart from the polls that find
@@ -155,7 +174,7 @@ impl<R: AbsentResolver> Region<R> {
         scratch: &mut FrameScratch,
         seen: &Seen<'_, M>,
         deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
-    ) -> Result<Try<(FrameDesc, u64)>, ReadError> {
+    ) -> Result<Try<FrameInfo>, ReadError> {
         let moved = match self.deliver_slot(mem, scratch, seen, deliver) {
             Ok(moved) => moved,
             // An error counts only if the frame was still the one that was looked for.
@@ -169,7 +188,11 @@ impl<R: AbsentResolver> Region<R> {
         Ok(match (unchanged, moved) {
             (false, _) => Try::Again(Skip::Torn { seq }),
             (true, true) => Try::Again(Skip::Moved),
-            (true, false) => Try::Fresh((seen.desc, seen.bytes)),
+            (true, false) => {
+                let (desc, last) = (seen.desc, self.last_frame_id);
+                let missed = if last == 0 { 0 } else { desc.frame_id.wrapping_sub(last).saturating_sub(1) };
+                Try::Fresh(FrameInfo { desc, bytes: usize::try_from(seen.bytes).unwrap_or(usize::MAX), missed })
+            }
         })
     }
 

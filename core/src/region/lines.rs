@@ -1,8 +1,10 @@
 //! Snapshots of the small lines: cursor, geometry, lifecycle.
 
+use core::marker::PhantomData;
+
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{ReadError, Region, Sample, Skip, Try};
+use super::{ReadError, Region, Sample, Shot, Skip, Try};
 use crate::abi::{self, Backend, CursorId, State, producer};
 use crate::addr::Gpa;
 use crate::paging::AbsentResolver;
@@ -105,6 +107,125 @@ pub(super) fn wire<T: FromBytes + IntoBytes>(words: &[u64]) -> T {
     wire
 }
 
+/// A line that starts with its sequence number.
+trait Line: FromBytes + IntoBytes {
+    type Shot;
+
+    /// Where the line lies in the producer page.
+    const OFFSET: u64;
+
+    fn shot(&self, seq: u32) -> Self::Shot;
+}
+
+impl Line for abi::Cursor {
+    type Shot = CursorShot;
+
+    const OFFSET: u64 = producer::CURSOR;
+
+    #[inline(always)]
+    fn shot(&self, seq: u32) -> CursorShot {
+        let (x, y) = halves_u32(self.pos.get());
+        let (hot_x, hot_y) = halves_u16(self.hotspot.get());
+        let (glyph_w, glyph_h) = halves_u16(self.glyph.get());
+        CursorShot {
+            seq,
+            visible: self.visible.get() != 0,
+            x: x.cast_signed(),
+            y: y.cast_signed(),
+            hot_x,
+            hot_y,
+            glyph_w,
+            glyph_h,
+            id: CursorId(self.id.get()),
+        }
+    }
+}
+
+impl Line for abi::Geometry {
+    type Shot = GeometryShot;
+
+    const OFFSET: u64 = producer::GEOMETRY;
+
+    #[inline(always)]
+    fn shot(&self, _seq: u32) -> GeometryShot {
+        GeometryShot {
+            virt_x: self.virt_x.get(),
+            virt_y: self.virt_y.get(),
+            virt_w: self.virt_w.get(),
+            virt_h: self.virt_h.get(),
+            cap_x: self.cap_x.get(),
+            cap_y: self.cap_y.get(),
+            dpi: self.dpi.get(),
+            refresh_mhz: self.refresh_mhz.get(),
+        }
+    }
+}
+
+/// The first `WORDS` words of a line, under its seqlock.
+struct Locked<T, const WORDS: usize>(PhantomData<T>);
+
+impl<T: Line, const WORDS: usize> Locked<T, WORDS> {
+    #[inline(always)]
+    fn once<M: PhysRead>(mem: &M, at: Gpa) -> Result<Try<T::Shot>, PhysError> {
+        let section = match ReadSection::begin(mem, at)? {
+            Begin::Open(section) => section,
+            Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
+        };
+        let words = load_line::<M, WORDS>(mem, at)?;
+        let seq = section.seq();
+        Ok(if section.is_unchanged()? {
+            Try::Fresh(wire::<T>(&words).shot(seq))
+        } else {
+            Try::Again(Skip::Torn { seq })
+        })
+    }
+}
+
+impl<T: Line, const WORDS: usize> Shot for Locked<T, WORDS> {
+    type Of = T::Shot;
+
+    #[inline(always)]
+    fn take<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        region: &Region<R>,
+        mem: &M,
+        page: Gpa,
+    ) -> Result<Try<T::Shot>, ReadError> {
+        Self::once(mem, page.wrapping_add(T::OFFSET)).map_err(|error| ReadError::in_page(region.base, error))
+    }
+}
+
+/// The lifecycle line.
+struct Lifecycle;
+
+impl Shot for Lifecycle {
+    type Of = StatusShot;
+
+    #[inline(always)]
+    fn take<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        region: &Region<R>,
+        mem: &M,
+        page: Gpa,
+    ) -> Result<Try<StatusShot>, ReadError> {
+        let words = load_line::<M, 6>(mem, page.wrapping_add(producer::STATUS))
+            .map_err(|error| ReadError::in_page(region.base, error))?;
+        let line: abi::Status = wire(&words);
+        Ok(Try::Fresh(StatusShot {
+            heartbeat: line.heartbeat.get(),
+            run_epoch: line.run_epoch.get(),
+            status: State(line.status.get()),
+            backend: Backend(line.backend.get()),
+            error_code: line.error_code.get(),
+            applied_fps: line.applied_fps.get(),
+            supported_formats: line.supported_formats.get(),
+            ctrl_ack: line.ctrl_ack.get(),
+            full_frame_ack: line.full_frame_ack.get(),
+            content_change_ns: line.content_change_ns.get(),
+        }))
+    }
+}
+
 impl<R: AbsentResolver> Region<R> {
     /// Reads the cursor.
     ///
@@ -114,22 +235,7 @@ impl<R: AbsentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_cursor<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<CursorShot>, ReadError> {
-        self.read_line::<M, abi::Cursor, 4, _>(mem, producer::CURSOR, |seq, line| {
-            let (x, y) = halves_u32(line.pos.get());
-            let (hot_x, hot_y) = halves_u16(line.hotspot.get());
-            let (glyph_w, glyph_h) = halves_u16(line.glyph.get());
-            CursorShot {
-                seq,
-                visible: line.visible.get() != 0,
-                x: x.cast_signed(),
-                y: y.cast_signed(),
-                hot_x,
-                hot_y,
-                glyph_w,
-                glyph_h,
-                id: CursorId(line.id.get()),
-            }
-        })
+        self.attempt(mem, &mut Locked::<abi::Cursor, 4>(PhantomData))
     }
 
     /// Reads the geometry.
@@ -140,16 +246,7 @@ impl<R: AbsentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_geometry<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<GeometryShot>, ReadError> {
-        self.read_line::<M, abi::Geometry, 5, _>(mem, producer::GEOMETRY, |_, line| GeometryShot {
-            virt_x: line.virt_x.get(),
-            virt_y: line.virt_y.get(),
-            virt_w: line.virt_w.get(),
-            virt_h: line.virt_h.get(),
-            cap_x: line.cap_x.get(),
-            cap_y: line.cap_y.get(),
-            dpi: line.dpi.get(),
-            refresh_mhz: line.refresh_mhz.get(),
-        })
+        self.attempt(mem, &mut Locked::<abi::Geometry, 5>(PhantomData))
     }
 
     /// Reads the lifecycle line and remembers its `run_epoch`.
@@ -163,54 +260,11 @@ impl<R: AbsentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusShot>, ReadError> {
-        let sample = self.attempt(mem, |region, page| {
-            let words = load_line::<M, 6>(mem, page.wrapping_add(producer::STATUS))
-                .map_err(|error| ReadError::in_page(region.base, error))?;
-            let line: abi::Status = wire(&words);
-            Ok(Try::Fresh(StatusShot {
-                heartbeat: line.heartbeat.get(),
-                run_epoch: line.run_epoch.get(),
-                status: State(line.status.get()),
-                backend: Backend(line.backend.get()),
-                error_code: line.error_code.get(),
-                applied_fps: line.applied_fps.get(),
-                supported_formats: line.supported_formats.get(),
-                ctrl_ack: line.ctrl_ack.get(),
-                full_frame_ack: line.full_frame_ack.get(),
-                content_change_ns: line.content_change_ns.get(),
-            }))
-        })?;
-        if let Sample::Fresh(status) = sample {
+        let sample = self.attempt(mem, &mut Lifecycle);
+        if let Ok(Sample::Fresh(status)) = &sample {
             self.run_epoch = status.run_epoch;
         }
-        Ok(sample)
-    }
-
-    /// Reads a line that starts with its sequence number.
-    #[inline(always)]
-    fn read_line<M: PhysRead, T: FromBytes + IntoBytes, const WORDS: usize, S>(
-        &mut self,
-        mem: &M,
-        offset: u64,
-        decode: impl Fn(u32, &T) -> S,
-    ) -> Result<Sample<S>, ReadError> {
-        self.attempt(mem, |region, page| {
-            let once = || {
-                let at = page.wrapping_add(offset);
-                let section = match ReadSection::begin(mem, at)? {
-                    Begin::Open(section) => section,
-                    Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
-                };
-                let words = load_line::<M, WORDS>(mem, at)?;
-                let seq = section.seq();
-                Ok(if section.is_unchanged()? {
-                    Try::Fresh(decode(seq, &wire(&words)))
-                } else {
-                    Try::Again(Skip::Torn { seq })
-                })
-            };
-            once().map_err(|error| ReadError::in_page(region.base, error))
-        })
+        sample
     }
 }
 

@@ -1,6 +1,6 @@
 //! Is there a producer behind the bytes? Two readings of the heartbeat, with a wait between them that belongs to the caller.
 
-use super::{ReadError, Region, Sample, Skip, Try};
+use super::{ReadError, Region, Sample, Shot, Skip, Try};
 use crate::abi::producer;
 use crate::addr::Gpa;
 use crate::paging::AbsentResolver;
@@ -53,7 +53,7 @@ impl<R: AbsentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn pulse<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<Pulse>, ReadError> {
-        self.attempt(mem, |region, page| pulse_once(mem, page).map_err(|error| ReadError::in_page(region.base, error)))
+        self.attempt(mem, &mut Heartbeat)
     }
 
     /// Compares the heartbeat with an earlier one; the caller waited at least
@@ -72,7 +72,25 @@ impl<R: AbsentResolver> Region<R> {
     }
 }
 
+/// The heartbeat and its epoch.
+struct Heartbeat;
+
+impl Shot for Heartbeat {
+    type Of = Pulse;
+
+    #[inline(always)]
+    fn take<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        region: &Region<R>,
+        mem: &M,
+        page: Gpa,
+    ) -> Result<Try<Pulse>, ReadError> {
+        pulse_once(mem, page).map_err(|error| ReadError::in_page(region.base, error))
+    }
+}
+
 /// The epoch on both sides of the heartbeat: a session that breaks in between is seen.
+#[inline(always)]
 fn pulse_once<M: PhysRead>(mem: &M, page: Gpa) -> Result<Try<Pulse>, PhysError> {
     let run_epoch = mem.load_u32(page.wrapping_add(producer::RUN_EPOCH))?;
     mem.fence_acquire();

@@ -199,6 +199,21 @@ enum Try<T> {
     Again(Skip),
 }
 
+/// What can be taken of the producer page at `page`, in one try.
+///
+/// A trait and not a closure, so that it can ask to be inlined where it is taken: a result that comes out of a call comes out
+/// of memory, in pieces that are not those it was stored in, and then every load waits for stores.
+trait Shot {
+    type Of;
+
+    fn take<M: PhysRead, R: AbsentResolver>(
+        &mut self,
+        region: &Region<R>,
+        mem: &M,
+        page: Gpa,
+    ) -> Result<Try<Self::Of>, ReadError>;
+}
+
 impl<R: AbsentResolver> Region<R> {
     /// A handle on the region at `base` of `space`. Nothing is read: a handle on nothing gives errors.
     #[must_use]
@@ -271,19 +286,41 @@ impl<R: AbsentResolver> Region<R> {
 
     /// Tries a snapshot of the producer page up to [`ATTEMPTS`] times; each try ends with the check that the page did not
     /// move, and counts for nothing if it did.
+    ///
+    /// The first try is the straight way: it takes a page that was found before, and gives what is final at once. Whatever
+    /// else comes of it is left to [`attempt_again`](Self::attempt_again), so that it keeps nothing for later tries.
     #[inline(always)]
-    fn attempt<M: PhysRead, T>(
+    fn attempt<M: PhysRead, S: Shot>(&mut self, mem: &M, shot: &mut S) -> Result<Sample<S::Of>, ReadError> {
+        let mut tries = ATTEMPTS;
+        if let Some(PageAt { gpa, .. }) = self.page {
+            let got = shot.take(self, mem, gpa);
+            if self.is_still_at(mem, gpa) {
+                match got {
+                    Ok(Try::Fresh(value)) => return Ok(Sample::Fresh(value)),
+                    Ok(Try::Skip(skip)) => return Ok(Sample::Skip(skip)),
+                    Ok(Try::Again(_)) | Err(_) => {}
+                }
+            }
+            tries = tries.wrapping_sub(1);
+        }
+        self.attempt_again(mem, tries, shot)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn attempt_again<M: PhysRead, S: Shot>(
         &mut self,
         mem: &M,
-        mut once: impl FnMut(&Self, Gpa) -> Result<Try<T>, ReadError>,
-    ) -> Result<Sample<T>, ReadError> {
+        tries: u32,
+        shot: &mut S,
+    ) -> Result<Sample<S::Of>, ReadError> {
         let mut reason = Skip::Moved;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..tries {
             let page = match &self.page {
                 Some(page) => page.gpa,
                 None => self.walk_to_page(mem)?,
             };
-            let got = once(self, page);
+            let got = shot.take(self, mem, page);
             if !self.is_still_at(mem, page) {
                 reason = Skip::Moved;
                 continue;
