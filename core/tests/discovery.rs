@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
-use vgpu_perception::scan::{Candidate, Discovery, FoundBy, ScanScratch, ScanStats};
+use vgpu_perception::scan::{Candidate, Discovery, FoundBy, NoRegion, ScanScratch, ScanStats, probe};
 use vgpu_perception::{Budget, Cr3, Gpa, Gva, PageSize, PagingMode, PhysRead, Process, ProcessSource, Step};
 use vgpu_perception_testkit::linux::{LinuxOptions, REGION_BASE, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, Placement, Region, RegionImage, Ring, flags};
@@ -209,6 +209,47 @@ fn a_supervisor_page_in_the_ring_disqualifies() {
     ram.write_u64(at, entry & !4);
     let (candidates, _) = scan(ram, shared(&linux), u64::MAX, 64, words(6 << 30));
     assert!(!candidates.iter().any(|found| found.process.space.root.table() == linux.region.space.root));
+}
+
+#[test]
+fn every_page_of_the_ring_counts_and_no_other() {
+    use vgpu_perception::paging::Level;
+    let linux = standard_linux(LinuxOptions { ring: Ring::All, ..LinuxOptions::default() });
+    let (guest, base) = (&linux.guest, linux.region.base);
+    let space = linux.region.space.space().with_phys_bits(40);
+    let judge = || probe(&guest.ram, &space, base);
+    assert!(judge().is_ok());
+    let ring: Vec<Gva> = linux
+        .region
+        .pages
+        .iter()
+        .map(|page| page.gva)
+        .filter(|gva| *gva >= base.wrapping_add(vgpu_perception::abi::RING_OFFSET))
+        .collect();
+    // Some of all, the first and the last, and those at both ends of a page table.
+    let at_an_end = |gva: &&Gva| [0, 511].contains(&((gva.get() >> 12) & 511));
+    let ends: Vec<Gva> = ring.iter().filter(at_an_end).copied().collect();
+    for gva in ring.iter().step_by(613).chain(ring.first()).chain(ring.last()).chain(&ends) {
+        let entry = guest.entry(linux.region.space, Level::Pt, *gva).unwrap();
+        guest.set_entry(linux.region.space, Level::Pt, *gva, entry & !4);
+        assert_eq!(judge().unwrap_err(), NoRegion::SupervisorRing(*gva));
+        // With a reserved bit it maps nothing, and without P neither.
+        for nothing in [entry & !4 | 1 << 45, entry & !5, 0] {
+            guest.set_entry(linux.region.space, Level::Pt, *gva, nothing);
+            assert!(judge().is_ok(), "{gva} as {nothing:#x}");
+        }
+        guest.set_entry(linux.region.space, Level::Pt, *gva, entry);
+    }
+    // The page after the region is somebody else's, and a table that is the supervisor's makes all its pages so.
+    let after = base.wrapping_add(vgpu_perception::abi::REGION_BYTES);
+    if let Some(entry) = guest.entry(linux.region.space, Level::Pt, after) {
+        guest.set_entry(linux.region.space, Level::Pt, after, entry & !4);
+        assert!(judge().is_ok(), "{after} is not of the region");
+    }
+    let middle = ring[ring.len() / 2];
+    let table = guest.entry(linux.region.space, Level::Pd, middle).unwrap();
+    guest.set_entry(linux.region.space, Level::Pd, middle, table & !4);
+    assert!(matches!(judge(), Err(NoRegion::SupervisorRing(_) | NoRegion::Page(_))), "{:?}", judge());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::error::WalkError;
 use super::walk::{PageWalker, Residence};
 use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
-use crate::phys::PhysRead;
+use crate::phys::{PhysError, PhysRead};
 
 /// A page that the space maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,16 @@ pub enum LeafStep {
     Pending,
     /// Nothing more in the range, or the cursor's own limit of tables is reached: see [`LeafCursor::is_truncated`].
     Done,
+}
+
+/// What is next in a table.
+enum Entry {
+    There(Pte),
+    /// Zeros to the end of the table, or of the range.
+    NoMore,
+    /// The budget is spent.
+    Pending,
+    Unreadable(PhysError),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +150,25 @@ impl LeafCursor {
         !self.truncated
     }
 
+    /// Entries of the table of `level` from the one that translates `next` on, to its end or to that of the range.
+    fn entries_left(&self, level: Level) -> u64 {
+        let span = level.span();
+        let in_range = self.end.wrapping_sub(self.next & !span.wrapping_sub(1)).div_ceil(span);
+        in_range.min(512_u64.wrapping_sub(level.index(Gva::new(self.next))))
+    }
+
+    /// Whether an entry leads to a `table` of `below` that is on its own path, or is the entry before it again.
+    fn is_repeated(&self, below: Level, table: Gpa, entry: Pte) -> bool {
+        let on_path = self.path.iter().flatten().any(|above| above.table == table);
+        on_path || self.previous.get(Self::slot(below)).is_none_or(|previous| *previous == entry.get())
+    }
+
+    fn remember(&mut self, below: Level, entry: Pte) {
+        if let Some(previous) = self.previous.get_mut(Self::slot(below)) {
+            *previous = entry.get();
+        }
+    }
+
     fn slot(level: Level) -> usize {
         (level as usize).wrapping_sub(1)
     }
@@ -150,8 +179,13 @@ impl LeafCursor {
 
     /// Moves past the entry of `level` that translates `next`, and closes the tables that end there.
     fn pass(&mut self, level: Level) {
+        self.pass_many(level, 1);
+    }
+
+    /// Moves past `count` entries of one table of `level`, from the one that translates `next` on.
+    fn pass_many(&mut self, level: Level, count: u64) {
         let span = level.span();
-        let after = (self.next & !span.wrapping_sub(1)).wrapping_add(span);
+        let after = (self.next & !span.wrapping_sub(1)).wrapping_add(span.wrapping_mul(count));
         let crossed = self.next ^ after;
         self.next = if after < self.next { self.end } else { after };
         for level in [Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4, Level::Pml5] {
@@ -184,14 +218,16 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                     return LeafStep::Done;
                 }
             };
-            if !budget.spend(1) {
-                return LeafStep::Pending;
+            let (skipped, entry) = self.next_entry(cursor, level, open.table, budget);
+            if skipped > 0 {
+                cursor.pass_many(level, skipped);
             }
             let gva = Gva::new(cursor.next);
-            let at = open.table.wrapping_add(level.index(gva).wrapping_mul(8));
-            let entry = match self.mem().load_u64(at) {
-                Ok(raw) => Pte::new(raw),
-                Err(error) => {
+            let entry = match entry {
+                Entry::There(entry) => entry,
+                Entry::NoMore => continue,
+                Entry::Pending => return LeafStep::Pending,
+                Entry::Unreadable(error) => {
                     // The whole table is gone: go on after it.
                     cursor.pass(match level {
                         Level::Pt => Level::Pd,
@@ -202,14 +238,62 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                     return LeafStep::Skipped(WalkError::Table { gva, level, error });
                 }
             };
-            if entry.get() == 0 {
-                cursor.pass(level);
-                continue;
-            }
             if let Some(step) = self.enter(cursor, gva, level, open, entry) {
                 return step;
             }
         }
+    }
+
+    /// After a step that gave a table or a page by its directory entry: how many of the entries right after it, in the same
+    /// directory, give another. The cursor moves past them. For a caller that wants to know what is there at all.
+    ///
+    /// # Bound
+    /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again.
+    pub(crate) fn more_windows(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> u64 {
+        let Some(open) = cursor.open(Level::Pd).filter(|_| cursor.stop_at_tables) else { return 0 };
+        let most = cursor.entries_left(Level::Pd);
+        let mut at = Level::Pd.entry_in(open.table, Gva::new(cursor.next));
+        let mut count = 0;
+        while count < most && cursor.tables_left > 0 && budget.spend(1) {
+            let Ok(raw) = self.mem().load_u64(at) else { break };
+            let entry = Pte::new(raw);
+            let plain = entry.is_present()
+                && entry.reserved_bits_beyond(Level::Pd, self.beyond()) == 0
+                && open.rights.and(entry.rights()).grant(cursor.need);
+            let page = entry.is_leaf(Level::Pd);
+            if !plain || (!page && cursor.is_repeated(Level::Pt, entry.table(), entry)) {
+                break;
+            }
+            if !page {
+                cursor.remember(Level::Pt, entry);
+            }
+            cursor.visit(1);
+            count = count.wrapping_add(1);
+            at = at.wrapping_add(8);
+        }
+        if count > 0 {
+            cursor.pass_many(Level::Pd, count);
+        }
+        count
+    }
+
+    /// The next entry of the table that is not all zeros, and how many before it are. In a loop of its own: most entries of
+    /// most upper tables are zeros.
+    #[inline(always)]
+    fn next_entry(&self, cursor: &LeafCursor, level: Level, table: Gpa, budget: &mut Budget) -> (u64, Entry) {
+        let most = cursor.entries_left(level);
+        let mut at = level.entry_in(table, Gva::new(cursor.next));
+        for skipped in 0..most {
+            if !budget.spend(1) {
+                return (skipped, Entry::Pending);
+            }
+            match self.mem().load_u64(at) {
+                Ok(0) => at = at.wrapping_add(8),
+                Ok(raw) => return (skipped, Entry::There(Pte::new(raw))),
+                Err(error) => return (skipped, Entry::Unreadable(error)),
+            }
+        }
+        (most, Entry::NoMore)
     }
 
     /// The lowest table on the path to the cursor; the root where there is none. `None`: no table may be visited any more.
@@ -288,14 +372,12 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                 }
             }
         };
-        let on_path = cursor.path.iter().flatten().any(|above| above.table == table);
-        let previous = cursor.previous.get_mut(LeafCursor::slot(below))?;
-        if on_path || *previous == entry.get() {
+        if cursor.is_repeated(below, table, entry) {
             cursor.repeated = cursor.repeated.wrapping_add(1);
             cursor.pass(level);
             return None;
         }
-        *previous = entry.get();
+        cursor.remember(below, entry);
         if below == Level::Pt && cursor.stop_at_tables {
             if !cursor.visit(1) {
                 return Some(LeafStep::Done);

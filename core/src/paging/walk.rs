@@ -176,6 +176,12 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         self.beyond
     }
 
+    /// Whether a present entry of `level` has reserved bits set.
+    #[inline]
+    pub(crate) const fn is_reserved(&self, level: Level, entry: Pte) -> bool {
+        entry.reserved_bits_beyond(level, self.beyond) != 0
+    }
+
     /// Translates one address.
     ///
     /// # Errors
@@ -384,7 +390,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
 
     /// What an absent entry means; [`Meaning::Page`]'s rights are those that remain under the levels above.
     #[cold]
-    pub(super) fn meaning(
+    pub(crate) fn meaning(
         &self,
         gva: Gva,
         level: Level,

@@ -11,7 +11,6 @@ use crate::process::ProcessSource;
 
 impl<S: ProcessSource> Discovery<'_, S> {
     /// Marks the frames of the writable pages of one window of `run`; gives what is left of it.
-    /// Marks the frames of the writable pages of one window of `run`; gives what is left of it.
     pub(super) fn mark_window<M: PhysRead>(
         &mut self,
         mem: &M,
@@ -117,9 +116,8 @@ pub(super) fn writable_frame<M: PhysRead, R: AbsentResolver>(
     let entry = Pte::new(word);
     if entry.is_present() {
         const WRITE: u64 = Pte::PRESENT | Pte::USER | Pte::WRITABLE;
-        let fits = word & WRITE == WRITE
-            && table.rights.grant(Rights::USER_WRITE)
-            && entry.reserved_bits(Level::Pt, walker.space().phys_bits) == 0;
+        let fits =
+            word & WRITE == WRITE && table.rights.grant(Rights::USER_WRITE) && !walker.is_reserved(Level::Pt, entry);
         return fits.then(|| entry.frame(PageSize::Size4K));
     }
     if word == 0 || !R::RESOLVES {

@@ -2,10 +2,14 @@
 
 use core::fmt;
 
+use super::windows::BLOCK;
 use crate::abi::{self, Control, ProducerPage, State, producer};
-use crate::addr::{Gpa, Gva, PageSize};
+use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, AddressSpace, LeafCursor, LeafStep, PageWalker, Residence, Rights, WalkError};
+use crate::paging::{
+    AbsentResolver, AddressSpace, LeafCursor, LeafStep, LeafTable, Level, Meaning, PageWalker, Pte, Residence, Rights,
+    WalkError,
+};
 use crate::phys::{PhysError, PhysRead};
 use crate::region::{Pulse, Region};
 use crate::seqlock::ATTEMPTS;
@@ -162,17 +166,60 @@ fn check_ring<M: PhysRead, R: AbsentResolver>(
     end: Gva,
     budget: &mut Budget,
 ) -> Result<(), NoRegion> {
-    let mut cursor = LeafCursor::new(ring, end);
+    let mut cursor = LeafCursor::new(ring, end).stopping_at_tables();
     let mut own = Budget::unlimited();
     let verdict = loop {
-        match walker.next_leaf(&mut cursor, &mut own) {
-            LeafStep::Leaf(leaf) if !leaf.rights.user => break Err(NoRegion::SupervisorRing(leaf.gva)),
-            LeafStep::Leaf(_) | LeafStep::Table(_) | LeafStep::Skipped(_) => {}
+        let supervisor = match walker.next_leaf(&mut cursor, &mut own) {
+            LeafStep::Leaf(leaf) => (!leaf.rights.user).then_some(leaf.gva),
+            LeafStep::Table(table) => supervisor_page(walker, &table, ring, end, &mut own),
+            LeafStep::Skipped(_) => None,
             LeafStep::Pending | LeafStep::Done => break Ok(()),
+        };
+        if let Some(gva) = supervisor {
+            break Err(NoRegion::SupervisorRing(gva));
         }
     };
     budget.spend(u64::MAX.wrapping_sub(own.left()));
     verdict
+}
+
+/// The first page of a page table, in `start .. end`, that user mode may not access.
+fn supervisor_page<M: PhysRead, R: AbsentResolver>(
+    walker: &PageWalker<&M, R>,
+    table: &LeafTable,
+    start: Gva,
+    end: Gva,
+    budget: &mut Budget,
+) -> Option<Gva> {
+    let inside = |gva: Gva| (gva.get().saturating_sub(table.gva.get()) >> PAGE_SHIFT).min(512);
+    let (mut index, last) = (inside(start), inside(end));
+    let mut block = [0_u64; BLOCK];
+    while index < last {
+        let count = usize::try_from(last.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
+        let words = block.get_mut(..count)?;
+        budget.spend(count as u64);
+        walker.mem().load_words(table.table.wrapping_add(index.wrapping_mul(8)), words).ok()?;
+        for word in words {
+            let gva = table.gva.wrapping_add(index << PAGE_SHIFT);
+            index = index.wrapping_add(1);
+            let entry = Pte::new(*word);
+            let user = if entry.is_present() {
+                // An entry with reserved bits maps nothing.
+                table.rights.and(entry.rights()).user || walker.is_reserved(Level::Pt, entry)
+            } else if entry.get() != 0 && R::RESOLVES {
+                match walker.meaning(gva, Level::Pt, entry.get(), table.rights) {
+                    Ok((Meaning::Page { rights, .. }, _)) => rights.user,
+                    Ok(_) | Err(_) => true,
+                }
+            } else {
+                true
+            };
+            if !user {
+                return Some(gva);
+            }
+        }
+    }
+    None
 }
 
 impl Found {

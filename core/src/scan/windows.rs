@@ -121,7 +121,8 @@ impl RunFinder {
                     continue;
                 }
             };
-            let end = start.wrapping_add(len);
+            let more = walker.more_windows(&mut self.cursor, budget);
+            let end = start.wrapping_add(len).wrapping_add(more.wrapping_mul(WINDOW));
             match &mut self.stretch {
                 Some(stretch) if stretch.end == start => stretch.end = end,
                 _ => {
@@ -238,10 +239,9 @@ fn window_fill<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, start
         Window::Nothing => return Fill::EMPTY,
         Window::Table { table, rights } => (table, rights),
     };
-    let phys_bits = walker.space().phys_bits;
     let is_user = |word: u64| {
         let entry = Pte::new(word);
-        entry.is_present() && above.and(entry.rights()).user && entry.reserved_bits(Level::Pt, phys_bits) == 0
+        entry.is_present() && above.and(entry.rights()).user && !walker.is_reserved(Level::Pt, entry)
     };
     let mut block = [0_u64; BLOCK];
     let mut leading = 0_u64;
