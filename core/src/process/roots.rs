@@ -62,27 +62,45 @@ fn entries<M: PhysRead>(
 
 /// Whether an entry could stand in a top table: absent, or a pointer to a table.
 fn fits_top(entry: Pte, phys_bits: u32) -> bool {
-    !entry.is_present() || entry.reserved_bits(Level::Pml4, phys_bits) == 0
+    misfit(entry, reserved(phys_bits)) == 0
+}
+
+/// The bits that no present entry of a top table sets.
+const fn reserved(phys_bits: u32) -> u64 {
+    Pte::new(u64::MAX).reserved_bits(Level::Pml4, phys_bits)
+}
+
+/// Which of the `reserved` bits an entry sets, if it is present. Without a branch: of pages of random bytes, which way it
+/// would go is random too.
+#[inline(always)]
+const fn misfit(entry: Pte, reserved: u64) -> u64 {
+    entry.get() & reserved & (entry.get() & Pte::PRESENT).wrapping_neg()
+}
+
+/// Whether all entries of a line could stand in a top table.
+#[inline(always)]
+fn all_fit(line: &[u64], reserved: u64) -> bool {
+    line.iter().fold(0, |bits, word| bits | misfit(Pte::new(*word), reserved)) == 0
 }
 
 /// The last entry of a page, where it is present and the line that it stands in could be a top table's. It alone rules most
 /// pages out, so it is looked at first.
 #[inline]
-fn last_of_line<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> Option<Pte> {
+fn last_of_line<M: PhysRead>(mem: &M, page: Gpa, reserved: u64) -> Option<Pte> {
     // A page that is gone again is no root.
     let last = mem.load_u64(page.wrapping_add(PAGE_BYTES - 8)).ok().map(Pte::new)?;
-    if !last.is_present() || !fits_top(last, phys_bits) {
+    if last.get() & (reserved | Pte::PRESENT) != Pte::PRESENT {
         return None;
     }
     let mut line = [0_u64; LINE];
     mem.load_words(page.wrapping_add(LAST_LINE), &mut line).ok()?;
-    line.iter().all(|word| fits_top(Pte::new(*word), phys_bits)).then_some(last)
+    all_fit(&line, reserved).then_some(last)
 }
 
 /// Whether the first line of a page could be a top table's.
-fn line_fits<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> bool {
+fn line_fits<M: PhysRead>(mem: &M, page: Gpa, reserved: u64) -> bool {
     let mut line = [0_u64; LINE];
-    mem.load_words(page, &mut line).is_ok() && line.iter().all(|word| fits_top(Pte::new(*word), phys_bits))
+    mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved)
 }
 
 /// How a root's kernel half compares with a reference's.
@@ -112,7 +130,7 @@ fn compare<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> R
     while index < ENTRIES {
         let offset = index.wrapping_mul(8);
         mem.load_words(root.wrapping_add(offset), &mut theirs)?;
-        if !theirs.iter().all(|word| fits_top(Pte::new(*word), phys_bits)) {
+        if !all_fit(&theirs, reserved(phys_bits)) {
             return Ok(None);
         }
         if index >= KERNEL {
@@ -404,6 +422,7 @@ impl<'s> Agreement<'s> {
     }
 
     fn collect<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, PhysError> {
+        let reserved = reserved(self.template.phys_bits);
         loop {
             if !budget.spend(1) {
                 return Ok(false);
@@ -414,13 +433,12 @@ impl<'s> Agreement<'s> {
                 }
                 return Ok(true);
             };
-            let phys_bits = self.template.phys_bits;
             mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(LAST_LINE));
-            let Some(last) = last_of_line(mem, page, phys_bits) else { continue };
-            if last.table().get() == 0 {
+            let Some(last) = last_of_line(mem, page, reserved) else { continue };
+            // Most of what is left is no table at all, and leads nowhere.
+            if last.table().get() == 0 || !self.holds(mem, last.table()) {
                 continue;
             }
-            mem.prefetch(page);
             mem.prefetch(last.table().wrapping_add(LAST_LINE));
             if let Err(newest) = self.waiting.push_back((page, last))
                 && let Some((page, last)) = self.waiting.pop_front()
@@ -431,14 +449,19 @@ impl<'s> Agreement<'s> {
         }
     }
 
-    /// Looks at a page whose last line could be a top table's, some while after the lines that tell more were asked for. Its own
-    /// first line before what it leads to, which the backend may have to be asked about.
+    /// Whether a page is RAM that holds data. What is not is not read: a pointer into a hole of the file would allocate it.
+    fn holds<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
+        self.pages.is_inside(page) || mem.holds_page(page)
+    }
+
+    /// Looks at a page whose last line could be a top table's, some while after the line that tells most was asked for: that of
+    /// what its last entry leads to. Page tables, which are the most pages that come so far, lead to anything.
     fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, last: Pte) {
-        if !line_fits(mem, page, self.template.phys_bits) || !self.leads_on(mem, last.table()) {
+        if !self.leads_on(mem, last.table()) || !line_fits(mem, page, reserved(self.template.phys_bits)) {
             return;
         }
         budget.spend(ENTRIES);
-        if self.could_be_root(mem, page) {
+        if self.could_be_root(mem, page, last) {
             self.keep(page, last.get() & COMPARED);
         }
     }
@@ -447,8 +470,7 @@ impl<'s> Agreement<'s> {
     /// are pages of 1 GiB.
     fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
         let mut line = [0_u64; LINE];
-        (self.pages.is_inside(table) || mem.holds_page(table))
-            && mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
+        mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
             && line.iter().all(|word| {
                 let entry = Pte::new(*word);
                 !entry.is_present() || entry.reserved_bits(Level::Pdpt, self.template.phys_bits) == 0
@@ -456,33 +478,42 @@ impl<'s> Agreement<'s> {
     }
 
     /// A top table whose last entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
-    /// space with such (the second table of its fixmap). Each table must read like one.
-    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        let mut table = page;
-        let mut level = self.template.mode.top();
+    /// space with such (the second table of its fixmap). Each table must read like one; what the page leads to is looked at
+    /// before the rest of it, since it tells sooner.
+    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa, last: Pte) -> bool {
+        let top = self.template.mode.top();
+        let Some(second) = top.below() else { return false };
+        self.leads_to_a_page(mem, last.table(), second) && self.last_present(mem, page, top).is_some()
+    }
+
+    /// Whether the last entries of tables from `table` of `level` on lead to a page, or to an empty page table.
+    fn leads_to_a_page<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> bool {
+        let (mut table, mut level) = (table, level);
         loop {
-            let mut last = None;
-            let fits = entries(mem, table, 0, |_, entry| {
-                if entry.is_present() {
-                    last = Some(entry);
-                }
-                !entry.is_present() || entry.reserved_bits(level, self.template.phys_bits) == 0
-            });
-            if fits != Ok(true) {
-                return false;
-            }
+            let Some(last) = self.last_present(mem, table, level) else { return false };
             let Some(below) = level.below() else { return true };
             let Some(entry) = last else { return false };
             if entry.is_leaf(level) {
                 return true;
             }
-            // What is not data is not read: a pointer into a hole of the file would allocate it.
-            if !self.pages.is_inside(entry.table()) && !mem.holds_page(entry.table()) {
+            if !self.holds(mem, entry.table()) {
                 return false;
             }
             table = entry.table();
             level = below;
         }
+    }
+
+    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such table.
+    fn last_present<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> Option<Option<Pte>> {
+        let mut last = None;
+        let fits = entries(mem, table, 0, |_, entry| {
+            if entry.is_present() {
+                last = Some(entry);
+            }
+            !entry.is_present() || entry.reserved_bits(level, self.template.phys_bits) == 0
+        });
+        (fits == Ok(true)).then_some(last)
     }
 
     fn keep(&mut self, root: Gpa, last: u64) {
