@@ -170,7 +170,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool) {
-    let rounds = if quick { 6 } else { 30 };
+    let rounds = if quick { 6 } else { 60 };
     for (large, title) in [(false, "1080p"), (true, "4K")] {
         for warm in [false, true] {
             if warm && large {

@@ -107,15 +107,15 @@ mod tests {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[test]
     fn size_and_use_decide_where_stores_go() {
-        let chunk = |total, next_use| match choose(CPU, 512, 2 << 20, hint(total, next_use)) {
+        let part = |total, next_use| match choose(CPU, 512, 2 << 20, hint(total, next_use)) {
             Method::InTurn { streaming, .. } => streaming,
-            other => panic!("a chunk of a frame, {other:?}"),
+            other => panic!("scattered pages of a frame, {other:?}"),
         };
-        assert!(!chunk(8 << 20, NextUse::ReadSoon));
-        assert!(!chunk(8 << 20, NextUse::Unknown));
-        assert!(chunk(8 << 20, NextUse::Handoff));
-        assert!(chunk(33 << 20, NextUse::ReadSoon));
-        assert!(chunk(0, NextUse::Handoff), "a transfer is at least what is copied now");
+        assert!(!part(8 << 20, NextUse::ReadSoon));
+        assert!(!part(8 << 20, NextUse::Unknown));
+        assert!(part(8 << 20, NextUse::Handoff));
+        assert!(part(33 << 20, NextUse::ReadSoon));
+        assert!(part(0, NextUse::Handoff), "a transfer is at least what is copied now");
         let whole = |cpu, next_use| choose(cpu, 1, 2 << 20, hint(2 << 20, next_use));
         assert_eq!(whole(CPU, NextUse::Unknown), Method::Ahead { streaming: false });
         assert_eq!(whole(CPU, NextUse::Handoff), Method::Ahead { streaming: true });

@@ -11,10 +11,9 @@ use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
 
-/// Bytes that are translated, copied and re-validated at a time: one leaf table's worth.
-const CHUNK: u64 = 2 << 20;
-/// Runs that a chunk can fall into.
-const CHUNK_RUNS: usize = 512;
+/// Runs of pages that are translated, copied and re-validated at a time: one leaf table's worth of scattered pages, or a whole
+/// frame whose pages lie together. Every stop costs: the copy runs dry, and begins again with misses.
+const STRETCH_RUNS: usize = 512;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub struct FrameInfo {
 /// Working memory of [`Region::sample_frame`], supplied by the caller: about 8 KiB, reusable, holds no result.
 #[derive(Debug, Default)]
 pub struct FrameScratch {
-    runs: Vec<PhysRun, CHUNK_RUNS>,
+    runs: Vec<PhysRun, STRETCH_RUNS>,
 }
 
 impl FrameScratch {
@@ -248,7 +247,7 @@ impl<R: AbsentResolver> Region<R> {
         if needed > capacity { Err(Skip::TooSmall { needed, capacity }) } else { Ok(needed) }
     }
 
-    /// Delivers the slot's bytes chunk by chunk. Returns whether a page moved meanwhile.
+    /// Delivers the slot's bytes stretch by stretch. Returns whether a page moved meanwhile.
     fn deliver_slot<M: PhysRead>(
         &self,
         mem: &M,
@@ -262,7 +261,7 @@ impl<R: AbsentResolver> Region<R> {
         let mut done = 0_u64;
         while done < seen.bytes {
             let at = start.wrapping_add(done);
-            let want = CHUNK.min(seen.bytes.wrapping_sub(done));
+            let want = seen.bytes.wrapping_sub(done);
             let len = walker.runs(at, want, &mut scratch.runs).map_err(|error| ReadError { part, error })?;
             deliver(&scratch.runs, seen.bytes, done, len)
                 .map_err(|error| ReadError { part, error: WalkError::Page { gva: at, error } })?;
