@@ -17,7 +17,6 @@ pub(crate) struct Cpu {
     /// 32-byte loads and stores.
     pub(crate) avx2: bool,
     /// A fast `rep movsb`.
-    #[cfg_attr(any(miri, not(target_arch = "x86_64")), expect(dead_code, reason = "an instruction of x86-64"))]
     pub(crate) erms: bool,
     /// Bytes of its last level of cache.
     pub(crate) cache: u64,
