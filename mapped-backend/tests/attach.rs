@@ -15,14 +15,29 @@ use vgpu_perception::{
     Budget, CopyHint, Discovery, Extent, Gpa, NextUse, PhysError, PhysRead, PhysRun, Process, Step, Window, abi,
 };
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
-use vgpu_perception_testkit::{LinuxOptions, StandardLinux, standard_linux};
+use vgpu_perception_testkit::{LinuxOptions, Placement, StandardLinux, standard_linux};
 
 const PAGE: usize = 4096;
 
-/// A Linux guest whose frames are large enough for every way to copy, in a sparse memfd.
+/// The size of a frame that is large enough for every way to copy, even with one page of it elsewhere.
+const SIZE: (u32, u32) = (1600, 400);
+const FRAME: usize = 1600 * 400 * 4;
+
+/// How pages lie decides how they are copied, as what the caller does with them does.
+const PLACEMENTS: [Placement; 3] = [Placement::Scattered, Placement::Fragments64K, Placement::Contiguous];
+
+/// A Linux guest with such frames, in a sparse memfd.
 fn guest() -> (StandardLinux, File, GuestRam) {
-    let mut options = LinuxOptions::default();
-    (options.image.width, options.image.height) = (640, 360);
+    guest_placed(Placement::Scattered)
+}
+
+fn guest_placed(placement: Placement) -> (StandardLinux, File, GuestRam) {
+    let mut options = LinuxOptions { placement, ..LinuxOptions::default() };
+    if placement == Placement::Contiguous {
+        // Room for regions in one piece.
+        options.ram = 64 << 30;
+    }
+    (options.image.width, options.image.height) = SIZE;
     let linux = standard_linux(options);
     let mut file = memfd(PAGE as u64);
     let segments = linux.guest.ram.file_segments();
@@ -106,19 +121,21 @@ const USES: [NextUse; 3] = [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handof
 
 #[test]
 fn a_page_that_is_remapped_between_two_calls_gives_its_new_bytes() {
-    let (linux, file, ram) = guest();
-    let remap = prepare(&linux, &file);
-    let mut region = remap.region;
-    let mut scratch = FrameScratch::new();
-    let mut buffer = vec![0; 640 * 360 * 4];
-    for next_use in USES {
-        for (entry, other) in [(remap.old, false), (remap.new, true), (remap.old, false)] {
-            store(&linux, &file, remap.entry_at, &entry.to_le_bytes());
-            region.forget_frames();
-            let sample = region.sample_frame(&ram, &mut scratch, &mut buffer, next_use).unwrap();
-            assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
-            let page = &buffer[remap.at..remap.at + PAGE];
-            assert_eq!(page.iter().all(|byte| *byte == OTHER), other, "{next_use:?}");
+    for placement in PLACEMENTS {
+        let (linux, file, ram) = guest_placed(placement);
+        let remap = prepare(&linux, &file);
+        let mut region = remap.region;
+        let mut scratch = FrameScratch::new();
+        let mut buffer = vec![0; FRAME];
+        for next_use in USES {
+            for (entry, other) in [(remap.old, false), (remap.new, true), (remap.old, false)] {
+                store(&linux, &file, remap.entry_at, &entry.to_le_bytes());
+                region.forget_frames();
+                let sample = region.sample_frame(&ram, &mut scratch, &mut buffer, next_use).unwrap();
+                assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
+                let page = &buffer[remap.at..remap.at + PAGE];
+                assert_eq!(page.iter().all(|byte| *byte == OTHER), other, "{placement:?} {next_use:?}");
+            }
         }
     }
 }
@@ -160,19 +177,22 @@ impl PhysRead for Remapping<'_> {
 
 #[test]
 fn a_page_that_is_remapped_inside_a_call_is_copied_again() {
-    let (linux, file, ram) = guest();
-    let remap = prepare(&linux, &file);
-    let mut scratch = FrameScratch::new();
-    let mut buffer = vec![0; 640 * 360 * 4];
-    for next_use in USES {
-        store(&linux, &file, remap.entry_at, &remap.old.to_le_bytes());
-        let change = || store(&linux, &file, remap.entry_at, &remap.new.to_le_bytes());
-        let mem = Remapping { ram: &ram, remap: &change, armed: Cell::new(true) };
-        let mut region = remap.region;
-        let sample = region.sample_frame(&mem, &mut scratch, &mut buffer, next_use).unwrap();
-        assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
-        assert!(!mem.armed.get(), "the page was remapped");
-        assert!(buffer[remap.at..remap.at + PAGE].iter().all(|byte| *byte == OTHER), "{next_use:?}");
+    for placement in PLACEMENTS {
+        let (linux, file, ram) = guest_placed(placement);
+        let remap = prepare(&linux, &file);
+        let mut scratch = FrameScratch::new();
+        let mut buffer = vec![0; FRAME];
+        for next_use in USES {
+            store(&linux, &file, remap.entry_at, &remap.old.to_le_bytes());
+            let change = || store(&linux, &file, remap.entry_at, &remap.new.to_le_bytes());
+            let mem = Remapping { ram: &ram, remap: &change, armed: Cell::new(true) };
+            let mut region = remap.region;
+            let sample = region.sample_frame(&mem, &mut scratch, &mut buffer, next_use).unwrap();
+            assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
+            assert!(!mem.armed.get(), "the page was remapped");
+            let page = &buffer[remap.at..remap.at + PAGE];
+            assert!(page.iter().all(|byte| *byte == OTHER), "{placement:?} {next_use:?}");
+        }
     }
 }
 
