@@ -8,13 +8,14 @@ use vm_memory::VolatileMemory;
 
 use crate::image::{Image, Layout, Ring};
 use crate::measure::{Goals, Medians, Variant, interleave, print_ms};
-use crate::raw::{consume, memcpy_pieces, memflow_translator, offset_translate, stream};
+use crate::raw::{consume, memcpy_pieces, memflow_translator, offset_translate, stream, streamed};
 
 const PAGE: usize = 4096;
 
 const CONTIGUOUS: &str = "limit: memcpy, contiguous";
 const PER_PAGE: &str = "limit: memcpy per page, known pointers";
 const STREAM: &str = "limit: read only, contiguous";
+const STREAMED: &str = "limit: streamed copy, contiguous";
 const VM_MEMORY: &str = "vm-memory read_slice per page, known pages";
 const X86_64: &str = "x86_64 translate_addr per page + memcpy";
 const MEMFLOW: &str = "memflow VirtualDma, no cache";
@@ -108,6 +109,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
                 core::hint::black_box(stream(whole[nth % count][0], bytes));
             }),
         ),
+        (STREAMED, Box::new(|nth| streamed(whole[nth % count][0], &mut dst.borrow_mut()))),
         (PER_PAGE, Box::new(|nth| memcpy_pieces(&pieces[nth % count], PAGE, &mut dst.borrow_mut()))),
         (
             VM_MEMORY,
