@@ -299,10 +299,14 @@ static void shrinking(const char* ram)
 static void* read_cursors(void* at)
 {
     vmie_win32* v = at;
-    vmie_mem* m = vmie_win32_mem(v);
+    vmie_mem* m = NULL;
     vgpux_candidate c = {.proc_cr3 = cr3, .region_gva = gva};
     vgpup_region* r = NULL;
-    /* Both threads open: one may find v busy. */
+    /* Both threads ask and open: either call may find v busy with the other's. */
+    while (m == NULL) {
+        m = vmie_win32_mem(v);
+        CHECK(m != NULL || vgpux_last_error_code() == VGPUX_E_BUSY);
+    }
     while (r == NULL) {
         r = vgpux_region_open(v, &c);
         CHECK(r != NULL || vgpux_last_error_code() == VGPUX_E_BUSY);
