@@ -4,6 +4,7 @@
 //! a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a Windows kernel,
 //! and so can name its processes. [`guest`] takes whichever there is.
 
+mod agreement;
 mod depth;
 pub mod guest;
 pub mod nt;
