@@ -50,6 +50,9 @@ fn last_level_cache() -> Option<u64> {
 pub(crate) enum Method {
     /// One piece after the other.
     InOrder,
+    /// One piece after the other, half a page at a time, with a fast `rep movsb` into the caches: it writes whole lines without
+    /// reading them first, which pays once the source is asked for so early that it waits in the first level.
+    InBursts,
     /// One piece after the other, asking ahead for the next page.
     Ahead {
         /// Past the caches instead of into them; that other way takes 32-byte registers.
@@ -80,15 +83,17 @@ pub(crate) fn choose(cpu: Cpu, pieces: usize, bytes: usize, hint: CopyHint) -> M
         return Method::InOrder;
     }
     let total = hint.total.max(bytes as u64);
+    // Half of the cache: the source passes through it as well.
+    let fits = total <= cpu.cache / 2;
     let streaming = match hint.next_use {
         NextUse::Handoff => total >= HANDOFF,
-        // Half of the cache: the source passes through it as well.
-        _ => total > cpu.cache / 2,
+        _ => !fits,
     };
     match (average >= LONG, streaming) {
+        // Faster than past the caches, too: whoever it is handed to finds it there.
+        (true, _) if fits && cpu.erms => Method::InBursts,
         (true, true) => Method::Ahead { streaming },
         (true, false) if cpu.avx2 => Method::Ahead { streaming },
-        (true, false) if cpu.erms => Method::InOrder,
         _ => Method::InTurn { streaming, avx2: cpu.avx2 },
     }
 }
@@ -116,14 +121,15 @@ mod tests {
         assert!(part(33 << 20, NextUse::ReadSoon));
         assert!(part(0, NextUse::Handoff), "a transfer is at least what is copied now");
         let whole = |cpu, next_use| choose(cpu, 1, 2 << 20, hint(2 << 20, next_use));
-        assert_eq!(whole(CPU, NextUse::Unknown), Method::Ahead { streaming: false });
-        assert_eq!(whole(CPU, NextUse::Handoff), Method::Ahead { streaming: true });
-        let old = Cpu { avx2: false, ..CPU };
-        assert_eq!(whole(old, NextUse::Unknown), Method::InOrder);
-        assert_eq!(
-            whole(Cpu { erms: false, ..old }, NextUse::Unknown),
-            Method::InTurn { streaming: false, avx2: false }
-        );
+        assert_eq!(whole(CPU, NextUse::Unknown), Method::InBursts);
+        assert_eq!(whole(CPU, NextUse::Handoff), Method::InBursts);
+        let large = choose(CPU, 1, 33 << 20, hint(33 << 20, NextUse::ReadSoon));
+        assert_eq!(large, Method::Ahead { streaming: true });
+        let old = Cpu { erms: false, ..CPU };
+        assert_eq!(whole(old, NextUse::Unknown), Method::Ahead { streaming: false });
+        assert_eq!(whole(old, NextUse::Handoff), Method::Ahead { streaming: true });
+        let older = Cpu { avx2: false, ..old };
+        assert_eq!(whole(older, NextUse::Unknown), Method::InTurn { streaming: false, avx2: false });
     }
 
     #[test]

@@ -106,6 +106,24 @@ impl Pieces for Compare<'_> {
     }
 }
 
+/// The frame of the first of these entries, where every other one has the frame after that of the entry before it.
+#[inline(always)]
+fn one_run(words: &[u64]) -> Option<Gpa> {
+    let frame = |raw: u64| Pte::new(raw).frame(PageSize::Size4K);
+    let pages = (words.len() as u64).wrapping_sub(1);
+    let (first, last) = (frame(*words.first()?), frame(*words.last()?));
+    // Most blocks that are no run show it here.
+    if last != first.wrapping_add(pages.wrapping_mul(PAGE_BYTES)) {
+        return None;
+    }
+    let (mut expected, mut differs) = (first, 0);
+    for raw in words {
+        differs |= frame(*raw).get() ^ expected.get();
+        expected = expected.wrapping_add(PAGE_BYTES);
+    }
+    (differs == 0).then_some(first)
+}
+
 impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
     /// Resolves `len` bytes at `gva` into `out` (cleared first), in order, neighbours joined, until the range is covered or
     /// the list is full. Returns the bytes that `out` covers, from `gva` on.
@@ -188,12 +206,20 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                 return (covered, true);
             }
             let (sound, all_sound) = self.sound_entries(first, words);
-            for raw in words.iter().take(sound) {
-                let take = PAGE_BYTES.min(len.wrapping_sub(covered));
-                if !to.take(Pte::new(*raw).frame(PageSize::Size4K), take) {
+            if let Some(frame) = one_run(words).filter(|_| all_sound) {
+                let take = (count as u64).wrapping_mul(PAGE_BYTES).min(len.wrapping_sub(covered));
+                if !to.take(frame, take) {
                     return (covered, false);
                 }
                 covered = covered.wrapping_add(take);
+            } else {
+                for raw in words.iter().take(sound) {
+                    let take = PAGE_BYTES.min(len.wrapping_sub(covered));
+                    if !to.take(Pte::new(*raw).frame(PageSize::Size4K), take) {
+                        return (covered, false);
+                    }
+                    covered = covered.wrapping_add(take);
+                }
             }
             if !all_sound {
                 return (covered, true);

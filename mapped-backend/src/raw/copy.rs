@@ -44,9 +44,13 @@ pub(super) unsafe fn copy_pieces(cpu: Cpu, method: Method, pieces: &[Piece], dst
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     match method {
         Method::InOrder => {}
+        Method::InBursts => {
+            // SAFETY: the caller's own promise, here and below.
+            return unsafe { super::x86::copy_in_bursts(pieces, dst) };
+        }
         Method::Ahead { streaming } => {
-            // SAFETY: the caller's own promise, here and below. Only `plan` chooses methods, and it does so for a processor
-            // that has AVX2 where the method wants it.
+            // SAFETY: as above. Only `plan` chooses methods, and it does so for a processor that has AVX2 where the method
+            // wants it.
             return unsafe { super::x86::copy_ahead(cpu, streaming, pieces, dst) };
         }
         Method::InTurn { streaming, avx2 } => {
@@ -111,7 +115,7 @@ mod tests {
     }
 
     fn methods() -> Vec<Method> {
-        let mut methods = vec![Method::InOrder];
+        let mut methods = vec![Method::InOrder, Method::InBursts];
         for streaming in [false, true] {
             methods.push(Method::InTurn { streaming, avx2: false });
             if Cpu::this().avx2 {
