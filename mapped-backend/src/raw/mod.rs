@@ -30,7 +30,7 @@ use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
 
-use crate::plan::{self, Cpu, Method};
+use crate::plan::{self, Cpu, Method, Shape};
 use copy::Piece;
 
 pub(crate) use sigbus::{Full, Watch};
@@ -309,7 +309,7 @@ impl Space {
 
     /// Copies several ranges, in order, into `dst`, whose length is the sum of theirs.
     pub(crate) fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
-        let method = plan::choose(self.cpu, runs.len(), dst.len(), hint);
+        let method = plan::choose(self.cpu, Shape::of(runs, dst), hint);
         if method == Method::InOrder {
             return self.read_in_order(runs, dst);
         }

@@ -261,8 +261,8 @@ pub(super) unsafe fn copy_in_bursts(pieces: &[Piece], dst: &mut [u8]) {
     at.settle();
     let mut rest = dst;
     while !rest.is_empty() {
-        // Up to where the next burst begins at a half page of the source.
-        let len = (BURST - at.src.addr() % BURST).min(at.straight());
+        // Up to a half page of the destination: where its lines are cut, lines are read before they are written after all.
+        let len = (BURST - rest.as_ptr().addr() % BURST).min(at.straight());
         let Some((to, after)) = rest.split_at_mut_checked(len) else { break };
         if len == 0 {
             break;
