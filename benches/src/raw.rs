@@ -141,8 +141,8 @@ pub(crate) fn memcpy_pieces(pieces: &[*const u8], step: usize, dst: &mut [u8]) {
     }
 }
 
-/// The fastest way that was found to copy bytes that lie together out of cold memory: past the caches, in 16-byte registers,
-/// the line a page ahead asked for. With a known pointer, and no check of anything.
+/// The fastest way that was found to copy bytes that lie together out of cold memory past the caches: in 16-byte registers, the
+/// line a page ahead asked for. With a known pointer, and no check of anything.
 pub(crate) fn streamed(src: *const u8, dst: &mut [u8]) {
     assert!((dst.as_ptr() as usize | dst.len()).is_multiple_of(64), "whole lines");
     for at in (0..dst.len()).step_by(64) {

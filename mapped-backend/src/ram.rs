@@ -62,6 +62,11 @@ impl RamOptions {
 /// A load from a mapped page that its file no longer has ends the process with `SIGBUS`. There are three ways to meet this:
 /// files that cannot shrink ([`RamOptions::require_sealed`]), asking before a long piece of work ([`check`](Self::check),
 /// which leaves a gap), and a signal handler that the program opts into ([`RamOptions::guard`]).
+///
+/// # Buffers
+///
+/// Any buffer will do. A frame that lies together in RAM is copied fastest into one that begins at a page; a large `Vec`
+/// begins 16 bytes after one, and that takes up to a quarter longer.
 pub struct GuestRam {
     space: Space,
     files: Box<[RamFile]>,

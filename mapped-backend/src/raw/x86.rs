@@ -232,8 +232,8 @@ const BURST: usize = 2048;
 
 /// Asks for the lines of `len` bytes at `src` into the first level of cache, and for those at `ahead` into the second.
 ///
-/// Not as fast as it could: a prefetch that finds all miss buffers taken is dropped, and a loop without the multiplication,
-/// which takes three cycles and does nothing else, made copies up to half as slow again.
+/// Not as fast as it could: a prefetch that finds all miss buffers taken seems to be dropped, and a loop without the
+/// multiplication, which takes three cycles and does nothing else, made copies up to half as slow again.
 #[inline]
 fn ask_for(src: *const u8, ahead: *const u8, len: usize) {
     // SAFETY: prefetches are hints, which cannot fault whatever the address is; nothing else is touched.
