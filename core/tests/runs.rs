@@ -62,20 +62,54 @@ fn what_was_resolved_is_known_again_until_any_page_of_it_changes() {
 
 #[test]
 fn a_range_ends_before_the_first_page_that_a_walk_refuses() {
-    let (guest, space) = guest(Placement::Scattered);
-    let walker = PageWalker::new(&guest.ram, space.space().with_phys_bits(40)).needing(Rights::USER_WRITE);
-    let mut runs = Runs::new();
-    for nth in CHOSEN {
-        let entry = guest.entry(space, Level::Pt, page(nth)).unwrap();
-        for refused in [entry & !Pte::PRESENT, entry & !Pte::USER, entry & !Pte::WRITABLE, entry | 1 << 45, 0] {
-            guest.set_entry(space, Level::Pt, page(nth), refused);
-            let error = walker.translate(page(nth)).unwrap_err();
-            let got = walker.runs(START, PAGES * 4096, &mut runs);
-            let right: Result<u64, WalkError> = if nth == 0 { Err(error) } else { Ok(nth * 4096) };
-            assert_eq!(got, right, "page {nth} as {refused:#x}");
-            assert_eq!(walker.runs(page(nth), 4096, &mut runs), Err(error));
+    for placement in [Placement::Scattered, Placement::Contiguous] {
+        let (guest, space) = guest(placement);
+        let walker = PageWalker::new(&guest.ram, space.space().with_phys_bits(40)).needing(Rights::USER_WRITE);
+        let mut runs = Runs::new();
+        for nth in CHOSEN {
+            let entry = guest.entry(space, Level::Pt, page(nth)).unwrap();
+            for refused in [entry & !Pte::PRESENT, entry & !Pte::USER, entry & !Pte::WRITABLE, entry | 1 << 45, 0] {
+                guest.set_entry(space, Level::Pt, page(nth), refused);
+                let error = walker.translate(page(nth)).unwrap_err();
+                let got = walker.runs(START, PAGES * 4096, &mut runs);
+                let right: Result<u64, WalkError> = if nth == 0 { Err(error) } else { Ok(nth * 4096) };
+                assert_eq!(got, right, "page {nth} as {refused:#x}");
+                assert_eq!(walker.runs(page(nth), 4096, &mut runs), Err(error));
+            }
+            guest.set_entry(space, Level::Pt, page(nth), entry);
         }
-        guest.set_entry(space, Level::Pt, page(nth), entry);
+        assert_eq!(walker.runs(START, PAGES * 4096, &mut runs), Ok(PAGES * 4096));
     }
-    assert_eq!(walker.runs(START, PAGES * 4096, &mut runs), Ok(PAGES * 4096));
+}
+
+#[test]
+fn a_block_that_looks_like_one_run_at_its_ends_is_listed_as_it_is() {
+    let (guest, space) = guest(Placement::Contiguous);
+    let walker = PageWalker::new(&guest.ram, space.space());
+    // Whatever the capacity of the list: in order, each page where a translation of its own finds it, up to where the list ends.
+    let as_it_is = |runs: &mut heapless::VecView<PhysRun>| {
+        let covered = walker.runs(START, PAGES * 4096, runs).unwrap();
+        let pages = runs.iter().flat_map(|run| (0..run.len / 4096).map(|nth| run.gpa.wrapping_add(nth * 4096)));
+        let mut count = 0;
+        for (nth, gpa) in (0..).zip(pages) {
+            assert_eq!(gpa, walker.translate(page(nth)).unwrap().gpa, "page {nth} of {PAGES}");
+            count += 1;
+        }
+        assert_eq!(count * 4096, covered);
+        assert!(walker.still_in(START, covered, runs));
+        covered == PAGES * 4096
+    };
+    let mut many = Runs::new();
+    let mut two = heapless::Vec::<PhysRun, 2>::new();
+    assert!(as_it_is(&mut many) && many.len() == 1);
+    assert!(as_it_is(&mut two));
+    for (one, other) in [(2, 3), (70, 100), (65, 126), (0, 699), (300, 301)] {
+        let [first, second] = [one, other].map(|nth| guest.entry(space, Level::Pt, page(nth)).unwrap());
+        guest.set_entry(space, Level::Pt, page(one), second);
+        guest.set_entry(space, Level::Pt, page(other), first);
+        assert!(as_it_is(&mut many), "{one} and {other}");
+        assert!(!as_it_is(&mut two), "{one} and {other} take more than two runs");
+        guest.set_entry(space, Level::Pt, page(one), first);
+        guest.set_entry(space, Level::Pt, page(other), second);
+    }
 }
