@@ -117,7 +117,22 @@ fn prepare(linux: &StandardLinux, file: &File) -> Remap {
     Remap { region: Region::new(space.space(), linux.region.base), entry_at, old, new, at }
 }
 
-const USES: [NextUse; 3] = [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handoff];
+/// All ways to copy: what a buffer is for, and where it begins in a page.
+const USES: [(NextUse, usize); 6] = [
+    (NextUse::Unknown, 0),
+    (NextUse::ReadSoon, 0),
+    (NextUse::Handoff, 0),
+    (NextUse::Unknown, 16),
+    (NextUse::ReadSoon, 16),
+    (NextUse::Handoff, 16),
+];
+
+/// A buffer for a frame, `skip` bytes after the start of a page.
+fn at_page(whole: &mut Vec<u8>, skip: usize) -> &mut [u8] {
+    whole.resize(FRAME + 2 * PAGE, 0);
+    let from = whole.as_ptr().align_offset(PAGE) + skip;
+    &mut whole[from..from + FRAME]
+}
 
 #[test]
 fn a_page_that_is_remapped_between_two_calls_gives_its_new_bytes() {
@@ -126,15 +141,16 @@ fn a_page_that_is_remapped_between_two_calls_gives_its_new_bytes() {
         let remap = prepare(&linux, &file);
         let mut region = remap.region;
         let mut scratch = FrameScratch::new();
-        let mut buffer = vec![0; FRAME];
-        for next_use in USES {
+        let mut whole = Vec::new();
+        for (next_use, skip) in USES {
+            let buffer = at_page(&mut whole, skip);
             for (entry, other) in [(remap.old, false), (remap.new, true), (remap.old, false)] {
                 store(&linux, &file, remap.entry_at, &entry.to_le_bytes());
                 region.forget_frames();
-                let sample = region.sample_frame(&ram, &mut scratch, &mut buffer, next_use).unwrap();
+                let sample = region.sample_frame(&ram, &mut scratch, buffer, next_use).unwrap();
                 assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
                 let page = &buffer[remap.at..remap.at + PAGE];
-                assert_eq!(page.iter().all(|byte| *byte == OTHER), other, "{placement:?} {next_use:?}");
+                assert_eq!(page.iter().all(|byte| *byte == OTHER), other, "{placement:?} {next_use:?} {skip}");
             }
         }
     }
@@ -181,17 +197,18 @@ fn a_page_that_is_remapped_inside_a_call_is_copied_again() {
         let (linux, file, ram) = guest_placed(placement);
         let remap = prepare(&linux, &file);
         let mut scratch = FrameScratch::new();
-        let mut buffer = vec![0; FRAME];
-        for next_use in USES {
+        let mut whole = Vec::new();
+        for (next_use, skip) in USES {
+            let buffer = at_page(&mut whole, skip);
             store(&linux, &file, remap.entry_at, &remap.old.to_le_bytes());
             let change = || store(&linux, &file, remap.entry_at, &remap.new.to_le_bytes());
             let mem = Remapping { ram: &ram, remap: &change, armed: Cell::new(true) };
             let mut region = remap.region;
-            let sample = region.sample_frame(&mem, &mut scratch, &mut buffer, next_use).unwrap();
+            let sample = region.sample_frame(&mem, &mut scratch, buffer, next_use).unwrap();
             assert!(matches!(sample, Sample::Fresh(_)), "{sample:?}");
             assert!(!mem.armed.get(), "the page was remapped");
             let page = &buffer[remap.at..remap.at + PAGE];
-            assert!(page.iter().all(|byte| *byte == OTHER), "{placement:?} {next_use:?}");
+            assert!(page.iter().all(|byte| *byte == OTHER), "{placement:?} {next_use:?} {skip}");
         }
     }
 }
