@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use vgpu_perception::Cr3;
 use vgpu_perception_mapped::{Machine, parse_number};
 
@@ -43,9 +43,9 @@ pub(crate) enum Command {
 
 /// Where the guest's RAM is.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("guest").args(["ram", "qmp"]).required(true))]
 pub(crate) struct Guest {
     /// The file that backs the guest's RAM (memory-backend-file with share=on, /dev/shm/..., /proc/PID/fd/N)
-    #[arg(required_unless_present = "qmp", conflicts_with = "qmp")]
     pub(crate) ram: Option<PathBuf>,
     /// How the machine splits its RAM: pc, q35, microvm or ch (cloud-hypervisor)
     #[arg(long, value_parser = |name: &str| name.parse::<Machine>(), conflicts_with_all = ["map", "qmp"])]

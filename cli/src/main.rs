@@ -23,7 +23,10 @@ use crate::args::{Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     let report = match &cli.command {
         Command::Demo(args) => demo::demo(args),
         Command::Ps(args) => ps::ps(args),
@@ -55,6 +58,19 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// What cannot be understood, as any other error: in JSON too where that was asked for. Help and version are no errors.
+fn misused(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        // Up to the usage, in one line.
+        let what = text.strip_prefix("error: ").unwrap_or(&text);
+        let what = what.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        let _ = writeln!(std::io::stdout(), "{:#}", json!({ "error": what, "exit": error.exit_code() }));
+    }
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn fail(cli: &Cli, failure: &Failure) -> ExitCode {

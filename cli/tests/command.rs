@@ -131,6 +131,20 @@ fn errors_are_json_too() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["exit"], 3);
     assert!(report["error"].as_str().unwrap().contains("/nonexistent/ram"));
+    for (args, named) in [
+        (&["find", "--json"][..], "<RAM|--qmp <SOCKET>>"),
+        (&["find", "--json", "ram", "--wat"], "--wat"),
+        (&["find", "--json", "ram", "--cr3", "seven"], "seven"),
+        (&["--json"], "requires a subcommand"),
+    ] {
+        let output = vgpu(args);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &report["exit"]), (Some(2), &Value::from(2)), "{args:?}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains(named) && !error.contains('\n'), "{args:?}: {error}");
+    }
+    let help = vgpu(&["find", "--json", "--help"]);
+    assert!(help.status.success() && help.stdout.starts_with(b"List the regions"), "help is no error");
 }
 
 /// A guest that stands still, as a file: its regions are listed, and taken only where that is asked for.
