@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use vgpu_perception::paging::{Hardware, Pte};
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
 use vgpu_perception::scan::{FoundBy, ScanScratch};
 use vgpu_perception::{
     AddressSpace, Budget, Cr3, Discovery, Gpa, PagingMode, PhysError, PhysRead, Process, ProcessSource, Step,
@@ -19,14 +19,14 @@ const FIRST: &str = "ours: first pass (runs)";
 const SECOND: &str = "ours: second pass (pages)";
 const WHOLE: &str = "ours: both";
 const LINES: &str = "limit: one line of every page";
-const AGREEMENT: &str = "ours: roots without CR3 (Agreement)";
-const SHARED: &str = "ours: roots with one CR3 (SharedHalf)";
+const AGREEMENT: &str = "ours: roots without CR3 (RootElection)";
+const SHARED: &str = "ours: roots with one CR3 (KernelHalf)";
 
 /// The processes of a list.
 struct Listed<'l>(core::slice::Iter<'l, u64>);
 
 impl ProcessSource for Listed<'_> {
-    type Absent = Hardware;
+    type Resolver = Hardware;
 
     fn next_process<M: PhysRead>(&mut self, _: &M, _: &mut Budget) -> Result<Step<Process>, PhysError> {
         Ok(match self.0.next() {
@@ -64,7 +64,7 @@ fn touch_all(host: &Host, root: u64) -> (u64, u64) {
 /// One whole scan: when the first pass ended, when all was done, and what was found.
 fn discover(image: &Image, roots: &[u64], frames: &mut [u64], processes: &mut [Process]) -> (f64, f64) {
     let start = Instant::now();
-    let mut scan = Discovery::new(Listed(roots.iter()), ScanScratch { processes, frames });
+    let mut scan = Discovery::new(Listed(roots.iter()), ScanScratch { processes, page_bitmap: frames });
     let mut first = None;
     let (mut by_run, mut by_page) = (0, 0);
     loop {
@@ -86,7 +86,7 @@ fn discover(image: &Image, roots: &[u64], frames: &mut [u64], processes: &mut [P
 }
 
 fn scan(image: &Image, roots: &[u64], rounds: usize, evict: &[u8]) -> Medians {
-    let words = ScanScratch::<Hardware>::frame_words(Gpa::new(4 << 30));
+    let words = ScanScratch::<Hardware>::page_bitmap_words(Gpa::new(4 << 30));
     let mut frames = vec![0_u64; usize::try_from(words).expect("a bitmap fits")];
     let mut processes = vec![Process::default(); 128];
     let mut times = [const { Vec::new() }; 4];
@@ -127,7 +127,7 @@ fn count_roots(image: &Image, mut source: impl ProcessSource) -> usize {
 }
 
 fn attach(image: &Image, rounds: usize) -> Medians {
-    let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let mut times = [const { Vec::new() }; 3];
     let all = image.typical.len() + image.adversarial.len() + 1;
     for _ in 0..rounds {
@@ -139,12 +139,12 @@ fn attach(image: &Image, rounds: usize) -> Medians {
         core::hint::black_box(sum);
         times[0].push(start.elapsed().as_nanos() as f64);
         let start = Instant::now();
-        let found = count_roots(image, Agreement::new(Some(PagingMode::FourLevel), &mut candidates));
+        let found = count_roots(image, RootElection::new(Some(PagingMode::FourLevel), &mut candidates));
         times[1].push(start.elapsed().as_nanos() as f64);
         assert_eq!(found, all, "every root is found without a first one");
         let start = Instant::now();
         let reference = AddressSpace::new(Cr3::new(image.root));
-        assert_eq!(count_roots(image, SharedHalf::new(reference)), all, "every root is found from one");
+        assert_eq!(count_roots(image, KernelHalf::new(reference)), all, "every root is found from one");
         times[2].push(start.elapsed().as_nanos() as f64);
     }
     let mut medians = Medians::new();

@@ -5,8 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use vgpu_perception::process::nt::{FoundBy, KernelSearch, NtKernel};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::nt::{KernelSearch, NtKernel, RootOrigin};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{Budget, Gpa, PhysRead, ProcessSource, Step};
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
 use vgpu_perception_testkit::windows::{LOADER_TABLE, Layout, Options, RootPlace, Shape, StartBlock, WindowsGuest};
@@ -94,12 +94,12 @@ fn count(ram: &GuestRam, kernel: &NtKernel) -> usize {
     count
 }
 
-fn measure(guest: &Guest, rounds: usize, by: FoundBy) -> Medians {
+fn measure(guest: &Guest, rounds: usize, by: RootOrigin) -> Medians {
     let ram = &guest.ram;
-    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut scratch = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let processes = guest.windows.truth.processes.iter().filter(|one| one.is_alive()).count();
     let kept = search(ram, &mut scratch);
-    assert_eq!(kept.found_by, by);
+    assert_eq!(kept.origin, by);
     guest.windows.assert_kernel(&kept);
     let names = [LINES, NOTHING, ROOT, KEPT, REVALIDATED];
     let mut times = [const { Vec::new() }; 5];
@@ -140,9 +140,9 @@ pub(crate) fn run(quick: bool) {
     let rounds = if quick { 3 } else { 9 };
     let measured =
         |name, start_block, root, self_maps, by| measure(&Guest::new(name, start_block, root, self_maps), rounds, by);
-    let block = measured("block", StartBlock::System, RootPlace::Low, true, FoundBy::StartBlock);
-    let map = measured("map", StartBlock::Missing, RootPlace::High, true, FoundBy::SelfMap);
-    let roots = measured("roots", StartBlock::Missing, RootPlace::High, false, FoundBy::Roots);
+    let block = measured("block", StartBlock::System, RootPlace::Low, true, RootOrigin::StartBlock);
+    let map = measured("map", StartBlock::Missing, RootPlace::High, true, RootOrigin::SelfMap);
+    let roots = measured("roots", StartBlock::Missing, RootPlace::High, false, RootOrigin::Roots);
     print_ms(
         "Attaching to a Windows guest of 4 GiB, no page of it empty",
         LINES,

@@ -212,7 +212,7 @@ export! {
         let heartbeat = out_heartbeat.required("out_heartbeat")?;
         let run_epoch = out_run_epoch.optional("out_run_epoch")?;
         let sample = r.update(|state| m.read(|mem| {
-            let sample = state.region.pulse(mem.ram()).map_err(Failure::read)?;
+            let sample = state.region.read_pulse(mem.ram()).map_err(Failure::read)?;
             state.skip = match sample {
                 Sample::Skip(skip) => Some(skip),
                 Sample::Fresh(_) => None,
@@ -267,7 +267,7 @@ export! {
             spaces: stats.spaces,
             tables: stats.tables,
             runs: stats.runs,
-            frames: stats.frames,
+            frames: stats.pages,
             judged: stats.judged,
             candidates: stats.candidates,
             skipped: stats.skipped,

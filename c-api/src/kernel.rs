@@ -1,7 +1,7 @@
 //! What a `vmie_win32` is: a guest's kernel, as far as it gives address spaces.
 
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging, GuestProcesses, GuestSearch};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{AddressSpace, Budget, Cr3, ProcessSource, Step};
 
 use crate::failure::{Failure, code};
@@ -48,7 +48,7 @@ fn find(ram: &Ram, kcr3: u64, scratch: &mut Scratch) -> Result<GuestKernel, Fail
     if kcr3 != 0 {
         return GuestKernel::attach(ram, Cr3::new(kcr3), None).map_err(Failure::read);
     }
-    let (candidates, _) = scratch.split(Agreement::CANDIDATES, RootCandidate::default(), 0_u8);
+    let (candidates, _) = scratch.split(RootElection::CANDIDATES, RootCandidate::default(), 0_u8);
     let mut search = GuestSearch::new(None, candidates);
     match search.step(ram, &mut Budget::unlimited()).map_err(Failure::read)? {
         Step::Found(kernel) => Ok(kernel),
@@ -68,7 +68,7 @@ pub(crate) fn space_of_process(ram: &Ram, kernel: &GuestKernel, cr3: Cr3) -> Opt
     loop {
         match source.next_process(ram, &mut Budget::unlimited()) {
             Ok(Step::Found(process)) if process.space.root.table() == cr3.table() => {
-                return Some(process.map_absent(GuestPaging::Nt).space);
+                return Some(process.map_resolver(GuestPaging::Nt).space);
             }
             Ok(Step::Found(_) | Step::Pending) => {}
             Ok(Step::Done) | Err(_) => return None,

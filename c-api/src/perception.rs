@@ -165,7 +165,7 @@ fn snapshot<T, C: Copy>(
 /// What the second reading of a heartbeat says about the first. Remembers the answer.
 fn confirm(mem: &Mem, proc_cr3: u64, base: Gva, hb0: u64) -> Result<c_int, Failure> {
     let place = Mem::place(proc_cr3, base);
-    let pulse = |space| Region::new(space, base).pulse(mem.ram());
+    let pulse = |space| Region::new(space, base).read_pulse(mem.ram());
     // The tables alone mostly tell; the process has to be looked up only where its page was trimmed.
     let pulse = pulse(mem.space(proc_cr3)).or_else(|_| pulse(mem.process_space(proc_cr3)));
     let Sample::Fresh(now) = pulse.map_err(Failure::read)? else { return Ok(0) };
@@ -241,46 +241,46 @@ export! {
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_cursor(r: RegionHandle, m: MemHandle, out: Out<CursorC>) -> c_int {
-        snapshot(r, m, out, Region::read_cursor, |shot| CursorC {
-            seq: shot.seq,
-            visible: u32::from(shot.visible),
-            x: shot.x,
-            y: shot.y,
-            hot_x: shot.hot_x,
-            hot_y: shot.hot_y,
-            glyph_w: shot.glyph_w,
-            glyph_h: shot.glyph_h,
-            id: shot.id.0,
+        snapshot(r, m, out, Region::read_cursor, |snapshot| CursorC {
+            seq: snapshot.seq,
+            visible: u32::from(snapshot.visible),
+            x: snapshot.x,
+            y: snapshot.y,
+            hot_x: snapshot.hot_x,
+            hot_y: snapshot.hot_y,
+            glyph_w: snapshot.glyph_w,
+            glyph_h: snapshot.glyph_h,
+            id: snapshot.id.0,
         })
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_geometry(r: RegionHandle, m: MemHandle, out: Out<GeometryC>) -> c_int {
-        snapshot(r, m, out, Region::read_geometry, |shot| GeometryC {
-            virt_x: shot.virt_x,
-            virt_y: shot.virt_y,
-            virt_w: shot.virt_w,
-            virt_h: shot.virt_h,
-            cap_x: shot.cap_x,
-            cap_y: shot.cap_y,
-            dpi: shot.dpi,
-            refresh_mhz: shot.refresh_mhz,
+        snapshot(r, m, out, Region::read_geometry, |snapshot| GeometryC {
+            virt_x: snapshot.virt_x,
+            virt_y: snapshot.virt_y,
+            virt_w: snapshot.virt_w,
+            virt_h: snapshot.virt_h,
+            cap_x: snapshot.cap_x,
+            cap_y: snapshot.cap_y,
+            dpi: snapshot.dpi,
+            refresh_mhz: snapshot.refresh_mhz,
         })
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_status(r: RegionHandle, m: MemHandle, out: Out<StatusC>) -> c_int {
-        let read = snapshot(r, m, out, Region::read_status, |shot| StatusC {
-            heartbeat: shot.heartbeat,
-            run_epoch: shot.run_epoch,
-            status: shot.status.0,
-            backend: shot.backend.0,
-            error_code: shot.error_code,
-            applied_fps: shot.applied_fps,
-            supported_formats: shot.supported_formats,
-            ctrl_ack: shot.ctrl_ack,
-            full_frame_ack: shot.full_frame_ack,
-            content_change_ns: shot.content_change_ns,
+        let read = snapshot(r, m, out, Region::read_status, |snapshot| StatusC {
+            heartbeat: snapshot.heartbeat,
+            run_epoch: snapshot.run_epoch,
+            status: snapshot.status.0,
+            backend: snapshot.backend.0,
+            error_code: snapshot.error_code,
+            applied_fps: snapshot.applied_fps,
+            supported_formats: snapshot.supported_formats,
+            ctrl_ack: snapshot.ctrl_ack,
+            full_frame_ack: snapshot.full_frame_ack,
+            content_change_ns: snapshot.content_change_ns,
         })?;
         // This function has no "come back later": a page that moves at every try cannot be read.
         if read == 1 { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }

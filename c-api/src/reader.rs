@@ -93,7 +93,7 @@ impl Reader {
 
     fn ask(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
         if self.told && !self.is_ram(gpa, dst.len()) {
-            return Err(PhysError::new(gpa, PhysErrorKind::Hole));
+            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
         }
         match (self.call)(self.ctx, gpa.get(), dst.as_mut_ptr().cast(), dst.len()) {
             0 => Ok(()),

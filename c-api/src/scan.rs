@@ -32,7 +32,7 @@ impl Scan {
     pub(crate) fn new(win32: &Win32, mut scratch: Scratch) -> Self {
         let n = batch(scratch.len());
         let (processes, frames) = scratch.split_for_owner(n, Process::default(), 0_u64);
-        let discovery = Discovery::new(win32.kernel.processes(), ScanScratch { processes, frames });
+        let discovery = Discovery::new(win32.kernel.processes(), ScanScratch { processes, page_bitmap: frames });
         Self { mem: win32.mem, discovery, _scratch: scratch }
     }
 }
@@ -66,7 +66,7 @@ fn every_of(
 ) -> Result<(), Failure> {
     let n = batch(scratch.len());
     let (processes, frames) = scratch.split(n, Process::default(), 0_u64);
-    let mut discovery = Discovery::new(kernel.processes(), ScanScratch { processes, frames });
+    let mut discovery = Discovery::new(kernel.processes(), ScanScratch { processes, page_bitmap: frames });
     loop {
         match discovery.step(mem.ram(), &mut Budget::unlimited()).map_err(Failure::read)? {
             Step::Found(candidate) => each(&candidate)?,

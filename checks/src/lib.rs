@@ -7,7 +7,7 @@ use core::panic::PanicInfo;
 
 use vgpu_perception::paging::{LeafCursor, LeafStep};
 use vgpu_perception::process::nt::{KernelSearch, NtKernel, NtPaging};
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
+use vgpu_perception::process::roots::{RootElection, RootCandidate, KernelHalf, guess_mode};
 use vgpu_perception::region::{ControlIntent, FrameScratch, Liveness, Pulse, Sample};
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{
@@ -84,16 +84,16 @@ extern "C" fn check_shared_half(read: Read, bytes: u64, cr3: u64) -> u64 {
     let map = map(bytes);
     let ram = ram(read, &map);
     let reference = space(cr3);
-    if SharedHalf::check(&ram, &reference).is_err() {
+    if KernelHalf::check(&ram, &reference).is_err() {
         return 0;
     }
-    drive(SharedHalf::new(reference), &ram)
+    drive(KernelHalf::new(reference), &ram)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn check_agreement(read: Read, bytes: u64, slots: &mut [RootCandidate; 64]) -> u64 {
     let map = map(bytes);
-    drive(Agreement::new(None, slots), &ram(read, &map))
+    drive(RootElection::new(None, slots), &ram(read, &map))
 }
 
 fn drive<S: ProcessSource>(mut source: S, ram: &impl PhysRead) -> u64 {
@@ -152,7 +152,7 @@ extern "C" fn check_discovery(read: Read, bytes: u64, cr3: u64, scratch: &mut Sc
     let map = map(bytes);
     let ram = ram(read, &map);
     let Scratch { processes, frames } = scratch;
-    let mut discovery = Discovery::new(SharedHalf::new(space(cr3)), ScanScratch { processes, frames });
+    let mut discovery = Discovery::new(KernelHalf::new(space(cr3)), ScanScratch { processes, page_bitmap: frames });
     match discovery.step(&ram, &mut Budget::unlimited()) {
         Ok(Step::Found(candidate)) => candidate.base.get(),
         Ok(Step::Pending | Step::Done) | Err(_) => 0,
@@ -191,7 +191,7 @@ extern "C" fn check_visit_frame(read: Read, bytes: u64, region: &mut Region, scr
 extern "C" fn check_cursor(read: Read, bytes: u64, region: &mut Region) -> u64 {
     let map = map(bytes);
     match region.read_cursor(&ram(read, &map)) {
-        Ok(Sample::Fresh(shot)) => u64::from(shot.seq),
+        Ok(Sample::Fresh(snapshot)) => u64::from(snapshot.seq),
         Ok(Sample::Skip(_)) | Err(_) => 0,
     }
 }
@@ -200,7 +200,7 @@ extern "C" fn check_cursor(read: Read, bytes: u64, region: &mut Region) -> u64 {
 extern "C" fn check_geometry(read: Read, bytes: u64, region: &mut Region) -> u64 {
     let map = map(bytes);
     match region.read_geometry(&ram(read, &map)) {
-        Ok(Sample::Fresh(shot)) => u64::from(shot.virt_w),
+        Ok(Sample::Fresh(snapshot)) => u64::from(snapshot.virt_w),
         Ok(Sample::Skip(_)) | Err(_) => 0,
     }
 }
@@ -209,7 +209,7 @@ extern "C" fn check_geometry(read: Read, bytes: u64, region: &mut Region) -> u64
 extern "C" fn check_status(read: Read, bytes: u64, region: &mut Region) -> u64 {
     let map = map(bytes);
     match region.read_status(&ram(read, &map)) {
-        Ok(Sample::Fresh(shot)) => shot.heartbeat,
+        Ok(Sample::Fresh(snapshot)) => snapshot.heartbeat,
         Ok(Sample::Skip(_)) | Err(_) => 0,
     }
 }

@@ -106,9 +106,9 @@ pub(crate) struct Sample {
     /// Take this many frames and write the last
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) frames: u64,
-    /// Take a region whose heartbeat stands still too: a paused guest, or a producer that ended
-    #[arg(long)]
-    pub(crate) still: bool,
+    /// Take a stale region (no heartbeat) too: a paused guest, or a producer that ended
+    #[arg(long, alias = "still")]
+    pub(crate) stale: bool,
     /// Give up after this many seconds without a new frame
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
@@ -118,9 +118,9 @@ pub(crate) struct Sample {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) find: Find,
-    /// Take a region whose heartbeat stands still too: a paused guest, or a producer that ended
-    #[arg(long)]
-    pub(crate) still: bool,
+    /// Take a stale region (no heartbeat) too: a paused guest, or a producer that ended
+    #[arg(long, alias = "still")]
+    pub(crate) stale: bool,
 }
 
 #[derive(Debug, Args)]

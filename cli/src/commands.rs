@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vgpu_perception::region::{CursorShot, GeometryShot, StatusShot};
+use vgpu_perception::region::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
 
 use crate::args;
 use crate::attach::{Attached, attach};
@@ -31,10 +31,10 @@ fn look(find: &args::Find) -> Result<(Attached, Search), Failure> {
 }
 
 /// The first live region, or the first at all where that is enough; a failure that says why there is none.
-fn live(search: &Search, still_will_do: bool) -> Result<&Seen, Failure> {
-    let first = search.seen.first().filter(|seen| seen.is_alive() || still_will_do);
+fn live(search: &Search, stale_will_do: bool) -> Result<&Seen, Failure> {
+    let first = search.seen.first().filter(|seen| seen.is_alive() || stale_will_do);
     first.ok_or_else(|| {
-        let hint = if search.seen.is_empty() { "" } else { "; --still takes a region whose producer does not live" };
+        let hint = if search.seen.is_empty() { "" } else { "; --stale takes a region whose producer does not live" };
         Failure::Nothing(format!("{}{hint}", show::advice(search)))
     })
 }
@@ -61,7 +61,7 @@ pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
 
 pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
     let (attached, search) = look(&args.find)?;
-    let seen = live(&search, args.still)?;
+    let seen = live(&search, args.stale)?;
     let mut region = seen.region;
     let mut sampler = Sampler::new();
     let patience = Duration::from_secs(args.timeout);
@@ -105,7 +105,7 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
     let (attached, search) = look(&args.find)?;
-    let seen = live(&search, args.still)?;
+    let seen = live(&search, args.stale)?;
     let mut region = seen.region;
     let status = region.read_status(&attached.ram)?;
     let cursor = region.read_cursor(&attached.ram)?;
@@ -148,7 +148,7 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
     Ok(Report { json, text, nothing: None, note: None })
 }
 
-fn status_json(status: StatusShot) -> Value {
+fn status_json(status: StatusSnapshot) -> Value {
     json!({
         "heartbeat": status.heartbeat,
         "run_epoch": status.run_epoch,
@@ -163,7 +163,7 @@ fn status_json(status: StatusShot) -> Value {
     })
 }
 
-fn cursor_json(cursor: CursorShot) -> Value {
+fn cursor_json(cursor: CursorSnapshot) -> Value {
     json!({
         "seq": cursor.seq,
         "visible": cursor.visible,
@@ -175,7 +175,7 @@ fn cursor_json(cursor: CursorShot) -> Value {
     })
 }
 
-fn geometry_json(geometry: GeometryShot) -> Value {
+fn geometry_json(geometry: GeometrySnapshot) -> Value {
     json!({
         "virtual": { "x": geometry.virt_x, "y": geometry.virt_y, "w": geometry.virt_w, "h": geometry.virt_h },
         "capture": { "x": geometry.cap_x, "y": geometry.cap_y },

@@ -6,7 +6,7 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::time::Instant;
 
-use vgpu_perception::paging::AbsentResolver;
+use vgpu_perception::paging::NotPresentResolver;
 use vgpu_perception::region::{FrameDesc, FrameInfo, FrameScratch, Sample, Skip};
 use vgpu_perception::{NextUse, Region, abi};
 use vgpu_perception_mapped::GuestRam;
@@ -41,7 +41,7 @@ impl Sampler {
     }
 
     /// Polls until `enough` frames were taken, or until `until`; a failure where a skip will not pass by waiting.
-    pub(crate) fn take<R: AbsentResolver>(
+    pub(crate) fn take<R: NotPresentResolver>(
         &mut self,
         ram: &GuestRam,
         region: &mut Region<R>,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vgpu_perception::process::guest::{GuestKernel, GuestSearch};
 use vgpu_perception::process::nt::{NtError, NtKernel};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{Budget, Step};
 
 use crate::attach::Attached;
@@ -59,7 +59,7 @@ pub(crate) fn find(guest: &Attached) -> Result<Found, Failure> {
 
 /// Looks for a kernel with nothing known; where it is not Windows, also says why.
 fn search(guest: &Attached) -> Result<(Option<GuestKernel>, Option<NtError>), Failure> {
-    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut scratch = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let mut search = GuestSearch::new(guest.mode, &mut scratch);
     let bar = spinner();
     bar.set_message("looking for the kernel");

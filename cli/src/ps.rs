@@ -117,7 +117,7 @@ fn described(kernel: &NtKernel) -> Value {
         "version": kernel.version.map(|version| version.to_string()),
         "cr3": hex(kernel.root.get()),
         "levels": levels(kernel.mode),
-        "found_by": kernel.found_by.to_string(),
+        "found_by": kernel.origin.to_string(),
         "found_cr3": hex(kernel.found.get()),
         "image": hex(kernel.image.base.get()),
         "image_bytes": kernel.image.bytes,
@@ -165,7 +165,7 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
     let _ = writeln!(
         text,
         "Windows {version}, kernel at {}, CR3 {}, found by {}",
-        kernel.image.base, kernel.root, kernel.found_by
+        kernel.image.base, kernel.root, kernel.origin
     );
     for (name, field) in kernel.layout.fields() {
         let _ = match field {

@@ -67,10 +67,10 @@ pub(crate) fn search(guest: &Attached, wait: Duration) -> Result<Search, Failure
 
 fn scan(ram: &GuestRam, found: &Found) -> Result<(Vec<Candidate<GuestPaging>>, ScanStats), Failure> {
     let end = ram.map().segments().iter().map(|segment| segment.gpa.get() + segment.len).max().unwrap_or(0);
-    let words = usize::try_from(ScanScratch::<GuestPaging>::frame_words(Gpa::new(end))).unwrap_or(usize::MAX);
+    let words = usize::try_from(ScanScratch::<GuestPaging>::page_bitmap_words(Gpa::new(end))).unwrap_or(usize::MAX);
     let mut processes = vec![Process::default(); ScanScratch::<GuestPaging>::PROCESSES];
     let mut frames = vec![0; words];
-    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
     let mut discovery = Discovery::new(found.kernel.processes(), scratch);
     let bar = spinner();
     let mut candidates = Vec::new();
@@ -85,7 +85,7 @@ fn scan(ram: &GuestRam, found: &Found) -> Result<(Vec<Candidate<GuestPaging>>, S
         let stats = discovery.stats();
         bar.set_message(format!(
             "pass {}: {} spaces, {} tables, {} frames read, {} candidates",
-            progress.pass, stats.spaces, stats.tables, stats.frames, stats.candidates
+            progress.pass, stats.spaces, stats.tables, stats.pages, stats.candidates
         ));
     }
     bar.finish_and_clear();

@@ -18,7 +18,7 @@ pub(crate) fn candidate(seen: &Seen) -> Value {
     let process = &seen.candidate.process;
     let found = &seen.candidate.found;
     let pulse = match seen.liveness {
-        Some(Liveness::Alive(pulse) | Liveness::Still(pulse) | Liveness::Restarted(pulse)) => pulse,
+        Some(Liveness::Alive(pulse) | Liveness::Stale(pulse) | Liveness::Restarted(pulse)) => pulse,
         Some(_) | None => found.pulse,
     };
     json!({
@@ -61,7 +61,7 @@ pub(crate) fn scanned(search: &Search) -> Value {
         "spaces": stats.spaces,
         "tables": stats.tables,
         "runs": stats.runs,
-        "frames": stats.frames,
+        "frames": stats.pages,
         "judged": stats.judged,
         "skipped": stats.skipped,
         "not_ram": stats.not_ram,
@@ -79,7 +79,7 @@ pub(crate) fn line(seen: &Seen) -> String {
     let process = &candidate.process;
     let state = match seen.liveness {
         Some(Liveness::Alive(_)) => "alive",
-        Some(Liveness::Still(_)) => "still",
+        Some(Liveness::Stale(_)) => "stale",
         Some(Liveness::Restarted(_)) => "restarted",
         Some(Liveness::Unclear(_)) => "unclear",
         None => "gone",
@@ -106,7 +106,7 @@ pub(crate) fn summary(search: &Search) -> String {
             GuestKernel::Roots(_) => "by the kernel half that they share",
         },
         stats.tables,
-        stats.frames,
+        stats.pages,
         search.took.as_secs_f64() * 1000.0
     );
     if stats.skipped + stats.truncated > 0 {

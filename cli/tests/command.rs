@@ -165,11 +165,11 @@ fn a_guest_that_stands_still() {
     let picture = dir.path("frame.png");
     let output = with(&["sample", "--wait-ms", "1", "-o", &picture]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--still"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--stale"));
     assert!(!Path::new(&picture).exists());
     assert!(with(&["sample", "--still", "--wait-ms", "1", "-o", &picture]).status.success());
     assert!(Path::new(&picture).exists());
-    let output = with(&["status", "--still", "--json", "--wait-ms", "1"]);
+    let output = with(&["status", "--stale", "--json", "--wait-ms", "1"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["geometry"]["dpi"], 96);
     assert_eq!(report["status"]["status"], "CAPTURING");

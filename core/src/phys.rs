@@ -280,7 +280,7 @@ impl PhysError {
 #[non_exhaustive]
 pub enum PhysErrorKind {
     /// No RAM there: a hole of the machine's map, device space, or past the end.
-    Hole,
+    Gap,
     /// A word load at an address that is not a multiple of its size.
     Misaligned,
     /// The lengths of a scattered read do not add up to its buffer.
@@ -295,7 +295,7 @@ impl fmt::Display for PhysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gpa = self.gpa;
         match self.kind {
-            PhysErrorKind::Hole => write!(f, "guest physical {gpa} is not RAM by the segment map"),
+            PhysErrorKind::Gap => write!(f, "guest physical {gpa} is not RAM by the segment map"),
             PhysErrorKind::Misaligned => write!(f, "guest physical {gpa} is not aligned for a word load"),
             PhysErrorKind::BadLength => write!(f, "runs at guest physical {gpa} do not fit the buffer"),
             PhysErrorKind::Lost => write!(f, "guest physical {gpa} is no longer in the RAM file (it shrank)"),
@@ -358,7 +358,7 @@ impl<'m, F: Fn(Gpa, &mut [u8]) -> i32> CallbackRam<'m, F> {
 impl<F: Fn(Gpa, &mut [u8]) -> i32> PhysRead for CallbackRam<'_, F> {
     fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
         if !self.inside(gpa, dst.len()) {
-            return Err(PhysError::new(gpa, PhysErrorKind::Hole));
+            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
         }
         match (self.callback)(gpa, dst) {
             0 => Ok(()),

@@ -7,9 +7,9 @@ use core::cell::Cell;
 
 use vgpu_perception::abi::{self, producer};
 use vgpu_perception::paging::{
-    AbsentEntry, AbsentResolver, LeafCursor, LeafStep, Level, Meaning, PageWalker, Pte, Rights, Trail,
+    LeafCursor, LeafStep, Level, NotPresentEntry, NotPresentResolver, PageWalker, Pte, Resolution, Rights, Trail,
 };
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, guess_mode};
 use vgpu_perception::region::{FrameScratch, Region, Sample};
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{
@@ -100,10 +100,10 @@ fn a_range_walks_once_a_window() {
 #[derive(Clone, Copy, Debug)]
 struct OneLoad(Gpa);
 
-impl AbsentResolver for OneLoad {
-    fn resolve<M: PhysRead>(&self, mem: &M, _absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+impl NotPresentResolver for OneLoad {
+    fn resolve<M: PhysRead>(&self, mem: &M, _absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
         mem.load_u64(self.0)?;
-        Ok(Meaning::Page { frame: self.0, rights: Rights::ALL })
+        Ok(Resolution::Page { frame: self.0, rights: Rights::ALL })
     }
 }
 
@@ -119,7 +119,7 @@ fn a_range_of_trimmed_pages_is_bounded_too() {
         guest.set_entry(space, Level::Pt, start.wrapping_add(page * 4096), 0x800);
     }
     let mem = Counting::new(&guest.ram);
-    let walker = PageWalker::new(&mem, space.space().with_absent(OneLoad(Gpa::new(0x1000))));
+    let walker = PageWalker::new(&mem, space.space().with_resolver(OneLoad(Gpa::new(0x1000))));
     let mut out = heapless::Vec::<PhysRun, 1024>::new();
     assert_eq!(walker.runs(start, PAGES * 4096, &mut out), Ok(PAGES * 4096));
     let count = mem.take().accesses();
@@ -197,7 +197,7 @@ fn lines<M: PhysRead>(mem: &Counting<M>, region: &mut Region) -> u64 {
     note();
     let _ = region.read_status(mem);
     note();
-    let pulse = region.pulse(mem);
+    let pulse = region.read_pulse(mem);
     note();
     if let Ok(Sample::Fresh(pulse)) = pulse {
         let _ = region.confirm_alive(mem, pulse);
@@ -312,13 +312,13 @@ fn a_trail_costs_what_its_walk_cost() {
 struct Listed(Vec<Space>);
 
 impl ProcessSource for Listed {
-    type Absent = vgpu_perception::paging::Hardware;
+    type Resolver = vgpu_perception::paging::Hardware;
 
     fn next_process<M: PhysRead>(
         &mut self,
         _mem: &M,
         _budget: &mut Budget,
-    ) -> Result<Step<Process<Self::Absent>>, PhysError> {
+    ) -> Result<Step<Process<Self::Resolver>>, PhysError> {
         Ok(self.0.pop().map_or(Step::Done, |space| Step::Found(Process::unnamed(space.space()))))
     }
 }
@@ -358,27 +358,27 @@ fn two_to_the_16_roots() {
     let pages = (1 << 30) / 4096;
     let mem = Counting::new(&guest.ram);
 
-    let mut source = SharedHalf::new(kernel.init.space());
+    let mut source = KernelHalf::new(kernel.init.space());
     let (all, overdrawn, found) = roots(&mem, &mut source, 1000);
     assert!(found >= ROOTS, "{found}");
-    assert!(all <= 256 + pages + found as u64 * (768 + 1024), "SharedHalf: {all}");
-    assert!(overdrawn <= 8 * 1000 + 768 + 1024, "SharedHalf: {overdrawn} beyond its budget");
+    assert!(all <= 256 + pages + found as u64 * (768 + 1024), "KernelHalf: {all}");
+    assert!(overdrawn <= 8 * 1000 + 768 + 1024, "KernelHalf: {overdrawn} beyond its budget");
 
     let mut candidates = vec![RootCandidate::default(); 4096];
-    let mut source = Agreement::new(None, &mut candidates);
+    let mut source = RootElection::new(None, &mut candidates);
     let (all, overdrawn, found) = roots(&mem, &mut source, 1000);
     assert!(found >= ROOTS, "{found}");
     let each = 512 * 4 + 768 + 1024;
     let once = 256 * 768 + 2 * 1024 * 5 + 256;
-    assert!(all <= 17 * pages + (found as u64 + 16) * each + once, "Agreement: {all}");
-    assert!(overdrawn <= once + 16 * 1000 + each, "Agreement: {overdrawn} beyond its budget");
+    assert!(all <= 17 * pages + (found as u64 + 16) * each + once, "RootElection: {all}");
+    assert!(overdrawn <= once + 16 * 1000 + each, "RootElection: {overdrawn} beyond its budget");
     assert!(guess_mode(&mem, kernel.init.cr3()).is_some());
     assert!(mem.take().accesses() <= 2 * 1024 * 5);
 
     // Each space maps the same page: in batches, since the memory for processes is smaller than their number.
     let mut processes = vec![Process::default(); 1 << 12];
     let mut frames = vec![0; usize::try_from(pages / 64).unwrap()];
-    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
     let mut scan = Discovery::new(Listed(spaces), scratch);
     let (all, overdrawn, found) = drive(&mem, 1000, |left| scan.step(&mem, left).unwrap());
     assert_eq!(found, 0);
@@ -449,7 +449,7 @@ fn a_scan_of_endless_tables_ends() {
         let mem = Computed::new(entry);
         let mut processes = [Process::default(); 1];
         let mut frames = vec![0; (1 << 30) / 4096 / 64];
-        let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+        let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
         let space = Space { root: Gpa::new(root << 12), mode };
         let mut scan = Discovery::new(Listed(vec![space]), scratch);
         let mut overdrawn = 0;
@@ -489,7 +489,7 @@ fn a_scan_of_a_page_that_is_everywhere_keeps_to_its_budget() {
     for words in [(256 << 20) / 4096 / 64, 0] {
         let mut processes = [Process::default(); 1];
         let mut frames = vec![0; words];
-        let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+        let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
         let mut scan = Discovery::new(Listed(vec![space]), scratch);
         let (all, overdrawn, found) = drive(&mem, 1000, |left| scan.step(&mem, left).unwrap());
         assert!(found >= 1);

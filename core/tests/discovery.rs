@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, guess_mode};
 use vgpu_perception::scan::{Candidate, Discovery, FoundBy, NoRegion, ScanScratch, ScanStats, probe};
 use vgpu_perception::{Budget, Cr3, Gpa, Gva, PageSize, PagingMode, PhysRead, Process, ProcessSource, Step};
 use vgpu_perception_testkit::linux::{LinuxOptions, REGION_BASE, StandardLinux, standard_linux};
@@ -19,20 +19,20 @@ fn roots<S: ProcessSource>(mem: &impl PhysRead, mut source: S) -> BTreeSet<Cr3> 
     }
 }
 
-/// All candidates, with a budget of `budget` a step and scratch memory for `batch` processes and `words` x 64 frames.
+/// All candidates, with a budget of `budget` a step and scratch memory for `batch` processes and `words` x 64 pages.
 fn scan<S: ProcessSource>(
     mem: &impl PhysRead,
     source: S,
     budget: u64,
     batch: usize,
     words: usize,
-) -> (Vec<Candidate<S::Absent>>, ScanStats)
+) -> (Vec<Candidate<S::Resolver>>, ScanStats)
 where
-    S::Absent: Default,
+    S::Resolver: Default,
 {
     let mut processes = vec![Process::default(); batch];
     let mut frames = vec![u64::MAX; words];
-    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
     let mut discovery = Discovery::new(source, scratch);
     let mut candidates = Vec::new();
     loop {
@@ -45,11 +45,11 @@ where
 }
 
 fn words(end: u64) -> usize {
-    ScanScratch::<()>::frame_words(Gpa::new(end)) as usize
+    ScanScratch::<()>::page_bitmap_words(Gpa::new(end)) as usize
 }
 
-fn shared(linux: &StandardLinux) -> SharedHalf {
-    SharedHalf::new(linux.kernel.init.space())
+fn shared(linux: &StandardLinux) -> KernelHalf {
+    KernelHalf::new(linux.kernel.init.space())
 }
 
 /// Where the scan has to find a region: the producer's own, and the forged one.
@@ -71,10 +71,10 @@ fn all_roots_are_found_from_one_and_from_none() {
                 linux.processes.iter().map(|process| Cr3::new(process.space.root.get())).collect();
             let from_one = roots(ram, shared(&linux));
             assert!(from_one.is_superset(&processes), "{mode:?} kpti {kpti}: from one root");
-            let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
-            let from_none = roots(ram, Agreement::new(Some(mode), &mut candidates));
+            let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
+            let from_none = roots(ram, RootElection::new(Some(mode), &mut candidates));
             assert!(from_none.is_superset(&processes), "{mode:?} kpti {kpti}: from none");
-            let mut source = Agreement::new(None, &mut candidates);
+            let mut source = RootElection::new(None, &mut candidates);
             loop {
                 match source.next_process(ram, &mut Budget::unlimited()).unwrap() {
                     Step::Found(process) => assert_eq!(process.space.mode, mode),
@@ -85,7 +85,7 @@ fn all_roots_are_found_from_one_and_from_none() {
             assert_eq!(source.reference().map(|reference| reference.mode), Some(mode));
             // With room for a few candidates only, a second pass finds the same.
             let mut few = vec![RootCandidate::default(); 8];
-            let second = roots(ram, Agreement::new(None, &mut few));
+            let second = roots(ram, RootElection::new(None, &mut few));
             assert!(second.is_superset(&processes), "{mode:?} kpti {kpti}: from none, little room");
             assert_eq!(guess_mode(ram, linux.kernel.init.space().root), Some(mode));
         }
@@ -119,8 +119,8 @@ fn a_root_that_is_none_is_refused() {
     let linux = standard_linux(LinuxOptions::default());
     let ram = &linux.guest.ram;
     let space = linux.kernel.init.space();
-    assert_eq!(SharedHalf::check(ram, &space), Ok(()));
-    let message = |cr3: u64| SharedHalf::check(ram, &space.at_root(Cr3::new(cr3))).unwrap_err().to_string();
+    assert_eq!(KernelHalf::check(ram, &space), Ok(()));
+    let message = |cr3: u64| KernelHalf::check(ram, &space.at_root(Cr3::new(cr3))).unwrap_err().to_string();
     assert!(message(0xdead_0000_0000).contains("0xdead00000000"));
     assert!(message(0).contains("without a kernel half"));
     // The first page of the region is data.
@@ -142,7 +142,7 @@ fn every_candidate_is_found_and_nothing_else() {
                 assert_eq!(candidates.len(), 2, "{candidates:?}");
                 assert!(candidates.iter().all(|candidate| candidate.by == by), "{candidates:?}");
                 assert_eq!(stats.candidates, 2);
-                assert!(stats.frames > 0 && stats.tables > 0);
+                assert!(stats.pages > 0 && stats.tables > 0);
             }
         }
     }

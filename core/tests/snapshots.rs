@@ -270,8 +270,8 @@ fn the_small_lines_are_decoded() {
 fn liveness_needs_the_same_session() {
     let (linux, mut region) = guest();
     let ram = &linux.guest.ram;
-    let before = region.pulse(ram).unwrap().fresh().unwrap();
-    assert!(matches!(region.confirm_alive(ram, before), Ok(Liveness::Still(_))));
+    let before = region.read_pulse(ram).unwrap().fresh().unwrap();
+    assert!(matches!(region.confirm_alive(ram, before), Ok(Liveness::Stale(_))));
     linux.region.tick(ram);
     assert!(matches!(region.confirm_alive(ram, before), Ok(Liveness::Alive(_))));
     linux.region.set(ram, Field::RUN_EPOCH, 2);
@@ -279,7 +279,7 @@ fn liveness_needs_the_same_session() {
     // A counter that went back did not advance.
     linux.region.set(ram, Field::RUN_EPOCH, 1);
     linux.region.set(ram, Field::HEARTBEAT, 3);
-    assert!(matches!(region.confirm_alive(ram, before), Ok(Liveness::Still(_))));
+    assert!(matches!(region.confirm_alive(ram, before), Ok(Liveness::Stale(_))));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use vgpu_perception::paging::Level;
 use vgpu_perception::process::nt::{KernelSearch, NtError, NtKernel, ProcessList};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{
     Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, ProcessSource, Step, WalkError,
 };
@@ -21,7 +21,7 @@ fn build(name: &str, options: Options) -> WindowsGuest {
 
 /// Loads of a search from nothing, and by how much a step overdrew its budget.
 fn search(ram: &Counting<&Ram>, budget: u64) -> (Option<NtKernel>, u64, u64) {
-    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut scratch = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let mut search = KernelSearch::new(None, &mut scratch);
     let (mut all, mut overdrawn) = (0, 0);
     loop {

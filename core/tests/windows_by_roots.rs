@@ -1,6 +1,6 @@
 //! A Windows guest as any other x86-64 guest: what works without knowing that it is one.
 
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::region::{FrameScratch, Sample};
 use vgpu_perception::scan::ScanScratch;
 use vgpu_perception::{Budget, Discovery, Gpa, NextUse, Process, Step};
@@ -14,12 +14,12 @@ fn the_region_is_found_without_knowing_the_system() {
             let windows = WindowsGuest::build(layout, shape, Options { trim: Trim::Nothing, ..Options::default() });
             let ram = &windows.ram;
             let truth = &windows.truth;
-            let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
+            let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
             let mut processes = vec![Process::default(); 256];
-            let mut frames = vec![0; ScanScratch::<()>::frame_words(Gpa::new(6 << 30)) as usize];
-            let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+            let mut frames = vec![0; ScanScratch::<()>::page_bitmap_words(Gpa::new(6 << 30)) as usize];
+            let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
             // Only Linux keeps code in the last 2 GiB: the depth of the tables is the embedder's to say.
-            let mut scan = Discovery::new(Agreement::new(Some(truth.mode), &mut candidates), scratch);
+            let mut scan = Discovery::new(RootElection::new(Some(truth.mode), &mut candidates), scratch);
             let producer = &truth.processes[truth.producer];
             let mut found = None;
             loop {

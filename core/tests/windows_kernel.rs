@@ -1,7 +1,7 @@
 //! A Windows guest of which nothing is known but its RAM: the kernel, and the layout of its process objects.
 
-use vgpu_perception::process::nt::{FieldName, FoundBy, KernelSearch, NtError, NtKernel};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::nt::{FieldName, KernelSearch, NtError, NtKernel, RootOrigin};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{Budget, Cr3, PagingMode, PhysRead, Step};
 use vgpu_perception_testkit::linux::{LinuxOptions, standard_linux};
 use vgpu_perception_testkit::windows::{
@@ -10,7 +10,7 @@ use vgpu_perception_testkit::windows::{
 
 /// Searches in small steps.
 fn search<M: PhysRead>(ram: &M) -> Result<NtKernel, Option<NtError>> {
-    let mut scratch = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut scratch = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let mut search = KernelSearch::new(None, &mut scratch);
     loop {
         match search.step(ram, &mut Budget::new(1 << 16)).unwrap() {
@@ -47,7 +47,7 @@ fn every_layout_is_told_in_every_shape() {
                 let windows = WindowsGuest::build(layout, shape, Options { kpti, ..Options::default() });
                 let kernel = find(&windows);
                 assert_whole(&windows, &kernel);
-                assert_eq!(kernel.found_by, FoundBy::StartBlock, "{}", layout.name);
+                assert_eq!(kernel.origin, RootOrigin::StartBlock, "{}", layout.name);
                 let version = kernel.version.unwrap();
                 assert_eq!((version.major, version.minor), (layout.major, layout.minor));
                 assert_eq!(version.build, layout.shares_build().then_some(layout.build));
@@ -71,23 +71,23 @@ fn layouts_that_are_in_no_table_are_told_too() {
 #[test]
 fn a_kernel_is_found_by_whatever_there_is() {
     let rows = [
-        (StartBlock::System, RootPlace::Low, FoundBy::StartBlock),
+        (StartBlock::System, RootPlace::Low, RootOrigin::StartBlock),
         // The loader's tables lead to the System process, whose own are then taken.
-        (StartBlock::Loader, RootPlace::Middle, FoundBy::StartBlock),
-        (StartBlock::StaleLoader, RootPlace::Low, FoundBy::SelfMap),
-        (StartBlock::StaleLoader, RootPlace::High, FoundBy::SelfMap),
-        (StartBlock::Missing, RootPlace::Low, FoundBy::SelfMap),
-        (StartBlock::Missing, RootPlace::Middle, FoundBy::SelfMap),
-        (StartBlock::Missing, RootPlace::High, FoundBy::SelfMap),
+        (StartBlock::Loader, RootPlace::Middle, RootOrigin::StartBlock),
+        (StartBlock::StaleLoader, RootPlace::Low, RootOrigin::SelfMap),
+        (StartBlock::StaleLoader, RootPlace::High, RootOrigin::SelfMap),
+        (StartBlock::Missing, RootPlace::Low, RootOrigin::SelfMap),
+        (StartBlock::Missing, RootPlace::Middle, RootOrigin::SelfMap),
+        (StartBlock::Missing, RootPlace::High, RootOrigin::SelfMap),
     ];
     for name in ["7 SP1", "8.1", "10 1809", "11 24H2"] {
         for shape in Shape::ALL {
-            for (start_block, root, found_by) in rows {
+            for (start_block, root, origin) in rows {
                 let options = Options { start_block, root, ..Options::default() };
                 let windows = WindowsGuest::build(&Layout::named(name), shape, options);
                 let kernel = find(&windows);
                 assert_whole(&windows, &kernel);
-                assert_eq!(kernel.found_by, found_by, "{name} {shape:?} {start_block:?} {root:?}");
+                assert_eq!(kernel.origin, origin, "{name} {shape:?} {start_block:?} {root:?}");
             }
         }
     }
@@ -106,7 +106,7 @@ fn without_self_references_the_shared_half_leads_there() {
         }
         let kernel = find(&windows);
         windows.assert_kernel(&kernel);
-        assert_eq!(kernel.found_by, FoundBy::Roots);
+        assert_eq!(kernel.origin, RootOrigin::Roots);
         assert_eq!(windows.compare(&kernel.layout).1, [FieldName::UserDirectoryTableBase]);
     }
 }
@@ -120,7 +120,7 @@ fn any_process_root_leads_to_the_kernel() {
             for mode in [None, Some(windows.truth.mode)] {
                 let kernel = NtKernel::attach(&windows.ram, context, mode).unwrap();
                 assert_whole(&windows, &kernel);
-                assert_eq!((kernel.found_by, kernel.found), (FoundBy::Given, context));
+                assert_eq!((kernel.origin, kernel.found), (RootOrigin::Given, context));
             }
         }
     }

@@ -77,7 +77,7 @@ fn every_page_is_found_through_every_state() {
             let options = Options { l1tf, trim_table: n % 3 != 2, trim_pool: n % 2 == 1, ..options() };
             let (windows, kernel) = build(layout, shape, options);
             let space = producer(&windows, &kernel);
-            assert!(space.space.absent.knows_descriptors(), "{}", layout.name);
+            assert!(space.space.resolver.knows_descriptors(), "{}", layout.name);
             assert_region(&windows, &space);
             states.extend(windows.truth.shared.pages.iter().map(|page| format!("{:?}", page.state)));
         }
@@ -152,8 +152,8 @@ fn the_region_is_found_and_read_from_a_trimmed_process() {
     for (layout, shape) in LAYOUTS.iter().zip(Shape::ALL.iter().cycle()) {
         let (windows, kernel) = build(layout, *shape, Options { trim_table: true, ..options() });
         let mut processes = vec![Process::default(); 64];
-        let mut frames = vec![0; ScanScratch::<()>::frame_words(Gpa::new(6 << 30)) as usize];
-        let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
+        let mut frames = vec![0; ScanScratch::<()>::page_bitmap_words(Gpa::new(6 << 30)) as usize];
+        let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
         let mut scan = Discovery::new(kernel.processes(), scratch);
         let truth = &windows.truth;
         let mut found = Vec::new();

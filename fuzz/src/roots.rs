@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use arbitrary::{Result, Unstructured};
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf, guess_mode};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, guess_mode};
 use vgpu_perception::{Budget, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::Counting;
 
@@ -25,14 +25,14 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let ram = Counting::new(&small.guest.ram);
     let root = small.space().root;
     let pages = RAM >> 12;
-    let checked = SharedHalf::check(&ram, &small.space());
-    let from_one = all(&ram, SharedHalf::new(small.space()), budget, pages * 2600);
+    let checked = KernelHalf::check(&ram, &small.space());
+    let from_one = all(&ram, KernelHalf::new(small.space()), budget, pages * 2600);
     if truth {
         assert_eq!(checked, Ok(()));
         assert!(from_one.contains(&root.get()), "the reference shares its own kernel half");
     }
     let mut scratch = vec![RootCandidate::default(); room];
-    let from_none = all(&ram, Agreement::new(None, &mut scratch), budget, pages * 12_000 + 1_000_000);
+    let from_none = all(&ram, RootElection::new(None, &mut scratch), budget, pages * 12_000 + 1_000_000);
     assert!(!truth || room < 2 || from_none.contains(&root.get()), "{from_none:x?}");
     let before = ram.counts().accesses();
     let _ = guess_mode(&ram, root);

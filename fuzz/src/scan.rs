@@ -1,7 +1,7 @@
 //! The structural scan over a guest that lies anywhere: bounded, and every candidate stands up to a second look.
 
 use arbitrary::{Result, Unstructured};
-use vgpu_perception::process::roots::SharedHalf;
+use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{Budget, Process, Step};
 use vgpu_perception_testkit::{Counting, naive};
@@ -25,8 +25,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let ram = Counting::new(&small.guest.ram);
     let mut processes = vec![Process::default(); batch];
     let mut frames = vec![u64::MAX; words];
-    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
-    let mut scan = Discovery::new(SharedHalf::new(small.space()), scratch);
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
+    let mut scan = Discovery::new(KernelHalf::new(small.space()), scratch);
     let mut found = 0_u64;
     // 256 pages can be as many roots, each with as many tables, each walked four times; and a tail of probes.
     let mut steps = 0_u64;

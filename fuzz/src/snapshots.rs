@@ -94,8 +94,8 @@ fn read_all<M: PhysRead>(ram: &Counting<M>, region: &mut Region, reads: &[u8], h
                 }
             }
             2 => {
-                if let Ok(Sample::Fresh(shot)) = region.read_cursor(ram) {
-                    assert!(shot.seq % 2 == 0, "a snapshot under an odd number");
+                if let Ok(Sample::Fresh(snapshot)) = region.read_cursor(ram) {
+                    assert!(snapshot.seq % 2 == 0, "a snapshot under an odd number");
                 }
             }
             3 => {
@@ -105,7 +105,7 @@ fn read_all<M: PhysRead>(ram: &Counting<M>, region: &mut Region, reads: &[u8], h
                 let _ = region.read_status(ram);
             }
             _ => {
-                if let Ok(Sample::Fresh(now)) = region.pulse(ram) {
+                if let Ok(Sample::Fresh(now)) = region.read_pulse(ram) {
                     pulse = now;
                 }
                 let _ = region.confirm_alive(ram, pulse);

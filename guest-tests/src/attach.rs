@@ -5,7 +5,7 @@ use std::thread::sleep;
 
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
 use vgpu_perception::paging::Hardware;
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
 use vgpu_perception::region::{Liveness, Sample};
 use vgpu_perception::scan::{Candidate, ScanScratch, ScanStats};
 use vgpu_perception::{AddressSpace, Budget, Discovery, PhysRead, Process, ProcessSource, Region, Step};
@@ -29,7 +29,7 @@ pub struct Found {
 /// # Errors
 /// What the memory says.
 pub fn scan(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Found> {
-    scan_all(ram, SharedHalf::new(*reference))
+    scan_all(ram, KernelHalf::new(*reference))
 }
 
 /// Scans with nothing known but the RAM.
@@ -37,14 +37,14 @@ pub fn scan(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Found> {
 /// # Errors
 /// What the memory says.
 pub fn scan_unknown(ram: &impl PhysRead) -> Result<Found> {
-    let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
-    scan_all(ram, Agreement::new(None, &mut candidates))
+    let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
+    scan_all(ram, RootElection::new(None, &mut candidates))
 }
 
-fn scan_all<S: ProcessSource<Absent = Hardware>>(ram: &impl PhysRead, source: S) -> Result<Found> {
+fn scan_all<S: ProcessSource<Resolver = Hardware>>(ram: &impl PhysRead, source: S) -> Result<Found> {
     let mut processes = vec![Process::default(); ScanScratch::<Hardware>::PROCESSES];
     let mut frames = vec![0; (8 << 30) / 4096 / 64];
-    let mut discovery = Discovery::new(source, ScanScratch { processes: &mut processes, frames: &mut frames });
+    let mut discovery = Discovery::new(source, ScanScratch { processes: &mut processes, page_bitmap: &mut frames });
     let mut found = Found { candidates: Vec::new(), stats: discovery.stats() };
     loop {
         match discovery.step(ram, &mut Budget::unlimited())? {
@@ -64,7 +64,7 @@ fn scan_all<S: ProcessSource<Absent = Hardware>>(ram: &impl PhysRead, source: S)
 pub fn alive(ram: &impl PhysRead, candidates: &[Place]) -> Vec<Place> {
     let pulses: Vec<_> = candidates
         .iter()
-        .filter_map(|candidate| match candidate.region().pulse(ram) {
+        .filter_map(|candidate| match candidate.region().read_pulse(ram) {
             Ok(Sample::Fresh(pulse)) => Some((*candidate, pulse)),
             Ok(Sample::Skip(_)) | Err(_) => None,
         })

@@ -148,7 +148,7 @@ pub fn restart(outcomes: &Outcomes, faults: Faults) {
         publish(&mut producer);
     });
     let mut region = region();
-    let pulse = region.pulse(&ram).expect("the page is there");
+    let pulse = region.read_pulse(&ram).expect("the page is there");
     if let Sample::Fresh(pulse) = pulse
         && pulse.run_epoch == 2
     {
@@ -212,13 +212,17 @@ pub fn cursor(outcomes: &Outcomes, faults: Faults, moves: i32, reads: u32, seq: 
     let mut last = 0;
     for _ in 0..reads {
         match region.read_cursor(&ram).expect("the page is there") {
-            Sample::Fresh(shot) => {
-                let expected = cursor_at(shot.x);
-                assert_eq!((shot.y, shot.id), (expected.y, expected.id), "the cursor mixes two positions");
-                assert_eq!(shot.seq, seq.wrapping_add(2 * shot.x.cast_unsigned()), "the number of another position");
-                assert!(shot.x >= last, "the cursor went back");
-                last = shot.x;
-                outcomes.note(format_args!("cursor {}", shot.x));
+            Sample::Fresh(snapshot) => {
+                let expected = cursor_at(snapshot.x);
+                assert_eq!((snapshot.y, snapshot.id), (expected.y, expected.id), "the cursor mixes two positions");
+                assert_eq!(
+                    snapshot.seq,
+                    seq.wrapping_add(2 * snapshot.x.cast_unsigned()),
+                    "the number of another position"
+                );
+                assert!(snapshot.x >= last, "the cursor went back");
+                last = snapshot.x;
+                outcomes.note(format_args!("cursor {}", snapshot.x));
             }
             Sample::Skip(Skip::Busy { .. }) => outcomes.note(format_args!("busy")),
             Sample::Skip(Skip::Torn { .. }) => outcomes.note(format_args!("torn")),
@@ -255,10 +259,14 @@ pub fn geometry(outcomes: &Outcomes, faults: Faults) {
     });
     let mut region = region();
     match region.read_geometry(&ram).expect("the page is there") {
-        Sample::Fresh(shot) => {
-            let expected = geometry_of(shot.virt_x.cast_unsigned());
-            assert_eq!((shot.virt_w, shot.refresh_mhz), (expected.virt_w, expected.refresh_mhz), "two geometries");
-            outcomes.note(format_args!("geometry {}", shot.virt_x));
+        Sample::Fresh(snapshot) => {
+            let expected = geometry_of(snapshot.virt_x.cast_unsigned());
+            assert_eq!(
+                (snapshot.virt_w, snapshot.refresh_mhz),
+                (expected.virt_w, expected.refresh_mhz),
+                "two geometries"
+            );
+            outcomes.note(format_args!("geometry {}", snapshot.virt_x));
         }
         Sample::Skip(Skip::Busy { .. }) => outcomes.note(format_args!("busy")),
         Sample::Skip(Skip::Torn { .. }) => outcomes.note(format_args!("torn")),
@@ -276,7 +284,7 @@ pub fn liveness(outcomes: &Outcomes, faults: Faults) {
         producer.new_run_epoch();
     });
     let mut region = region();
-    let first = region.pulse(&ram).expect("the page is there");
+    let first = region.read_pulse(&ram).expect("the page is there");
     if let Sample::Fresh(before) = first {
         match region.confirm_alive(&ram, before).expect("the page is there") {
             Liveness::Alive(now) => {
@@ -287,7 +295,7 @@ pub fn liveness(outcomes: &Outcomes, faults: Faults) {
                 assert!(now.run_epoch == 1 || now.heartbeat == 3, "a beat of the old session under the new epoch");
                 outcomes.note(format_args!("alive"));
             }
-            Liveness::Still(now) => {
+            Liveness::Stale(now) => {
                 assert_eq!(now, before);
                 outcomes.note(format_args!("still"));
             }
@@ -315,7 +323,7 @@ pub fn moved(outcomes: &Outcomes, faults: Faults) {
     let write = {
         let mut producer = Producer::new(write);
         producer.beat();
-        assert!(region.pulse(&ram).is_ok());
+        assert!(region.read_pulse(&ram).is_ok());
         producer
     };
     let kernel = thread::spawn(move || write.region().move_page_and_reuse(producer::HEARTBEAT, OTHER));

@@ -193,7 +193,7 @@ impl GuestRam {
     /// ```
     ///
     /// # Errors
-    /// [`PhysErrorKind::Hole`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not aligned
+    /// [`PhysErrorKind::Gap`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not aligned
     /// for a `T`.
     pub fn volatile<T: FromBytes>(&self, gpa: Gpa) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
         self.space.volatile(gpa.get())

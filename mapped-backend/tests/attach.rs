@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use common::{allocated, memfd};
 use vgpu_perception::paging::{Hardware, Level};
-use vgpu_perception::process::roots::{Agreement, RootCandidate};
+use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::region::{FrameScratch, Region, Sample};
 use vgpu_perception::scan::{Candidate, ScanScratch};
 use vgpu_perception::{
@@ -60,11 +60,11 @@ fn store(linux: &StandardLinux, file: &File, gpa: Gpa, bytes: &[u8]) {
 
 /// Finds the roots, and every candidate in them.
 fn attach(ram: &GuestRam) -> Vec<Candidate<Hardware>> {
-    let mut candidates = vec![RootCandidate::default(); Agreement::CANDIDATES];
+    let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
     let mut processes = vec![Process::default(); 64];
     let mut frames = vec![0; 1 << 14];
-    let scratch = ScanScratch { processes: &mut processes, frames: &mut frames };
-    let mut scan = Discovery::new(Agreement::new(None, &mut candidates), scratch);
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
+    let mut scan = Discovery::new(RootElection::new(None, &mut candidates), scratch);
     let mut found = Vec::new();
     loop {
         match scan.step(ram, &mut Budget::unlimited()).unwrap() {

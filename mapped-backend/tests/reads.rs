@@ -45,20 +45,20 @@ fn words_are_little_endian_and_aligned() {
         let bytes: Option<Vec<u8>> = (at..at + 4).map(truth).collect();
         match bytes {
             Some(bytes) => assert_eq!(ram.load_u32(gpa(at)), Ok(u32::from_le_bytes(bytes.try_into().unwrap()))),
-            None => assert_eq!(ram.load_u32(gpa(at)), error(at, PhysErrorKind::Hole)),
+            None => assert_eq!(ram.load_u32(gpa(at)), error(at, PhysErrorKind::Gap)),
         }
         if at % 8 == 0 {
             let bytes: Option<Vec<u8>> = (at..at + 8).map(truth).collect();
             match bytes {
                 Some(bytes) => assert_eq!(ram.load_u64(gpa(at)), Ok(u64::from_le_bytes(bytes.try_into().unwrap()))),
-                None => assert_eq!(ram.load_u64(gpa(at)), error(at, PhysErrorKind::Hole)),
+                None => assert_eq!(ram.load_u64(gpa(at)), error(at, PhysErrorKind::Gap)),
             }
         }
     }
     assert_eq!(ram.load_u32(gpa(2)), error(2, PhysErrorKind::Misaligned));
     assert_eq!(ram.load_u64(gpa(4)), error(4, PhysErrorKind::Misaligned));
     assert_eq!(ram.load_words(gpa(12), &mut [0]), error(12, PhysErrorKind::Misaligned));
-    assert_eq!(ram.load_u64(gpa(u64::MAX - 7)), error(u64::MAX - 7, PhysErrorKind::Hole));
+    assert_eq!(ram.load_u64(gpa(u64::MAX - 7)), error(u64::MAX - 7, PhysErrorKind::Gap));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn words_cross_from_one_segment_to_its_neighbour() {
     for (index, word) in words.into_iter().enumerate() {
         assert_eq!(Ok(word), ram.load_u64(gpa(0x10_1fc0 + 8 * index as u64)));
     }
-    assert_eq!(ram.load_words(gpa(0x1fc0), &mut words), error(0x2000, PhysErrorKind::Hole));
+    assert_eq!(ram.load_words(gpa(0x1fc0), &mut words), error(0x2000, PhysErrorKind::Gap));
     assert_eq!(ram.load_words(gpa(0x1fc0), &mut []), Ok(()));
 }
 
@@ -83,7 +83,7 @@ fn any_range_is_read_whole_or_names_its_first_hole() {
         let len = if numbers.below(2) == 0 { numbers.below(200) } else { numbers.below(0x5000) };
         let mut dst = vec![0xa5; len as usize];
         match (at..at + len).find(|at| truth(*at).is_none()) {
-            Some(bad) => assert_eq!(ram.read(gpa(at), &mut dst), error(bad, PhysErrorKind::Hole)),
+            Some(bad) => assert_eq!(ram.read(gpa(at), &mut dst), error(bad, PhysErrorKind::Gap)),
             None => {
                 ram.read(gpa(at), &mut dst).unwrap();
                 let right: Vec<u8> = (at..at + len).filter_map(truth).collect();
@@ -92,7 +92,7 @@ fn any_range_is_read_whole_or_names_its_first_hole() {
         }
     }
     assert_eq!(ram.read(gpa(0x5000), &mut []), Ok(()), "no bytes are in no hole");
-    assert_eq!(ram.read(gpa(u64::MAX), &mut [0; 2]), error(u64::MAX, PhysErrorKind::Hole));
+    assert_eq!(ram.read(gpa(u64::MAX), &mut [0; 2]), error(u64::MAX, PhysErrorKind::Gap));
 }
 
 /// What every hint can say of a transfer, from one that fits a cache to one that fits none.
@@ -160,7 +160,7 @@ fn runs_that_cannot_be_read_are_refused() {
             let endless = [PhysRun { gpa: gpa(PAGE), len: u64::MAX }];
             assert_eq!(ram.read_runs(&endless, &mut dst, hint), error(PAGE, PhysErrorKind::BadLength));
             let past = [good, PhysRun { gpa: gpa(63 * PAGE), len }];
-            assert_eq!(ram.read_runs(&past, &mut dst, hint), error(64 * PAGE, PhysErrorKind::Hole));
+            assert_eq!(ram.read_runs(&past, &mut dst, hint), error(64 * PAGE, PhysErrorKind::Gap));
         }
     }
 }
@@ -174,7 +174,7 @@ fn a_segment_may_end_where_addresses_end() {
     ram.read(gpa(end - 16), &mut dst).unwrap();
     assert_eq!(dst[15], pattern(PAGE - 1));
     let mut past = [0; 32];
-    assert_eq!(ram.read(gpa(end - 16), &mut past), error(end, PhysErrorKind::Hole));
+    assert_eq!(ram.read(gpa(end - 16), &mut past), error(end, PhysErrorKind::Gap));
     assert_eq!(ram.next_extent(gpa(end - 1)).unwrap().unwrap().len, 1);
 }
 
@@ -207,8 +207,8 @@ fn volatile_access_is_typed_and_checked() {
     file.write_all_at(&7_u64.to_ne_bytes(), 8).unwrap();
     assert_eq!(word.read(), 7);
     assert_eq!(ram.volatile::<u64>(gpa(4)).unwrap_err().kind, PhysErrorKind::Misaligned);
-    assert_eq!(ram.volatile::<u64>(gpa(PAGE)).unwrap_err().kind, PhysErrorKind::Hole);
-    assert_eq!(ram.volatile::<[u8; 16]>(gpa(PAGE - 8)).unwrap_err(), PhysError::new(gpa(PAGE), PhysErrorKind::Hole));
+    assert_eq!(ram.volatile::<u64>(gpa(PAGE)).unwrap_err().kind, PhysErrorKind::Gap);
+    assert_eq!(ram.volatile::<[u8; 16]>(gpa(PAGE - 8)).unwrap_err(), PhysError::new(gpa(PAGE), PhysErrorKind::Gap));
 }
 
 #[test]

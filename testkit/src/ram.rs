@@ -115,7 +115,7 @@ impl Ram {
     }
 
     fn page(&self, gpa: Gpa) -> Result<Option<&Page>, PhysError> {
-        let (segment, skip) = self.segment(gpa).ok_or(PhysError::new(gpa, PhysErrorKind::Hole))?;
+        let (segment, skip) = self.segment(gpa).ok_or(PhysError::new(gpa, PhysErrorKind::Gap))?;
         let chunk = segment.chunks[index(skip / CHUNK)].get();
         Ok(chunk.and_then(|chunk| chunk[index(skip / PAGE % PAGES_PER_CHUNK)].get()).map(|page| &**page))
     }

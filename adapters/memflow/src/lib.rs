@@ -95,7 +95,7 @@ impl<M: PhysicalMemory> Memflow<M> {
         while left > 0 {
             // Neighbouring extents are one stretch of RAM to the guest.
             let extent = next_in(&self.extents, at).filter(|extent| extent.start == at);
-            let Some(extent) = extent else { return Err(PhysError::new(at, PhysErrorKind::Hole)) };
+            let Some(extent) = extent else { return Err(PhysError::new(at, PhysErrorKind::Gap)) };
             left = left.saturating_sub(extent.len);
             at = extent.end();
         }
@@ -123,7 +123,7 @@ impl<M: PhysicalMemory> Memflow<M> {
             })
         };
         match (outcome, refused) {
-            (_, Some(at)) => Err(PhysError::new(Gpa::new(at.to_umem()), PhysErrorKind::Hole)),
+            (_, Some(at)) => Err(PhysError::new(Gpa::new(at.to_umem()), PhysErrorKind::Gap)),
             (Err(error), None) => {
                 let code = error.into_int_err().get();
                 Err(PhysError::new(Gpa::new(0), PhysErrorKind::Backend(code)))

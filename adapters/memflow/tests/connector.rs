@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use memflow::connector::{CloneFile, FileIoMemory};
 use memflow::mem::MemoryMap;
 use memflow::types::{Address, umem};
-use vgpu_perception::process::roots::{Agreement, RootCandidate, SharedHalf};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
 use vgpu_perception::region::{FrameScratch, Sample};
 use vgpu_perception::{CopyHint, Gpa, NextUse, PhysErrorKind, PhysRead, PhysRun};
 use vgpu_perception_memflow::Memflow;
@@ -49,7 +49,7 @@ fn a_region_is_found_and_read_through_a_file_connector() {
     let guest = Guest::new("file");
     let (linux, region) = (&guest.linux, &guest.linux.region);
     let ram = Memflow::new(guest.connector(), linux.guest.ram.segments()).unwrap();
-    let found = candidates(&ram, SharedHalf::new(linux.kernel.init.space()));
+    let found = candidates(&ram, KernelHalf::new(linux.kernel.init.space()));
     let places: BTreeSet<_> = found.iter().map(|one| (one.process.space.root.table(), one.base)).collect();
     let expected = [&linux.region, &linux.forged].map(|region| (region.space.root, region.base));
     assert_eq!(places, expected.into());
@@ -72,10 +72,10 @@ fn holes_are_errors_even_where_nobody_said_where_they_are() {
     let hole = Gpa::new(0xd000_0000);
     for memory in [&flat, &told] {
         let error = memory.load_u64(hole).unwrap_err();
-        assert_eq!((error.gpa, error.kind), (hole, PhysErrorKind::Hole));
+        assert_eq!((error.gpa, error.kind), (hole, PhysErrorKind::Gap));
         let mut dst = [1; 16];
         let error = memory.read(Gpa::new(0xc000_0000 - 8), &mut dst).unwrap_err();
-        assert_eq!((error.gpa, error.kind), (Gpa::new(0xc000_0000), PhysErrorKind::Hole));
+        assert_eq!((error.gpa, error.kind), (Gpa::new(0xc000_0000), PhysErrorKind::Gap));
         assert!(memory.load_words(Gpa::new(0xc000_0000 - 8), &mut [0; 2]).is_err());
         assert_eq!(memory.load_u64(Gpa::new(12)).unwrap_err().kind, PhysErrorKind::Misaligned);
     }
@@ -108,8 +108,8 @@ fn roots_are_found_with_nothing_known() {
         }
     }
     let ram = Memflow::new(guest.connector(), extents).unwrap();
-    let mut roots = vec![RootCandidate::default(); Agreement::CANDIDATES];
-    let found = candidates(&ram, Agreement::new(None, &mut roots));
+    let mut roots = vec![RootCandidate::default(); RootElection::CANDIDATES];
+    let found = candidates(&ram, RootElection::new(None, &mut roots));
     assert_eq!(found.len(), 2, "{found:?}");
 }
 

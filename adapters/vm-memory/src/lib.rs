@@ -106,13 +106,13 @@ impl<'m, B: GuestMemoryBackend + ?Sized> VmMemory<'m, B> {
 }
 
 const fn hole(gpa: Gpa) -> PhysError {
-    PhysError::new(gpa, PhysErrorKind::Hole)
+    PhysError::new(gpa, PhysErrorKind::Gap)
 }
 
 fn refused(gpa: Gpa, error: &VolatileMemoryError) -> PhysError {
     let kind = match error {
         VolatileMemoryError::Misaligned { .. } => PhysErrorKind::Misaligned,
-        _ => PhysErrorKind::Hole,
+        _ => PhysErrorKind::Gap,
     };
     PhysError::new(gpa, kind)
 }

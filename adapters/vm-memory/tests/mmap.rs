@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 
-use vgpu_perception::process::roots::SharedHalf;
+use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::region::{FrameScratch, Liveness, Sample};
 use vgpu_perception::scan::Candidate;
 use vgpu_perception::{Extent, Gpa, NextUse, PhysErrorKind, PhysRead};
@@ -25,8 +25,8 @@ fn fill(memory: &Memory, ram: &Ram) {
     }
 }
 
-fn source(linux: &StandardLinux) -> SharedHalf {
-    SharedHalf::new(linux.kernel.init.space())
+fn source(linux: &StandardLinux) -> KernelHalf {
+    KernelHalf::new(linux.kernel.init.space())
 }
 
 #[test]
@@ -45,8 +45,8 @@ fn a_live_region_is_found_and_read_across_a_hole() {
     assert_eq!(real.base, region.base);
 
     let mut handle = real.region();
-    let before = handle.pulse(&adapter).unwrap().fresh().unwrap();
-    assert!(matches!(handle.confirm_alive(&adapter, before), Ok(Liveness::Still(_))));
+    let before = handle.read_pulse(&adapter).unwrap().fresh().unwrap();
+    assert!(matches!(handle.confirm_alive(&adapter, before), Ok(Liveness::Stale(_))));
     let heartbeat = GuestAddress(region.gpa(Field::HEARTBEAT.offset).unwrap().get());
     memory.store(before.heartbeat + 1, heartbeat, core::sync::atomic::Ordering::Release).unwrap();
     assert!(matches!(handle.confirm_alive(&adapter, before), Ok(Liveness::Alive(_))));
@@ -84,10 +84,10 @@ fn holes_are_errors_and_neighbours_are_one() {
 
     let kind =
         |result: Result<(), _>| result.map_err(|error: vgpu_perception::PhysError| (error.gpa.get(), error.kind));
-    assert_eq!(kind(ram.read(Gpa::new(3 * page - 8), &mut [0; 16])), Err((3 * page, PhysErrorKind::Hole)));
-    assert_eq!(kind(ram.read(Gpa::new(5 * page), &mut [0; 16])), Err((5 * page, PhysErrorKind::Hole)));
-    assert_eq!(kind(ram.read(Gpa::new(u64::MAX - 3), &mut [0; 16])), Err((u64::MAX - 3, PhysErrorKind::Hole)));
-    assert_eq!(kind(ram.load_words(Gpa::new(9 * page - 8), &mut words)), Err((9 * page, PhysErrorKind::Hole)));
+    assert_eq!(kind(ram.read(Gpa::new(3 * page - 8), &mut [0; 16])), Err((3 * page, PhysErrorKind::Gap)));
+    assert_eq!(kind(ram.read(Gpa::new(5 * page), &mut [0; 16])), Err((5 * page, PhysErrorKind::Gap)));
+    assert_eq!(kind(ram.read(Gpa::new(u64::MAX - 3), &mut [0; 16])), Err((u64::MAX - 3, PhysErrorKind::Gap)));
+    assert_eq!(kind(ram.load_words(Gpa::new(9 * page - 8), &mut words)), Err((9 * page, PhysErrorKind::Gap)));
     assert_eq!(kind(ram.load_u64(Gpa::new(4)).map(|_| ())), Err((4, PhysErrorKind::Misaligned)));
     assert_eq!(kind(ram.load_u32(Gpa::new(2)).map(|_| ())), Err((2, PhysErrorKind::Misaligned)));
     assert!(ram.read(Gpa::new(5 * page), &mut []).is_ok());

@@ -1,9 +1,9 @@
 //! All pages that an address space maps in a range, in ascending order: resumable, and bounded against tables that lead
 //! back to themselves.
 
-use super::absent::{AbsentResolver, Meaning};
 use super::entry::{Level, Pte, Rights};
 use super::error::WalkError;
+use super::not_present::{NotPresentResolver, Resolution};
 use super::walk::{PageWalker, Residence};
 use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
@@ -199,7 +199,7 @@ impl LeafCursor {
     }
 }
 
-impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
+impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// The next page of the enumeration, whatever it grants; absent entries that the resolver finds in RAM are included.
     /// An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps anything.
     ///
@@ -249,7 +249,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
     ///
     /// # Bound
     /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again.
-    pub(crate) fn more_windows(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> u64 {
+    pub(crate) fn more_spans(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> u64 {
         let Some(open) = cursor.open(Level::Pd).filter(|_| cursor.stop_at_tables) else { return 0 };
         let most = cursor.entries_left(Level::Pd);
         let mut at = Level::Pd.entry_in(open.table, Gva::new(cursor.next));
@@ -349,7 +349,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
             }
         } else {
             match self.meaning(gva, level, entry.get(), open.rights) {
-                Ok((Meaning::Page { frame, rights }, _)) if rights.grant(cursor.need) => {
+                Ok((Resolution::Page { frame, rights }, _)) if rights.grant(cursor.need) => {
                     let leaf = Leaf {
                         gva: gva.align_down(PageSize::Size4K),
                         gpa: frame,
@@ -361,7 +361,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
                     cursor.pass(Level::Pt);
                     return Some(LeafStep::Leaf(leaf));
                 }
-                Ok((Meaning::Table(table), Some(below))) => (table, below, open.rights, Residence::Trimmed),
+                Ok((Resolution::Table(table), Some(below))) => (table, below, open.rights, Residence::Trimmed),
                 Err(error @ (WalkError::Table { .. } | WalkError::NotResident { .. })) => {
                     cursor.pass(level);
                     return Some(LeafStep::Skipped(error));

@@ -2,17 +2,17 @@
 //!
 //! Nothing here is remembered from one call to the next. What a caller keeps (a [`Trail`]) it has to re-validate.
 
-mod absent;
 mod entry;
 mod error;
 mod leaves;
+mod not_present;
 mod runs;
 mod trail;
 mod walk;
 
-pub use absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
 pub use entry::{Level, PagingMode, Pte, Rights};
 pub use error::WalkError;
 pub use leaves::{Leaf, LeafCursor, LeafStep, LeafTable};
+pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution};
 pub use trail::Trail;
 pub use walk::{AddressSpace, PageWalker, Residence, Translation};

@@ -2,9 +2,9 @@
 
 use heapless::VecView;
 
-use super::absent::AbsentResolver;
 use super::entry::{Grants, Level, Pte, Rights};
 use super::error::WalkError;
+use super::not_present::NotPresentResolver;
 use super::trail::Record;
 use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
@@ -124,7 +124,7 @@ fn one_run(words: &[u64]) -> Option<Gpa> {
     (differs == 0).then_some(first)
 }
 
-impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
+impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Resolves `len` bytes at `gva` into `out` (cleared first), in order, neighbours joined, until the range is covered or
     /// the list is full. Returns the bytes that `out` covers, from `gva` on.
     ///

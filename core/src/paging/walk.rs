@@ -1,8 +1,8 @@
 //! One translation: from `CR3` down to a page.
 
-use super::absent::{AbsentEntry, AbsentResolver, Hardware, Meaning};
 use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
 use super::error::WalkError;
+use super::not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution};
 use super::trail::{Record, Trail};
 use crate::addr::{Cr3, Gpa, Gva, PageSize};
 use crate::phys::{PhysError, PhysRead};
@@ -17,14 +17,14 @@ pub struct AddressSpace<R = Hardware> {
     /// Physical address bits of the guest's processor: entries with higher ones are refused. 52 accepts all.
     pub phys_bits: u32,
     /// What absent entries mean.
-    pub absent: R,
+    pub resolver: R,
 }
 
 impl AddressSpace<Hardware> {
     /// The space at `root` with 4-level tables and the processor's view of absent entries.
     #[must_use]
     pub const fn new(root: Cr3) -> Self {
-        Self { root, mode: PagingMode::FourLevel, phys_bits: 52, absent: Hardware }
+        Self { root, mode: PagingMode::FourLevel, phys_bits: 52, resolver: Hardware }
     }
 }
 
@@ -43,8 +43,8 @@ impl<R> AddressSpace<R> {
 
     /// The same tables, with another meaning of absent entries.
     #[must_use]
-    pub fn with_absent<Q>(self, absent: Q) -> AddressSpace<Q> {
-        AddressSpace { root: self.root, mode: self.mode, phys_bits: self.phys_bits, absent }
+    pub fn with_resolver<Q>(self, resolver: Q) -> AddressSpace<Q> {
+        AddressSpace { root: self.root, mode: self.mode, phys_bits: self.phys_bits, resolver }
     }
 
     /// The same kind of space at another root.
@@ -57,7 +57,7 @@ impl<R> AddressSpace<R> {
 /// Translates addresses of one address space, reading the tables anew every time.
 ///
 /// # Bound
-/// A translation reads at most one entry a level, 4 or 5, and what the [`AbsentResolver`] reads.
+/// A translation reads at most one entry a level, 4 or 5, and what the [`NotPresentResolver`] reads.
 ///
 /// ```
 /// use vgpu_perception::{AddressSpace, Cr3, Gva, PageWalker, PhysRead, WalkError};
@@ -140,7 +140,7 @@ enum Way {
     Table(Gpa),
 }
 
-impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
+impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// A walker of `space` over `mem` (a reference to a backend is a backend).
     #[must_use]
     pub const fn new(mem: M, space: AddressSpace<R>) -> Self {
@@ -233,7 +233,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
             (PagingMode::FourLevel, None) => Err(non_canonical(gva)),
             (PagingMode::FiveLevel, _) => {
                 // Taken apart and put together again, here and below: a result that a call has written stays in memory, and
-                // then the straight way would write its own there as well.
+                // then the fast path would write its own there as well.
                 let found = self.walk_five(gva, record)?;
                 Ok(found)
             }
@@ -253,7 +253,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         }
     }
 
-    /// The straight way from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB. What
+    /// The fast path from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB. What
     /// is anything else goes on [`aside`](Self::aside) with the entry that was read.
     #[inline(always)]
     fn descend<T: Record>(
@@ -361,9 +361,9 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
             record.beyond_the_entries();
             passed.residence = Residence::Trimmed;
             return match self.meaning(gva, level, entry.get(), passed.grants.rights())? {
-                (Meaning::Table(table), Some(_)) => Ok(Way::Table(table)),
-                (Meaning::Page { rights, .. }, _) if !rights.grant(self.need.rights) => Err(denied(gva, rights)),
-                (Meaning::Page { frame, rights }, _) => {
+                (Resolution::Table(table), Some(_)) => Ok(Way::Table(table)),
+                (Resolution::Page { rights, .. }, _) if !rights.grant(self.need.rights) => Err(denied(gva, rights)),
+                (Resolution::Page { frame, rights }, _) => {
                     let size = PageSize::Size4K;
                     let gpa = frame.wrapping_add(gva.offset_in(size));
                     Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
@@ -388,7 +388,7 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         }
     }
 
-    /// What an absent entry means; [`Meaning::Page`]'s rights are those that remain under the levels above.
+    /// What an absent entry means; [`Resolution::Page`]'s rights are those that remain under the levels above.
     #[cold]
     pub(crate) fn meaning(
         &self,
@@ -396,18 +396,18 @@ impl<M: PhysRead, R: AbsentResolver> PageWalker<M, R> {
         level: Level,
         entry: u64,
         above: Rights,
-    ) -> Result<(Meaning, Option<Level>), WalkError> {
-        let absent = AbsentEntry { gva, level, entry, rights: above };
+    ) -> Result<(Resolution, Option<Level>), WalkError> {
+        let absent = NotPresentEntry { gva, level, entry, rights: above };
         let meaning =
-            self.space.absent.resolve(&self.mem, &absent).map_err(|error| WalkError::Table { gva, level, error })?;
+            self.space.resolver.resolve(&self.mem, &absent).map_err(|error| WalkError::Table { gva, level, error })?;
         match meaning {
-            Meaning::NotMapped => Err(WalkError::NotMapped { gva, level, entry }),
-            Meaning::NotResident => Err(WalkError::NotResident { gva, level, entry }),
-            Meaning::Page { frame, rights } => {
+            Resolution::NotMapped => Err(WalkError::NotMapped { gva, level, entry }),
+            Resolution::NotResident => Err(WalkError::NotResident { gva, level, entry }),
+            Resolution::Page { frame, rights } => {
                 let frame = frame.align_down(PageSize::Size4K);
-                Ok((Meaning::Page { frame, rights: above.and(rights) }, level.below()))
+                Ok((Resolution::Page { frame, rights: above.and(rights) }, level.below()))
             }
-            Meaning::Table(table) => Ok((Meaning::Table(table.align_down(PageSize::Size4K)), level.below())),
+            Resolution::Table(table) => Ok((Resolution::Table(table.align_down(PageSize::Size4K)), level.below())),
         }
     }
 }

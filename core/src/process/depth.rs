@@ -16,7 +16,7 @@ use crate::phys::PhysRead;
 #[must_use]
 pub fn guess_mode<M: PhysRead>(mem: &M, root: Cr3) -> Option<PagingMode> {
     [PagingMode::FiveLevel, PagingMode::FourLevel].into_iter().find(|mode| {
-        let space = AddressSpace { root, mode: *mode, phys_bits: 52, absent: Hardware };
+        let space = AddressSpace { root, mode: *mode, phys_bits: 52, resolver: Hardware };
         let walker = PageWalker::new(mem, space);
         kernel_leads_to_code(&walker)
     })

@@ -6,11 +6,11 @@
 use core::fmt;
 
 use super::nt::{KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
-use super::roots::{RootCandidate, RootError, SharedHalf, guess_mode};
+use super::roots::{KernelHalf, RootCandidate, RootError, guess_mode};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
 use crate::budget::Budget;
-use crate::paging::{AbsentEntry, AbsentResolver, AddressSpace, Hardware, Meaning, PagingMode};
+use crate::paging::{AddressSpace, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolution};
 use crate::phys::{PhysError, PhysRead};
 
 /// What absent entries mean in a guest that may be Windows.
@@ -23,8 +23,8 @@ pub enum GuestPaging {
     Nt(NtPaging),
 }
 
-impl AbsentResolver for GuestPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+impl NotPresentResolver for GuestPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
         match self {
             Self::Hardware => Hardware.resolve(mem, absent),
             Self::Nt(paging) => paging.resolve(mem, absent),
@@ -45,7 +45,7 @@ impl GuestKernel {
     /// The kernel that `root` leads to: Windows first, then any. `mode` is the depth of the tables where it is known.
     ///
     /// # Bound
-    /// That of [`NtKernel::attach`], [`guess_mode`] and [`SharedHalf::check`].
+    /// That of [`NtKernel::attach`], [`guess_mode`] and [`KernelHalf::check`].
     ///
     /// # Errors
     /// [`RootError`] where `root` cannot serve at all.
@@ -55,7 +55,7 @@ impl GuestKernel {
         }
         let mode = mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
         let space = AddressSpace::new(root).with_mode(mode);
-        SharedHalf::check(mem, &space)?;
+        KernelHalf::check(mem, &space)?;
         Ok(Self::Roots(space))
     }
 
@@ -66,7 +66,7 @@ impl GuestKernel {
     pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), GoneError> {
         match self {
             Self::Nt(kernel) => kernel.revalidate(mem).map_err(GoneError::Nt),
-            Self::Roots(space) => SharedHalf::check(mem, space).map_err(GoneError::Roots),
+            Self::Roots(space) => KernelHalf::check(mem, space).map_err(GoneError::Roots),
         }
     }
 
@@ -76,10 +76,10 @@ impl GuestKernel {
         match self {
             Self::Nt(kernel) => {
                 let space = kernel.space();
-                let paging = GuestPaging::Nt(space.absent);
-                space.with_absent(paging)
+                let paging = GuestPaging::Nt(space.resolver);
+                space.with_resolver(paging)
             }
-            Self::Roots(space) => space.with_absent(GuestPaging::Hardware),
+            Self::Roots(space) => space.with_resolver(GuestPaging::Hardware),
         }
     }
 
@@ -88,7 +88,7 @@ impl GuestKernel {
     pub const fn processes(&self) -> GuestProcesses {
         match self {
             Self::Nt(kernel) => GuestProcesses::Nt(kernel.processes()),
-            Self::Roots(space) => GuestProcesses::Roots(SharedHalf::new(*space)),
+            Self::Roots(space) => GuestProcesses::Roots(KernelHalf::new(*space)),
         }
     }
 }
@@ -100,11 +100,11 @@ pub enum GuestProcesses {
     /// Those that Windows lists.
     Nt(ProcessList),
     /// Those whose roots share a kernel half.
-    Roots(SharedHalf),
+    Roots(KernelHalf),
 }
 
 impl ProcessSource for GuestProcesses {
-    type Absent = GuestPaging;
+    type Resolver = GuestPaging;
 
     fn next_process<M: PhysRead>(
         &mut self,
@@ -113,12 +113,12 @@ impl ProcessSource for GuestProcesses {
     ) -> Result<Step<Process<GuestPaging>>, PhysError> {
         Ok(match self {
             Self::Nt(source) => match source.next_process(mem, budget)? {
-                Step::Found(process) => Step::Found(process.map_absent(GuestPaging::Nt)),
+                Step::Found(process) => Step::Found(process.map_resolver(GuestPaging::Nt)),
                 Step::Pending => Step::Pending,
                 Step::Done => Step::Done,
             },
             Self::Roots(source) => match source.next_process(mem, budget)? {
-                Step::Found(process) => Step::Found(process.map_absent(|Hardware| GuestPaging::Hardware)),
+                Step::Found(process) => Step::Found(process.map_resolver(|Hardware| GuestPaging::Hardware)),
                 Step::Pending => Step::Pending,
                 Step::Done => Step::Done,
             },

@@ -4,8 +4,8 @@
 //! a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a Windows kernel,
 //! and so can name its processes. [`guest`] takes whichever there is.
 
-mod agreement;
 mod depth;
+mod election;
 pub mod guest;
 pub mod nt;
 mod pages;
@@ -15,7 +15,7 @@ use core::fmt;
 
 use crate::addr::{Cr3, Gva};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, AddressSpace, Hardware};
+use crate::paging::{AddressSpace, Hardware, NotPresentResolver};
 use crate::phys::{PhysError, PhysRead};
 
 /// A process as far as its source could tell; what it could not prove is absent.
@@ -48,10 +48,10 @@ impl<R> Process<R> {
 impl<R> Process<R> {
     /// The same process, with another meaning of absent entries.
     #[must_use]
-    pub fn map_absent<Q>(self, meaning: impl FnOnce(R) -> Q) -> Process<Q> {
+    pub fn map_resolver<Q>(self, meaning: impl FnOnce(R) -> Q) -> Process<Q> {
         let Self { space, user_root, pid, ppid, name, eprocess, peb } = self;
-        let AddressSpace { root, mode, phys_bits, absent } = space;
-        let space = AddressSpace { root, mode, phys_bits, absent: meaning(absent) };
+        let AddressSpace { root, mode, phys_bits, resolver } = space;
+        let space = AddressSpace { root, mode, phys_bits, resolver: meaning(resolver) };
         Process { space, user_root, pid, ppid, name, eprocess, peb }
     }
 }
@@ -59,7 +59,7 @@ impl<R> Process<R> {
 impl<R: Default> Default for Process<R> {
     /// A place holder: the space at root 0.
     fn default() -> Self {
-        Self::unnamed(AddressSpace::new(Cr3::new(0)).with_absent(R::default()))
+        Self::unnamed(AddressSpace::new(Cr3::new(0)).with_resolver(R::default()))
     }
 }
 
@@ -116,7 +116,7 @@ pub enum Step<T> {
 /// A source of address spaces.
 pub trait ProcessSource {
     /// What absent entries mean in the spaces of this source.
-    type Absent: AbsentResolver;
+    type Resolver: NotPresentResolver;
 
     /// The next process, in an order that does not depend on time. Each is given once; how many there can be is bounded by
     /// the source, and stated by it.
@@ -127,7 +127,7 @@ pub trait ProcessSource {
         &mut self,
         mem: &M,
         budget: &mut Budget,
-    ) -> Result<Step<Process<Self::Absent>>, PhysError>;
+    ) -> Result<Step<Process<Self::Resolver>>, PhysError>;
 }
 
 #[cfg(test)]

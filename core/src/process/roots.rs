@@ -1,16 +1,16 @@
 //! Address spaces without an operating system's help: the roots that share one kernel half.
 //!
 //! Every process of an x86-64 kernel carries (most of) the same upper 256 entries in its top table. Given one root, a pass
-//! over physical memory that looks at one word a page finds the others: [`SharedHalf`]. With no root at all, the same pass
-//! collects every page that could be a top table, and the largest set that agrees with itself wins: [`Agreement`].
+//! over physical memory that looks at one word a page finds the others: [`KernelHalf`]. With no root at all, the same pass
+//! collects every page that could be a top table, and the largest set that agrees with itself wins: [`RootElection`].
 //!
 //! Neither touches what the backend does not report as data, so a sparse RAM file stays sparse.
 //!
 //! A root found this way is a page of RAM that reads like one, not more: tables of processes that ended, and a firmware's or
 //! boot trampoline's, are among them. The scan asks for user pages, which an identity map of the kernel does not have.
 
-pub use super::agreement::{Agreement, RootCandidate};
 pub use super::depth::guess_mode;
+pub use super::election::{RootCandidate, RootElection};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, Pte};
@@ -167,13 +167,13 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
 /// # Bound
 /// 256 loads for the reference, one for every page of RAM that holds data, and at most 1792 more for each page that passes.
 #[derive(Clone, Copy, Debug)]
-pub struct SharedHalf {
+pub struct KernelHalf {
     reference: AddressSpace<Hardware>,
     anchor: Option<(u64, u64)>,
     pages: Pages,
 }
 
-impl SharedHalf {
+impl KernelHalf {
     /// All roots that share `reference`'s kernel half.
     #[must_use]
     pub const fn new(reference: AddressSpace<Hardware>) -> Self {
@@ -229,8 +229,8 @@ impl SharedHalf {
     }
 }
 
-impl ProcessSource for SharedHalf {
-    type Absent = Hardware;
+impl ProcessSource for KernelHalf {
+    type Resolver = Hardware;
 
     fn next_process<M: PhysRead>(
         &mut self,

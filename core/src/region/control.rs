@@ -3,7 +3,7 @@
 use super::Region;
 use crate::abi::{self, Command};
 use crate::addr::{Cr3, Gva};
-use crate::paging::AbsentResolver;
+use crate::paging::NotPresentResolver;
 
 /// What the caller wants of the producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct ControlWrite {
     pub len: u32,
 }
 
-impl<R: AbsentResolver> Region<R> {
+impl<R: NotPresentResolver> Region<R> {
     /// Builds the control block for `intent`. Reads and writes no guest memory.
     #[must_use]
     pub fn build_control_write(&self, intent: &ControlIntent) -> ControlWrite {

@@ -3,10 +3,10 @@
 use heapless::Vec;
 
 use super::lines::{load_line, wire};
-use super::{Part, ReadError, Region, Sample, Shot, Skip, Try};
+use super::{Part, ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
-use crate::paging::{AbsentResolver, WalkError};
+use crate::paging::{NotPresentResolver, WalkError};
 use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
@@ -72,11 +72,11 @@ struct Latest<'s, F> {
     deliver: &'s mut F,
 }
 
-impl<F: FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>> Shot for Latest<'_, F> {
+impl<F: FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>> Snapshot for Latest<'_, F> {
     type Of = FrameInfo;
 
     #[inline(always)]
-    fn take<M: PhysRead, R: AbsentResolver>(
+    fn take<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         region: &Region<R>,
         mem: &M,
@@ -96,7 +96,7 @@ impl<F: FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>> Shot for Late
     }
 }
 
-impl<R: AbsentResolver> Region<R> {
+impl<R: NotPresentResolver> Region<R> {
     /// Copies the latest frame into the start of `dst`, if it is newer than the last one taken.
     ///
     /// The number, the descriptor and every byte belong to one publish of the producer, and every page was where the

@@ -4,16 +4,16 @@ use core::marker::PhantomData;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{ReadError, Region, Sample, Shot, Skip, Try};
+use super::{ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Backend, CursorId, State, producer};
 use crate::addr::Gpa;
-use crate::paging::AbsentResolver;
+use crate::paging::NotPresentResolver;
 use crate::phys::{PhysError, PhysRead};
 use crate::seqlock::{Begin, ReadSection};
 
 /// The cursor, consistent under its seqlock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CursorShot {
+pub struct CursorSnapshot {
     /// The sequence number of this snapshot: tells an idle cursor from a producer that stopped reporting.
     pub seq: u32,
     /// Whether it is shown.
@@ -36,7 +36,7 @@ pub struct CursorShot {
 
 /// The geometry of the display, consistent under its seqlock. Lengths are in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GeometryShot {
+pub struct GeometrySnapshot {
     /// Left edge of the virtual desktop.
     pub virt_x: i32,
     /// Top edge of the virtual desktop.
@@ -57,7 +57,7 @@ pub struct GeometryShot {
 
 /// The lifecycle line: every field is whole, but they are not of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatusShot {
+pub struct StatusSnapshot {
     /// Ticks at least every [`abi::HEARTBEAT_PERIOD_MS`] while the producer lives.
     pub heartbeat: u64,
     /// Advances at a session break.
@@ -109,25 +109,25 @@ pub(super) fn wire<T: FromBytes + IntoBytes>(words: &[u64]) -> T {
 
 /// A line that starts with its sequence number.
 trait Line: FromBytes + IntoBytes {
-    type Shot;
+    type Snapshot;
 
     /// Where the line lies in the producer page.
     const OFFSET: u64;
 
-    fn shot(&self, seq: u32) -> Self::Shot;
+    fn snapshot(&self, seq: u32) -> Self::Snapshot;
 }
 
 impl Line for abi::Cursor {
-    type Shot = CursorShot;
+    type Snapshot = CursorSnapshot;
 
     const OFFSET: u64 = producer::CURSOR;
 
     #[inline(always)]
-    fn shot(&self, seq: u32) -> CursorShot {
+    fn snapshot(&self, seq: u32) -> CursorSnapshot {
         let (x, y) = halves_u32(self.pos.get());
         let (hot_x, hot_y) = halves_u16(self.hotspot.get());
         let (glyph_w, glyph_h) = halves_u16(self.glyph.get());
-        CursorShot {
+        CursorSnapshot {
             seq,
             visible: self.visible.get() != 0,
             x: x.cast_signed(),
@@ -142,13 +142,13 @@ impl Line for abi::Cursor {
 }
 
 impl Line for abi::Geometry {
-    type Shot = GeometryShot;
+    type Snapshot = GeometrySnapshot;
 
     const OFFSET: u64 = producer::GEOMETRY;
 
     #[inline(always)]
-    fn shot(&self, _seq: u32) -> GeometryShot {
-        GeometryShot {
+    fn snapshot(&self, _seq: u32) -> GeometrySnapshot {
+        GeometrySnapshot {
             virt_x: self.virt_x.get(),
             virt_y: self.virt_y.get(),
             virt_w: self.virt_w.get(),
@@ -166,7 +166,7 @@ struct Locked<T, const WORDS: usize>(PhantomData<T>);
 
 impl<T: Line, const WORDS: usize> Locked<T, WORDS> {
     #[inline(always)]
-    fn once<M: PhysRead>(mem: &M, at: Gpa) -> Result<Try<T::Shot>, PhysError> {
+    fn once<M: PhysRead>(mem: &M, at: Gpa) -> Result<Try<T::Snapshot>, PhysError> {
         let section = match ReadSection::begin(mem, at)? {
             Begin::Open(section) => section,
             Begin::Busy { seq } => return Ok(Try::Again(Skip::Busy { seq })),
@@ -174,23 +174,23 @@ impl<T: Line, const WORDS: usize> Locked<T, WORDS> {
         let words = load_line::<M, WORDS>(mem, at)?;
         let seq = section.seq();
         Ok(if section.is_unchanged()? {
-            Try::Fresh(wire::<T>(&words).shot(seq))
+            Try::Fresh(wire::<T>(&words).snapshot(seq))
         } else {
             Try::Again(Skip::Torn { seq })
         })
     }
 }
 
-impl<T: Line, const WORDS: usize> Shot for Locked<T, WORDS> {
-    type Of = T::Shot;
+impl<T: Line, const WORDS: usize> Snapshot for Locked<T, WORDS> {
+    type Of = T::Snapshot;
 
     #[inline(always)]
-    fn take<M: PhysRead, R: AbsentResolver>(
+    fn take<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         region: &Region<R>,
         mem: &M,
         page: Gpa,
-    ) -> Result<Try<T::Shot>, ReadError> {
+    ) -> Result<Try<T::Snapshot>, ReadError> {
         Self::once(mem, page.wrapping_add(T::OFFSET)).map_err(|error| ReadError::in_page(region.base, error))
     }
 }
@@ -198,20 +198,20 @@ impl<T: Line, const WORDS: usize> Shot for Locked<T, WORDS> {
 /// The lifecycle line.
 struct Lifecycle;
 
-impl Shot for Lifecycle {
-    type Of = StatusShot;
+impl Snapshot for Lifecycle {
+    type Of = StatusSnapshot;
 
     #[inline(always)]
-    fn take<M: PhysRead, R: AbsentResolver>(
+    fn take<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         region: &Region<R>,
         mem: &M,
         page: Gpa,
-    ) -> Result<Try<StatusShot>, ReadError> {
+    ) -> Result<Try<StatusSnapshot>, ReadError> {
         let words = load_line::<M, 6>(mem, page.wrapping_add(producer::STATUS))
             .map_err(|error| ReadError::in_page(region.base, error))?;
         let line: abi::Status = wire(&words);
-        Ok(Try::Fresh(StatusShot {
+        Ok(Try::Fresh(StatusSnapshot {
             heartbeat: line.heartbeat.get(),
             run_epoch: line.run_epoch.get(),
             status: State(line.status.get()),
@@ -226,7 +226,7 @@ impl Shot for Lifecycle {
     }
 }
 
-impl<R: AbsentResolver> Region<R> {
+impl<R: NotPresentResolver> Region<R> {
     /// Reads the cursor.
     ///
     /// # Bound
@@ -234,7 +234,7 @@ impl<R: AbsentResolver> Region<R> {
     ///
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
-    pub fn read_cursor<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<CursorShot>, ReadError> {
+    pub fn read_cursor<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<CursorSnapshot>, ReadError> {
         self.attempt(mem, &mut Locked::<abi::Cursor, 4>(PhantomData))
     }
 
@@ -245,7 +245,7 @@ impl<R: AbsentResolver> Region<R> {
     ///
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
-    pub fn read_geometry<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<GeometryShot>, ReadError> {
+    pub fn read_geometry<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<GeometrySnapshot>, ReadError> {
         self.attempt(mem, &mut Locked::<abi::Geometry, 5>(PhantomData))
     }
 
@@ -259,7 +259,7 @@ impl<R: AbsentResolver> Region<R> {
     ///
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
-    pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusShot>, ReadError> {
+    pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusSnapshot>, ReadError> {
         let sample = self.attempt(mem, &mut Lifecycle);
         if let Ok(Sample::Fresh(status)) = &sample {
             self.run_epoch = status.run_epoch;

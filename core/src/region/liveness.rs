@@ -1,9 +1,9 @@
 //! Is there a producer behind the bytes? Two readings of the heartbeat, with a wait between them that belongs to the caller.
 
-use super::{ReadError, Region, Sample, Shot, Skip, Try};
+use super::{ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::producer;
 use crate::addr::Gpa;
-use crate::paging::AbsentResolver;
+use crate::paging::NotPresentResolver;
 use crate::phys::{PhysError, PhysRead};
 
 /// A heartbeat and the session that it belongs to.
@@ -25,7 +25,7 @@ impl Pulse {
         } else if ahead != 0 && ahead < 1 << 63 {
             Liveness::Alive(self)
         } else {
-            Liveness::Still(self)
+            Liveness::Stale(self)
         }
     }
 }
@@ -37,14 +37,14 @@ pub enum Liveness {
     Alive(Pulse),
     /// It did not advance: dead, stopped, not a region, or the wait was shorter than
     /// [`HEARTBEAT_PERIOD_MS`](crate::abi::HEARTBEAT_PERIOD_MS).
-    Still(Pulse),
+    Stale(Pulse),
     /// Another session began meanwhile: nothing is proven, confirm again from this pulse.
     Restarted(Pulse),
     /// Sessions changed, or the page moved, during every try: nothing is proven.
     Unclear(Skip),
 }
 
-impl<R: AbsentResolver> Region<R> {
+impl<R: NotPresentResolver> Region<R> {
     /// Reads the heartbeat together with the `run_epoch` that it belongs to.
     ///
     /// # Bound
@@ -52,7 +52,7 @@ impl<R: AbsentResolver> Region<R> {
     ///
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
-    pub fn pulse<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<Pulse>, ReadError> {
+    pub fn read_pulse<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<Pulse>, ReadError> {
         self.attempt(mem, &mut Heartbeat)
     }
 
@@ -60,12 +60,12 @@ impl<R: AbsentResolver> Region<R> {
     /// [`HEARTBEAT_PERIOD_MS`](crate::abi::HEARTBEAT_PERIOD_MS) in between.
     ///
     /// # Bound
-    /// As [`pulse`](Self::pulse).
+    /// As [`read_pulse`](Self::read_pulse).
     ///
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn confirm_alive<M: PhysRead>(&mut self, mem: &M, before: Pulse) -> Result<Liveness, ReadError> {
-        Ok(match self.pulse(mem)? {
+        Ok(match self.read_pulse(mem)? {
             Sample::Fresh(now) => now.since(before),
             Sample::Skip(why) => Liveness::Unclear(why),
         })
@@ -75,11 +75,11 @@ impl<R: AbsentResolver> Region<R> {
 /// The heartbeat and its epoch.
 struct Heartbeat;
 
-impl Shot for Heartbeat {
+impl Snapshot for Heartbeat {
     type Of = Pulse;
 
     #[inline(always)]
-    fn take<M: PhysRead, R: AbsentResolver>(
+    fn take<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         region: &Region<R>,
         mem: &M,

@@ -14,12 +14,12 @@ use core::fmt;
 pub use control::{ControlIntent, ControlWrite};
 pub use frame::{FrameDesc, FrameInfo, FrameScratch};
 pub(crate) use lines::load_wire;
-pub use lines::{CursorShot, GeometryShot, StatusShot};
+pub use lines::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
 pub use liveness::{Liveness, Pulse};
 
 use crate::abi;
 use crate::addr::{Gpa, Gva};
-use crate::paging::{AbsentResolver, AddressSpace, Hardware, PageWalker, Rights, Trail, WalkError};
+use crate::paging::{AddressSpace, Hardware, NotPresentResolver, PageWalker, Rights, Trail, WalkError};
 use crate::phys::{PhysError, PhysRead};
 use crate::seqlock::ATTEMPTS;
 use crate::structure::DescFault;
@@ -203,10 +203,10 @@ enum Try<T> {
 ///
 /// A trait and not a closure, so that it can ask to be inlined where it is taken: a result that comes out of a call comes out
 /// of memory, in pieces that are not those it was stored in, and then every load waits for stores.
-trait Shot {
+trait Snapshot {
     type Of;
 
-    fn take<M: PhysRead, R: AbsentResolver>(
+    fn take<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         region: &Region<R>,
         mem: &M,
@@ -214,7 +214,7 @@ trait Shot {
     ) -> Result<Try<Self::Of>, ReadError>;
 }
 
-impl<R: AbsentResolver> Region<R> {
+impl<R: NotPresentResolver> Region<R> {
     /// A handle on the region at `base` of `space`. Nothing is read: a handle on nothing gives errors.
     #[must_use]
     pub const fn new(space: AddressSpace<R>, base: Gva) -> Self {
@@ -287,13 +287,13 @@ impl<R: AbsentResolver> Region<R> {
     /// Tries a snapshot of the producer page up to [`ATTEMPTS`] times; each try ends with the check that the page did not
     /// move, and counts for nothing if it did.
     ///
-    /// The first try is the straight way: it takes a page that was found before, and gives what is final at once. Whatever
+    /// The first try is the fast path: it takes a page that was found before, and gives what is final at once. Whatever
     /// else comes of it is left to [`attempt_again`](Self::attempt_again), so that it keeps nothing for later tries.
     #[inline(always)]
-    fn attempt<M: PhysRead, S: Shot>(&mut self, mem: &M, shot: &mut S) -> Result<Sample<S::Of>, ReadError> {
+    fn attempt<M: PhysRead, S: Snapshot>(&mut self, mem: &M, snapshot: &mut S) -> Result<Sample<S::Of>, ReadError> {
         let mut tries = ATTEMPTS;
         if let Some(PageAt { gpa, .. }) = self.page {
-            let got = shot.take(self, mem, gpa);
+            let got = snapshot.take(self, mem, gpa);
             if self.is_still_at(mem, gpa) {
                 match got {
                     Ok(Try::Fresh(value)) => return Ok(Sample::Fresh(value)),
@@ -303,16 +303,16 @@ impl<R: AbsentResolver> Region<R> {
             }
             tries = tries.wrapping_sub(1);
         }
-        self.attempt_again(mem, tries, shot)
+        self.attempt_again(mem, tries, snapshot)
     }
 
     #[cold]
     #[inline(never)]
-    fn attempt_again<M: PhysRead, S: Shot>(
+    fn attempt_again<M: PhysRead, S: Snapshot>(
         &mut self,
         mem: &M,
         tries: u32,
-        shot: &mut S,
+        snapshot: &mut S,
     ) -> Result<Sample<S::Of>, ReadError> {
         let mut reason = Skip::Moved;
         for _ in 0..tries {
@@ -320,7 +320,7 @@ impl<R: AbsentResolver> Region<R> {
                 Some(page) => page.gpa,
                 None => self.walk_to_page(mem)?,
             };
-            let got = shot.take(self, mem, page);
+            let got = snapshot.take(self, mem, page);
             if !self.is_still_at(mem, page) {
                 reason = Skip::Moved;
                 continue;

@@ -3,9 +3,9 @@
 //! Two passes over each batch of processes that fits the scratch memory:
 //!
 //! 1. **Runs.** A region that is wholly present lies in a run of user pages of its size. Runs are found without reading most
-//!    page tables. The start of each run is judged at once; the frames of all other pages in it at which a region could start are
+//!    page tables. The start of each run is judged at once; the pages of all other pages in it at which a region could start are
 //!    marked, and then read in physical order, each once, however many processes map them.
-//! 2. **Pages.** A region need not be wholly present: slots that were never used, or trimmed pages. So the frames of all writable
+//! 2. **Pages.** A region need not be wholly present: slots that were never used, or trimmed pages. So the pages of all writable
 //!    user pages are marked and read the same way.
 //!
 //! A frame that reads like a producer page is then looked for in all processes, and each place that maps it is judged by the
@@ -13,11 +13,11 @@
 
 use heapless::Vec;
 
-use super::frames::FrameSet;
 use super::mark::writable_frame;
+use super::page_set::PageSet;
 use super::probe::{looks_like_producer, probe_spending};
 use super::report::{Candidate, FoundBy, Progress, ScanScratch, ScanStats};
-use super::windows::{BLOCK, Run, RunFinder, RunStep};
+use super::spans::{BLOCK, Run, RunFinder, RunStep};
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
@@ -25,9 +25,9 @@ use crate::paging::{Leaf, LeafCursor, LeafStep, LeafTable, PageWalker, Rights};
 use crate::phys::{Extent, PhysError, PhysRead, PhysRun};
 use crate::process::{Process, ProcessSource, Step};
 
-/// Frames that look like producer pages and wait to be looked for in the processes.
+/// Pages that look like producer pages and wait to be looked for in the processes.
 const HITS: usize = 64;
-/// Log2 of the bytes of 64 frames: they are asked for together.
+/// Log2 of the bytes of 64 pages: they are asked for together.
 const GROUP: u32 = PAGE_SHIFT + 6;
 /// Candidates whose place is remembered, so that the second pass does not report them again.
 const REPORTED: usize = 64;
@@ -36,15 +36,15 @@ const REPORTED: usize = 64;
 ///
 /// # Bound
 /// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page counts as
-/// the tables that it stands for. For each frame of RAM, at most 2 x 44 loads a batch of processes and, for each that looks like a
+/// the tables that it stands for. For each page of RAM, at most 2 x 44 loads a batch of processes and, for each that looks like a
 /// producer page, one more enumeration of the spaces for every 64 of them; for each place that maps such a frame, [`probe()`](super::probe())'s.
 ///
 /// Every candidate is reported at least once; a guest that shows more than 64 may see some reported twice.
 #[derive(Debug)]
 pub struct Discovery<'s, S: ProcessSource> {
     source: S,
-    processes: &'s mut [Process<S::Absent>],
-    pub(super) frames: FrameSet<'s>,
+    processes: &'s mut [Process<S::Resolver>],
+    pub(super) marked: PageSet<'s>,
     len: usize,
     exhausted: bool,
     pass: FoundBy,
@@ -69,7 +69,7 @@ enum Phase {
         cursor: LeafCursor,
         large: PhysRun,
     },
-    /// The marked frames from `next` on.
+    /// The marked pages from `next` on.
     Sweep {
         next: Gpa,
         extent: Option<Extent>,
@@ -98,14 +98,14 @@ enum Part {
 impl<'s, S: ProcessSource> Discovery<'s, S> {
     /// A scan of all processes of `source`.
     #[must_use]
-    pub fn new(source: S, scratch: ScanScratch<'s, S::Absent>) -> Self {
-        let ScanScratch { processes, frames } = scratch;
-        let mut frames = FrameSet::new(frames);
-        frames.clear();
+    pub fn new(source: S, scratch: ScanScratch<'s, S::Resolver>) -> Self {
+        let ScanScratch { processes, page_bitmap } = scratch;
+        let mut marked = PageSet::new(page_bitmap);
+        marked.clear();
         Self {
             source,
             processes,
-            frames,
+            marked,
             len: 0,
             exhausted: false,
             pass: FoundBy::Run,
@@ -136,7 +136,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 
     /// The processes of the present batch.
     #[must_use]
-    pub fn processes(&self) -> &[Process<S::Absent>] {
+    pub fn processes(&self) -> &[Process<S::Resolver>] {
         self.processes.get(..self.len).unwrap_or_default()
     }
 
@@ -163,7 +163,11 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     ///
     /// # Errors
     /// [`PhysError`] where the source or the map of physical memory fails as a whole. The scan may be tried again.
-    pub fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Candidate<S::Absent>>, PhysError> {
+    pub fn step<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Candidate<S::Resolver>>, PhysError> {
         loop {
             if let Phase::End = self.phase {
                 return Ok(Step::Done);
@@ -221,7 +225,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         }
     }
 
-    fn cursor(process: &Process<S::Absent>) -> LeafCursor {
+    fn cursor(process: &Process<S::Resolver>) -> LeafCursor {
         LeafCursor::new(Gva::new(0), process.space.mode.user_end()).needing(Rights::USER_WRITE).stopping_at_tables()
     }
 
@@ -252,7 +256,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         }
     }
 
-    fn process(&self, index: usize) -> Option<Process<S::Absent>> {
+    fn process(&self, index: usize) -> Option<Process<S::Resolver>> {
         self.processes.get(..self.len)?.get(index).copied()
     }
 
@@ -269,14 +273,14 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         index: usize,
         mut finder: RunFinder,
         run: Option<Run>,
-    ) -> Option<Candidate<S::Absent>> {
+    ) -> Option<Candidate<S::Resolver>> {
         let Some(process) = self.process(index) else {
             self.phase = Phase::Sweep { next: Gpa::new(0), extent: None };
             return None;
         };
         let walker = PageWalker::new(mem, process.space);
         if let Some(run) = run {
-            let rest = self.mark_window(mem, &walker, run, budget);
+            let rest = self.mark_run_span(mem, &walker, run, budget);
             self.phase = Phase::Runs { index, finder, run: rest };
             return None;
         }
@@ -314,7 +318,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         index: usize,
         mut cursor: LeafCursor,
         large: PhysRun,
-    ) -> Option<Candidate<S::Absent>> {
+    ) -> Option<Candidate<S::Resolver>> {
         self.pass = FoundBy::Page;
         let Some(process) = self.process(index) else {
             self.phase = Phase::Sweep { next: Gpa::new(0), extent: None };
@@ -346,7 +350,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         None
     }
 
-    /// Reads marked frames in ascending order, until some are hits or none is left.
+    /// Reads marked pages in ascending order, until some are hits or none is left.
     fn sweep<M: PhysRead>(
         &mut self,
         mem: &M,
@@ -363,7 +367,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 self.phase = Phase::Sweep { next, extent };
                 return Ok(());
             }
-            let Some(frame) = self.frames.take_from(next) else {
+            let Some(frame) = self.marked.take_from(next) else {
                 self.phase = if self.hits.is_empty() { self.after_pass() } else { self.reverse_of(0, None) };
                 return Ok(());
             };
@@ -380,7 +384,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
                 continue;
             }
-            self.stats.frames = self.stats.frames.wrapping_add(1);
+            self.stats.pages = self.stats.pages.wrapping_add(1);
             if !looks_like_producer(mem, frame, budget) {
                 continue;
             }
@@ -396,7 +400,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     /// Asks for the line of every marked frame of a group: their misses overlap, while each is judged by itself.
     fn prefetch_group<M: PhysRead>(&self, mem: &M, frame: Gpa) {
         let first = Gpa::new(frame.get() >> GROUP << GROUP);
-        let mut marked = self.frames.around(first);
+        let mut marked = self.marked.around(first);
         while marked != 0 {
             let skip = u64::from(marked.trailing_zeros()) << PAGE_SHIFT;
             mem.prefetch(first.wrapping_add(skip).wrapping_add(abi::producer::STATUS));
@@ -413,7 +417,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         mut cursor: LeafCursor,
         part: Part,
         resume: Option<Gpa>,
-    ) -> Option<Candidate<S::Absent>> {
+    ) -> Option<Candidate<S::Resolver>> {
         let process = self.process(index)?;
         let walker = PageWalker::new(mem, process.space);
         let (part, place) = match part {
@@ -459,7 +463,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     fn place_in_table<M: PhysRead>(
         &mut self,
         mem: &M,
-        walker: &PageWalker<&M, S::Absent>,
+        walker: &PageWalker<&M, S::Resolver>,
         table: &LeafTable,
         from: u64,
         budget: &mut Budget,
@@ -490,11 +494,11 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     fn judge<M: PhysRead>(
         &mut self,
         mem: &M,
-        process: &Process<S::Absent>,
+        process: &Process<S::Resolver>,
         base: Gva,
         by: FoundBy,
         budget: &mut Budget,
-    ) -> Option<Candidate<S::Absent>> {
+    ) -> Option<Candidate<S::Resolver>> {
         self.stats.judged = self.stats.judged.wrapping_add(1);
         let root = process.space.root.table();
         if self.reported.iter().any(|(at_root, at, _)| *at_root == root && *at == base) {

@@ -2,51 +2,51 @@
 
 use super::discovery::Discovery;
 use super::probe::looks_like_producer;
-use super::windows::{BLOCK, Run, Window, window_at};
+use super::spans::{BLOCK, Run, Span, span_at};
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, LeafTable, Level, PageWalker, Pte, Rights};
+use crate::paging::{LeafTable, Level, NotPresentResolver, PageWalker, Pte, Rights};
 use crate::phys::PhysRead;
 use crate::process::ProcessSource;
 
 impl<S: ProcessSource> Discovery<'_, S> {
-    /// Marks the frames of the writable pages of one window of `run`; gives what is left of it.
-    pub(super) fn mark_window<M: PhysRead>(
+    /// Marks the pages of the writable pages of one span of `run`; gives what is left of it.
+    pub(super) fn mark_run_span<M: PhysRead>(
         &mut self,
         mem: &M,
-        walker: &PageWalker<&M, S::Absent>,
+        walker: &PageWalker<&M, S::Resolver>,
         run: Run,
         budget: &mut Budget,
     ) -> Option<Run> {
         if run.start >= run.end {
             return None;
         }
-        let window = run.start & !PageSize::Size2M.offset_mask();
-        let end = run.end.min(window.wrapping_add(PageSize::Size2M.bytes()));
+        let span = run.start & !PageSize::Size2M.offset_mask();
+        let end = run.end.min(span.wrapping_add(PageSize::Size2M.bytes()));
         budget.spend(4);
-        match window_at(walker, window) {
-            Window::Nothing => {}
-            Window::Large { gpa, rights } => {
+        match span_at(walker, span) {
+            Span::Nothing => {}
+            Span::Large { gpa, rights } => {
                 if rights.grant(Rights::USER_WRITE) {
-                    let skip = run.start.wrapping_sub(window);
+                    let skip = run.start.wrapping_sub(span);
                     self.mark_span(mem, gpa.wrapping_add(skip), end.wrapping_sub(run.start), budget);
                 }
             }
-            Window::Table { table, rights } => {
+            Span::Table { table, rights } => {
                 let first = (run.start >> PAGE_SHIFT) & 511;
                 let last = first.wrapping_add(end.wrapping_sub(run.start) >> PAGE_SHIFT);
-                let table = LeafTable { gva: Gva::new(window), table, rights };
+                let table = LeafTable { gva: Gva::new(span), table, rights };
                 self.mark_table(mem, walker, &table, first, last, budget);
             }
         }
         Some(Run { start: end, end: run.end })
     }
 
-    /// Marks the frames of the writable user pages of a page table, entries `first .. last`.
+    /// Marks the pages of the writable user pages of a page table, entries `first .. last`.
     pub(super) fn mark_table<M: PhysRead>(
         &mut self,
         mem: &M,
-        walker: &PageWalker<&M, S::Absent>,
+        walker: &PageWalker<&M, S::Resolver>,
         table: &LeafTable,
         first: u64,
         last: u64,
@@ -75,7 +75,7 @@ impl<S: ProcessSource> Discovery<'_, S> {
 
     pub(super) fn mark_span<M: PhysRead>(&mut self, mem: &M, gpa: Gpa, len: u64, budget: &mut Budget) {
         let mut done = 0_u64;
-        // No load, but work: a word of the set for every 64 frames.
+        // No load, but work: a word of the set for every 64 pages.
         budget.spend(len.div_ceil(64 * PAGE_BYTES));
         while done < len {
             self.mark(mem, gpa.wrapping_add(done), budget);
@@ -86,7 +86,7 @@ impl<S: ProcessSource> Discovery<'_, S> {
     /// Marks a frame; one beyond the set is read at once, and kept if there is room.
     #[inline]
     fn mark<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
-        if !self.frames.insert(frame) {
+        if !self.marked.insert(frame) {
             self.read_unmarked(mem, frame, budget);
         }
     }
@@ -98,7 +98,7 @@ impl<S: ProcessSource> Discovery<'_, S> {
             self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
             return;
         }
-        self.stats.frames = self.stats.frames.wrapping_add(1);
+        self.stats.pages = self.stats.pages.wrapping_add(1);
         if looks_like_producer(mem, frame, budget) && !self.hits.contains(&frame) && self.hits.push(frame).is_err() {
             self.stats.skipped = self.stats.skipped.wrapping_add(1);
         }
@@ -107,7 +107,7 @@ impl<S: ProcessSource> Discovery<'_, S> {
 
 /// The frame of an entry of a page table, if user mode may write to it; absent entries are given to the resolver.
 #[inline(always)]
-pub(super) fn writable_frame<M: PhysRead, R: AbsentResolver>(
+pub(super) fn writable_frame<M: PhysRead, R: NotPresentResolver>(
     walker: &PageWalker<&M, R>,
     table: &LeafTable,
     gva: Gva,

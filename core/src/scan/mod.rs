@@ -4,11 +4,11 @@
 //! process can forge one, so liveness ([`crate::Region::confirm_alive`]) has the last word.
 
 mod discovery;
-mod frames;
 mod mark;
+mod page_set;
 mod probe;
 mod report;
-mod windows;
+mod spans;
 
 pub use discovery::Discovery;
 pub use probe::{Found, NoRegion, probe};

@@ -2,13 +2,13 @@
 
 use core::fmt;
 
-use super::windows::BLOCK;
+use super::spans::BLOCK;
 use crate::abi::{self, Control, ProducerPage, State, producer};
 use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
-    AbsentResolver, AddressSpace, LeafCursor, LeafStep, LeafTable, Level, Meaning, PageWalker, Pte, Residence, Rights,
-    WalkError,
+    AddressSpace, LeafCursor, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Pte, Residence, Resolution,
+    Rights, WalkError,
 };
 use crate::phys::{PhysError, PhysRead};
 use crate::region::{Pulse, Region};
@@ -68,12 +68,16 @@ impl core::error::Error for NoRegion {}
 ///
 /// # Errors
 /// [`NoRegion`], the first rule that is broken.
-pub fn probe<M: PhysRead, R: AbsentResolver>(mem: &M, space: &AddressSpace<R>, base: Gva) -> Result<Found, NoRegion> {
+pub fn probe<M: PhysRead, R: NotPresentResolver>(
+    mem: &M,
+    space: &AddressSpace<R>,
+    base: Gva,
+) -> Result<Found, NoRegion> {
     probe_spending(mem, space, base, &mut Budget::unlimited())
 }
 
 /// [`probe`], charged to a budget that is not asked: the verdict has to be whole.
-pub(super) fn probe_spending<M: PhysRead, R: AbsentResolver>(
+pub(super) fn probe_spending<M: PhysRead, R: NotPresentResolver>(
     mem: &M,
     space: &AddressSpace<R>,
     base: Gva,
@@ -160,7 +164,7 @@ pub(super) fn looks_like_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut 
 }
 
 /// No page of the ring may be the supervisor's; pages that are not there prove nothing.
-fn check_ring<M: PhysRead, R: AbsentResolver>(
+fn check_ring<M: PhysRead, R: NotPresentResolver>(
     walker: &PageWalker<&M, R>,
     ring: Gva,
     end: Gva,
@@ -184,7 +188,7 @@ fn check_ring<M: PhysRead, R: AbsentResolver>(
 }
 
 /// The first page of a page table, in `start .. end`, that user mode may not access.
-fn supervisor_page<M: PhysRead, R: AbsentResolver>(
+fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
     walker: &PageWalker<&M, R>,
     table: &LeafTable,
     start: Gva,
@@ -208,7 +212,7 @@ fn supervisor_page<M: PhysRead, R: AbsentResolver>(
                 table.rights.and(entry.rights()).user || walker.is_reserved(Level::Pt, entry)
             } else if entry.get() != 0 && R::RESOLVES {
                 match walker.meaning(gva, Level::Pt, entry.get(), table.rights) {
-                    Ok((Meaning::Page { rights, .. }, _)) => rights.user,
+                    Ok((Resolution::Page { rights, .. }, _)) => rights.user,
                     Ok(_) | Err(_) => true,
                 }
             } else {
@@ -225,7 +229,7 @@ fn supervisor_page<M: PhysRead, R: AbsentResolver>(
 impl Found {
     /// A handle on the region, which was found at `base` of `space`.
     #[must_use]
-    pub const fn region<R: AbsentResolver>(&self, space: AddressSpace<R>, base: Gva) -> Region<R> {
+    pub const fn region<R: NotPresentResolver>(&self, space: AddressSpace<R>, base: Gva) -> Region<R> {
         Region::new(space, base)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::probe::Found;
 use crate::addr::{Gpa, Gva, PAGE_BYTES};
-use crate::paging::AbsentResolver;
+use crate::paging::NotPresentResolver;
 use crate::process::Process;
 use crate::region::Region;
 
@@ -19,7 +19,7 @@ pub struct Candidate<R> {
     pub by: FoundBy,
 }
 
-impl<R: AbsentResolver> Candidate<R> {
+impl<R: NotPresentResolver> Candidate<R> {
     /// A handle on it.
     #[must_use]
     pub const fn region(&self) -> Region<R> {
@@ -43,18 +43,18 @@ pub enum FoundBy {
 pub struct ScanScratch<'s, R> {
     /// Processes that are scanned together: at least one. With room for all of a guest's, each frame is read once.
     pub processes: &'s mut [Process<R>],
-    /// One bit for each 4 KiB frame: [`ScanScratch::frame_words`]. Frames beyond are read as they are met, which is
+    /// One bit for each 4 KiB page of RAM: [`ScanScratch::page_bitmap_words`]. Frames beyond are read as they are met, which is
     /// slower; more than 64 of those that look like producer pages at once are counted as skipped.
-    pub frames: &'s mut [u64],
+    pub page_bitmap: &'s mut [u64],
 }
 
 impl<R> ScanScratch<'_, R> {
     /// Processes that suit most guests.
     pub const PROCESSES: usize = 1024;
 
-    /// The words of `frames` that cover physical memory up to `end`: 128 KiB for 4 GiB.
+    /// The words of `page_bitmap` that cover physical memory up to `end`: 128 KiB for 4 GiB.
     #[must_use]
-    pub const fn frame_words(end: Gpa) -> u64 {
+    pub const fn page_bitmap_words(end: Gpa) -> u64 {
         end.get().div_ceil(PAGE_BYTES * 64)
     }
 }
@@ -70,12 +70,12 @@ pub struct ScanStats {
     /// Runs of present user pages that are long enough for a region.
     pub runs: u64,
     /// Frames that were read to see whether they are producer pages.
-    pub frames: u64,
+    pub pages: u64,
     /// Places that were judged by all rules.
     pub judged: u64,
     /// Candidates.
     pub candidates: u64,
-    /// Marked frames that are not RAM, or hold no data.
+    /// Marked pages that are not RAM, or hold no data.
     pub not_ram: u64,
     /// Stretches of page tables that could not be read, or had reserved bits set.
     pub skipped: u64,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use vgpu_perception::abi::{Backend, State};
-use vgpu_perception::process::roots::SharedHalf;
+use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::region::{Liveness, Sample};
 use vgpu_perception::{AddressSpace, Cr3, PagingMode, PhysRead, Region};
 use vgpu_perception_guest_tests::attach::{Place, alive, attach, scan, scan_unknown, wait_for_a_beat};
@@ -64,7 +64,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
 /// One live region, in one process, where the producer says; the same with and without a root to start from.
 fn found_once(guest: &mut Guest, ram: &impl PhysRead, ready: Ready, boots: u32) -> Result<Region> {
     let reference = guest.space()?;
-    SharedHalf::check(ram, &reference)?;
+    KernelHalf::check(ram, &reference)?;
     let begun = Instant::now();
     let (region, place, found) = attach(ram, &reference)?;
     let took = begun.elapsed();
@@ -131,7 +131,7 @@ fn end_producer(guest: &mut Guest, ram: &impl PhysRead, mut region: Region) -> R
     let mut watcher = Watcher::new(SIZE.0, SIZE.1);
     // What was published before the end may still be taken, once; it has to be whole.
     let last = watcher.frame(ram, &mut region);
-    let what = match region.pulse(ram) {
+    let what = match region.read_pulse(ram) {
         Err(error) => format!("an error: {error}"),
         Ok(Sample::Skip(why)) => format!("no pulse: {why}"),
         Ok(Sample::Fresh(before)) => {
@@ -152,9 +152,9 @@ fn end_producer(guest: &mut Guest, ram: &impl PhysRead, mut region: Region) -> R
 
 /// After a reboot the old root is refused, or leads to nothing alive.
 fn reboot(guest: &mut Guest, ram: &impl PhysRead, reference: &AddressSpace, mut region: Region) -> Result<()> {
-    let before = region.pulse(ram)?.fresh();
+    let before = region.read_pulse(ram)?.fresh();
     guest.reboot()?;
-    let handle = match (before, region.pulse(ram)) {
+    let handle = match (before, region.read_pulse(ram)) {
         (_, Err(error)) => format!("an error: {error}"),
         (Some(before), Ok(Sample::Fresh(now))) => {
             let verdict = now.since(before);
@@ -166,7 +166,7 @@ fn reboot(guest: &mut Guest, ram: &impl PhysRead, reference: &AddressSpace, mut 
         (_, other) => format!("{other:?}"),
     };
     println!("  rebooted; the old handle gives {handle}");
-    match SharedHalf::check(ram, reference) {
+    match KernelHalf::check(ram, reference) {
         Err(error) => println!("  the old root is refused: {error}"),
         Ok(()) => {
             let found = scan(ram, reference)?;

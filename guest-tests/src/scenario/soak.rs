@@ -104,9 +104,9 @@ fn soak_cursors(
                 // On a busy machine the writer may be waiting for this very processor.
                 thread::yield_now();
             }
-            if let Some(shot) = watcher.cursor(ram, region)? {
-                changes += u64::from(shot.seq != last);
-                last = shot.seq;
+            if let Some(snapshot) = watcher.cursor(ram, region)? {
+                changes += u64::from(snapshot.seq != last);
+                last = snapshot.seq;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use memflow::mem::{MemoryMap, VirtualTranslate3 as _};
 use memflow::types::Address;
 use serde_json::json;
 use vgpu_perception::paging::{LeafCursor, LeafStep};
-use vgpu_perception::process::roots::SharedHalf;
+use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::{
     AddressSpace, Budget, Gva, PAGE_BYTES, PageSize, PageWalker, PagingMode, PhysRead, ProcessSource as _, Step,
     WalkError,
@@ -129,7 +129,7 @@ fn against_memflow(guest: &Guest, ram: &impl PhysRead, roots: &[AddressSpace]) -
 
 /// All roots, of user mode too.
 fn roots(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Vec<AddressSpace>> {
-    let mut source = SharedHalf::new(*reference);
+    let mut source = KernelHalf::new(*reference);
     let mut spaces = Vec::new();
     loop {
         match source.next_process(ram, &mut Budget::unlimited())? {

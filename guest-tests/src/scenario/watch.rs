@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use vgpu_perception::region::{CursorShot, FrameInfo, FrameScratch, GeometryShot, Sample};
+use vgpu_perception::region::{CursorSnapshot, FrameInfo, FrameScratch, GeometrySnapshot, Sample};
 use vgpu_perception::{NextUse, PhysRead, Region, abi};
 use vgpu_perception_guest_tests::Result;
 use vgpu_perception_producer::{CursorState, GeometryState, pattern};
@@ -65,19 +65,19 @@ impl Watcher {
     }
 
     /// Reads the cursor; its number tells what every field must be.
-    pub(crate) fn cursor(&mut self, ram: &impl PhysRead, region: &mut Region) -> Result<Option<CursorShot>> {
-        let Sample::Fresh(shot) = region.read_cursor(ram)? else {
+    pub(crate) fn cursor(&mut self, ram: &impl PhysRead, region: &mut Region) -> Result<Option<CursorSnapshot>> {
+        let Sample::Fresh(snapshot) = region.read_cursor(ram)? else {
             self.tally.skips += 1;
             return Ok(None);
         };
-        let CursorShot { seq, visible, x, y, hot_x, hot_y, glyph_w, glyph_h, id } = shot;
+        let CursorSnapshot { seq, visible, x, y, hot_x, hot_y, glyph_w, glyph_h, id } = snapshot;
         let read = CursorState { visible, x, y, hot_x, hot_y, glyph_w, glyph_h, id };
         if seq > 0 {
             let written = pattern::cursor(seq / 2, self.width, self.height);
             ensure!(read == written, "torn: cursor {seq} is {read:?}, was written {written:?}");
         }
         self.tally.cursors += 1;
-        Ok(Some(shot))
+        Ok(Some(snapshot))
     }
 
     /// Reads the geometry; it has to be that of one of the steps. Step 0 is that nobody has set any: all zero.
@@ -87,11 +87,11 @@ impl Watcher {
         region: &mut Region,
         mut steps: core::ops::Range<u32>,
     ) -> Result<()> {
-        let Sample::Fresh(shot) = region.read_geometry(ram)? else {
+        let Sample::Fresh(snapshot) = region.read_geometry(ram)? else {
             self.tally.skips += 1;
             return Ok(());
         };
-        let GeometryShot { virt_x, virt_y, virt_w, virt_h, cap_x, cap_y, dpi, refresh_mhz } = shot;
+        let GeometrySnapshot { virt_x, virt_y, virt_w, virt_h, cap_x, cap_y, dpi, refresh_mhz } = snapshot;
         let read = GeometryState { virt_x, virt_y, virt_w, virt_h, cap_x, cap_y, dpi, refresh_mhz };
         let at_step = |step| match step {
             0 => UNSET,

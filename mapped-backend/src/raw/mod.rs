@@ -188,7 +188,7 @@ impl Space {
         self.find_high(gpa)
     }
 
-    /// Cold and inlined: off the straight way, and still no call.
+    /// Cold and inlined: off the fast path, and still no call.
     #[cold]
     #[inline(always)]
     fn find_high(&self, gpa: u64) -> Option<Place> {
@@ -436,14 +436,14 @@ impl Batch {
     }
 }
 
-/// Puts the branch that calls it off the straight way.
+/// Puts the branch that calls it off the fast path.
 #[cold]
 #[inline(always)]
 const fn rarely() {}
 
 #[cold]
 const fn hole(gpa: u64) -> PhysError {
-    PhysError::new(Gpa::new(gpa), PhysErrorKind::Hole)
+    PhysError::new(Gpa::new(gpa), PhysErrorKind::Gap)
 }
 
 /// Cold only so that the way without a guard stays straight.

@@ -4,7 +4,7 @@ use super::memory::word;
 use super::pe::KernelImage;
 use crate::addr::{Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, LeafCursor, LeafStep, PageWalker};
+use crate::paging::{LeafCursor, LeafStep, NotPresentResolver, PageWalker};
 use crate::phys::PhysRead;
 use crate::process::Step;
 
@@ -61,7 +61,7 @@ impl ImageSearch {
         LeafCursor::new(START, END).with_tables(TABLES)
     }
 
-    pub(super) fn step<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<M, R>,
         budget: &mut Budget,

@@ -5,15 +5,15 @@
 
 use heapless::Vec;
 
-use super::descriptors::{DescriptorShape, Descriptors};
+use super::eprocess::Object;
 use super::error::NtError;
 use super::layout::{Field, FieldName, Layout, Offsets, Possible};
 use super::links::Nodes;
 use super::memory::{pointer, word};
-use super::object::Object;
 use super::paging::{KernelPaging, NtPaging};
 use super::pe::KernelImage;
 use super::self_map::{names_itself, self_entry};
+use super::vad::{DescriptorShape, Descriptors};
 use crate::addr::{Cr3, Gpa, Gva, PAGE_BYTES};
 use crate::paging::{PageWalker, Pte};
 use crate::phys::PhysRead;
@@ -407,7 +407,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         let own = self.table(object.word(table.offset)?)?;
         let space = self.kernel.walker.space();
         let paging = NtPaging::new(space, self.kernel.may_swizzle);
-        Some(PageWalker::new(*self.kernel.walker.mem(), space.at_root(Cr3::new(own.get())).with_absent(paging)))
+        Some(PageWalker::new(*self.kernel.walker.mem(), space.at_root(Cr3::new(own.get())).with_resolver(paging)))
     }
 
     #[inline(never)]

@@ -1,12 +1,12 @@
 //! A Windows kernel that was found: what is kept of it, and how that is told to be still so.
 
+use super::eprocess::Object;
 use super::error::NtError;
 use super::find_image::ImageSearch;
 use super::infer::{self, Inferred};
 use super::layout::{FieldName, Layout};
 use super::list::ProcessList;
 use super::memory::{pointer, word};
-use super::object::Object;
 use super::paging::{KernelPaging, NtPaging};
 use super::pe::KernelImage;
 use super::shared_data::{Version, version};
@@ -23,7 +23,7 @@ const SWIZZLING_BUILD: u32 = 17763;
 
 /// How the first root of a kernel was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FoundBy {
+pub enum RootOrigin {
     /// The caller gave it.
     Given,
     /// The processor start block in low memory names it.
@@ -34,7 +34,7 @@ pub enum FoundBy {
     Roots,
 }
 
-impl core::fmt::Display for FoundBy {
+impl core::fmt::Display for RootOrigin {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Given => "the root that was given",
@@ -56,7 +56,7 @@ pub struct NtKernel {
     /// The root that led here; it can be another process's, or the loader's.
     pub found: Cr3,
     /// How that was found.
-    pub found_by: FoundBy,
+    pub origin: RootOrigin,
     /// The kernel's image.
     pub image: KernelImage,
     /// The System process's object.
@@ -78,7 +78,7 @@ impl NtKernel {
     /// # Errors
     /// The [`NtError`] of the way that led furthest.
     pub fn attach<M: PhysRead>(mem: &M, root: Cr3, mode: Option<PagingMode>) -> Result<Self, NtError> {
-        let mut attempt = Attempt::new(mem, root, mode, None, FoundBy::Given);
+        let mut attempt = Attempt::new(mem, root, mode, None, RootOrigin::Given);
         loop {
             match attempt.step(mem, &mut Budget::unlimited()) {
                 Step::Found(kernel) => return Ok(kernel),
@@ -126,7 +126,7 @@ impl NtKernel {
     /// The System process's address space.
     #[must_use]
     pub fn space(&self) -> AddressSpace<NtPaging> {
-        self.kernel_space().with_absent(self.paging())
+        self.kernel_space().with_resolver(self.paging())
     }
 
     pub(super) fn paging(&self) -> NtPaging {
@@ -134,7 +134,7 @@ impl NtKernel {
     }
 
     pub(super) fn kernel_space(&self) -> AddressSpace<KernelPaging> {
-        AddressSpace::new(self.root).with_mode(self.mode).with_absent(KernelPaging)
+        AddressSpace::new(self.root).with_mode(self.mode).with_resolver(KernelPaging)
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) struct Attempt {
     version: Option<Version>,
     search: Option<ImageSearch>,
     found: Cr3,
-    found_by: FoundBy,
+    origin: RootOrigin,
     /// What is known to be in the way.
     pub(super) error: NtError,
 }
@@ -162,9 +162,9 @@ impl Attempt {
         root: Cr3,
         mode: Option<PagingMode>,
         code: Option<Gva>,
-        found_by: FoundBy,
+        origin: RootOrigin,
     ) -> Self {
-        let space = AddressSpace::new(root).with_absent(KernelPaging);
+        let space = AddressSpace::new(root).with_resolver(KernelPaging);
         let read = |mode| version(&PageWalker::new(mem, space.with_mode(mode)));
         // The shared page is found under one reading of the tables only, and so tells how deep they are.
         let modes = match mode {
@@ -177,13 +177,13 @@ impl Attempt {
             None => (modes[0], None),
         };
         // The start block's word counts without the page as well.
-        let go_on = version.is_some() || found_by == FoundBy::StartBlock;
+        let go_on = version.is_some() || origin == RootOrigin::StartBlock;
         Self {
             space: space.with_mode(mode),
             version,
             search: go_on.then(|| ImageSearch::new(code)),
             found: root,
-            found_by,
+            origin,
             error: if go_on { NtError::NoImage { root } } else { NtError::NoSharedData { root } },
         }
     }
@@ -206,7 +206,7 @@ impl Attempt {
                             root,
                             mode: self.space.mode,
                             found: self.found,
-                            found_by: self.found_by,
+                            origin: self.origin,
                             image,
                             system,
                             version: self.version,

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::descriptors::DescriptorShape;
+use super::vad::DescriptorShape;
 
 /// A field of `EPROCESS` (or of the `KPROCESS` at its start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,10 +122,10 @@ impl Layout {
 
 /// A set of offsets that are multiples of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Offsets([u64; super::object::WORDS / 64]);
+pub(super) struct Offsets([u64; super::eprocess::WORDS / 64]);
 
 impl Offsets {
-    pub(super) const NONE: Self = Self([0; super::object::WORDS / 64]);
+    pub(super) const NONE: Self = Self([0; super::eprocess::WORDS / 64]);
 
     pub(super) fn insert(&mut self, offset: u16) {
         let index = offset / 8;
@@ -152,7 +152,7 @@ impl Offsets {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..super::object::WORDS as u16).map(|index| index.wrapping_mul(8)).filter(|offset| self.contains(*offset))
+        (0..super::eprocess::WORDS as u16).map(|index| index.wrapping_mul(8)).filter(|offset| self.contains(*offset))
     }
 
     /// The offset, where there is exactly one.
@@ -174,7 +174,7 @@ impl Possible {
     }
 
     /// Nothing is ruled out yet: the first witness decides what is possible.
-    pub(super) const UNKNOWN: Self = Self::new(Offsets([u64::MAX; super::object::WORDS / 64]));
+    pub(super) const UNKNOWN: Self = Self::new(Offsets([u64::MAX; super::eprocess::WORDS / 64]));
 
     /// Keeps what a process speaks for.
     pub(super) fn keep(&mut self, offsets: Offsets) {

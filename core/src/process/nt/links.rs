@@ -2,7 +2,7 @@
 
 use super::memory::{pointer, word};
 use crate::addr::Gva;
-use crate::paging::{AbsentResolver, PageWalker};
+use crate::paging::{NotPresentResolver, PageWalker};
 use crate::phys::PhysRead;
 
 /// A way along a list of two directions.
@@ -22,7 +22,7 @@ const TRIES: u32 = 3;
 ///
 /// # Bound
 /// Six walks.
-pub(super) fn next_node<M: PhysRead, R: AbsentResolver>(
+pub(super) fn next_node<M: PhysRead, R: NotPresentResolver>(
     walker: &PageWalker<M, R>,
     node: Gva,
     direction: Direction,
@@ -76,7 +76,7 @@ impl Nodes {
         self.broken
     }
 
-    pub(super) fn next<M: PhysRead, R: AbsentResolver>(&mut self, walker: &PageWalker<M, R>) -> Option<Gva> {
+    pub(super) fn next<M: PhysRead, R: NotPresentResolver>(&mut self, walker: &PageWalker<M, R>) -> Option<Gva> {
         self.left = match self.left.checked_sub(1) {
             Some(left) => left,
             None => {

@@ -2,18 +2,18 @@
 
 use heapless::Vec;
 
+use super::eprocess::Object;
 use super::infer::is_pid;
 use super::kernel::NtKernel;
 use super::links::Nodes;
 use super::memory::word;
-use super::object::Object;
 use super::paging::{NtPaging, Owner};
 use super::self_map::{names_itself, self_entry};
 use crate::addr::{Cr3, Gpa, Gva};
 use crate::budget::Budget;
 use crate::paging::{Hardware, PageWalker};
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{SharedHalf, shares_kernel_half};
+use crate::process::roots::{KernelHalf, shares_kernel_half};
 use crate::process::{Process, ProcessName, ProcessSource, Step};
 
 /// Processes whose table field holds no table and whose tables are looked for in RAM.
@@ -85,7 +85,7 @@ struct Lost {
 enum Stage {
     List,
     /// Tables of processes whose field holds garbage.
-    Tables(SharedHalf),
+    Tables(KernelHalf),
     Lost {
         next: usize,
     },
@@ -98,7 +98,7 @@ enum Stage {
 ///
 /// # Bound
 /// At most 2^16 nodes, about 2^12 loads each. Where a live process's table field holds no table, one pass over RAM as
-/// [`SharedHalf`] makes, and for each of at most 8 such processes another walk along the list.
+/// [`KernelHalf`] makes, and for each of at most 8 such processes another walk along the list.
 #[derive(Clone, Debug)]
 pub struct ProcessList {
     kernel: NtKernel,
@@ -152,9 +152,9 @@ impl ProcessList {
                     let walker = PageWalker::new(mem, self.kernel.kernel_space());
                     let Some(node) = self.nodes.next(&walker) else {
                         self.stats.broken = self.nodes.is_broken();
-                        let space = self.kernel.kernel_space().with_absent(Hardware);
+                        let space = self.kernel.kernel_space().with_resolver(Hardware);
                         self.stage =
-                            if self.lost.is_empty() { Stage::End } else { Stage::Tables(SharedHalf::new(space)) };
+                            if self.lost.is_empty() { Stage::End } else { Stage::Tables(KernelHalf::new(space)) };
                         continue;
                     };
                     if let Some(process) = self.at_node(mem, node) {
@@ -250,7 +250,7 @@ impl ProcessList {
             table: (layout.table.offset, table_field),
             root: (field.offset, shape),
         });
-        let space = kernel.kernel_space().at_root(root).with_absent(kernel.paging().of(owner));
+        let space = kernel.kernel_space().at_root(root).with_resolver(kernel.paging().of(owner));
         let peb = field(layout.peb).filter(|peb| *peb != 0 && *peb < kernel.mode.user_end().get());
         let process = Process {
             space,
@@ -287,7 +287,7 @@ impl ProcessList {
 
     /// Looks at a root of RAM for the lost processes.
     fn try_table<M: PhysRead>(&mut self, mem: &M, root: Cr3) {
-        let space = self.kernel.kernel_space().at_root(root).with_absent(self.kernel.paging());
+        let space = self.kernel.kernel_space().at_root(root).with_resolver(self.kernel.paging());
         let walker = PageWalker::new(mem, space);
         for lost in &mut self.lost {
             // PEB.ImageBaseAddress
@@ -317,7 +317,7 @@ impl ProcessList {
 }
 
 impl ProcessSource for ProcessList {
-    type Absent = NtPaging;
+    type Resolver = NtPaging;
 
     fn next_process<M: PhysRead>(
         &mut self,

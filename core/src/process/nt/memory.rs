@@ -3,11 +3,11 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addr::Gva;
-use crate::paging::{AbsentResolver, PageWalker, PagingMode, WalkError};
+use crate::paging::{NotPresentResolver, PageWalker, PagingMode, WalkError};
 use crate::phys::PhysRead;
 
 /// The little-endian `u64` at `gva`: one load where it is aligned.
-pub(super) fn word<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>, gva: Gva) -> Result<u64, WalkError> {
+pub(super) fn word<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>, gva: Gva) -> Result<u64, WalkError> {
     if gva.get().is_multiple_of(8) {
         let found = walker.translate(gva)?;
         return walker.mem().load_u64(found.gpa).map_err(|error| WalkError::Page { gva, error });
@@ -18,7 +18,7 @@ pub(super) fn word<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>, gv
 }
 
 /// A structure at `gva`, copied.
-pub(super) fn wire<T: FromBytes + IntoBytes, M: PhysRead, R: AbsentResolver>(
+pub(super) fn wire<T: FromBytes + IntoBytes, M: PhysRead, R: NotPresentResolver>(
     walker: &PageWalker<M, R>,
     gva: Gva,
 ) -> Result<T, WalkError> {

@@ -15,7 +15,7 @@
 //! [`NtKernel::revalidate`] tells whether a kernel that was kept still runs. [`ProcessList`] is a
 //! [`ProcessSource`](crate::ProcessSource), and [`NtPaging`] what absent entries mean in its processes.
 
-mod descriptors;
+mod eprocess;
 mod error;
 mod find_image;
 mod infer;
@@ -24,7 +24,6 @@ mod layout;
 mod links;
 mod list;
 mod memory;
-mod object;
 mod paging;
 mod pe;
 mod pte;
@@ -32,13 +31,14 @@ mod search;
 mod self_map;
 mod shared_data;
 mod start_block;
+mod vad;
 
-pub use descriptors::DescriptorShape;
 pub use error::NtError;
-pub use kernel::{FoundBy, NtKernel};
+pub use kernel::{NtKernel, RootOrigin};
 pub use layout::{Field, FieldName, Layout};
 pub use list::{ListStats, NtProcess, ProcessList, ProcessState, RootBy};
 pub use paging::NtPaging;
 pub use pe::KernelImage;
 pub use search::KernelSearch;
 pub use shared_data::Version;
+pub use vad::DescriptorShape;

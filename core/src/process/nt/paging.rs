@@ -1,11 +1,11 @@
 //! What absent entries mean in a Windows guest: pages and tables that were trimmed but are still in RAM are found.
 
-use super::descriptors::{DescriptorShape, Descriptors};
 use super::memory::word;
 use super::pte::{Absent, Prototype, decode, prototype};
+use super::vad::{DescriptorShape, Descriptors};
 use crate::addr::{Cr3, Gva};
 use crate::paging::{
-    AbsentEntry, AbsentResolver, AddressSpace, Level, Meaning, PageWalker, PagingMode, Rights, WalkError,
+    AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Rights, WalkError,
 };
 use crate::phys::{PhysError, PhysRead};
 
@@ -14,18 +14,18 @@ use crate::phys::{PhysError, PhysRead};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct KernelPaging;
 
-impl AbsentResolver for KernelPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+impl NotPresentResolver for KernelPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
         Ok(match decode(absent.entry) {
             Absent::Transition(page) => match page.frame(mem) {
                 Some(frame) if absent.level == Level::Pt => {
-                    Meaning::Page { frame, rights: Rights { user: false, ..page.rights() } }
+                    Resolution::Page { frame, rights: Rights { user: false, ..page.rights() } }
                 }
-                Some(frame) => Meaning::Table(frame),
-                None => Meaning::NotResident,
+                Some(frame) => Resolution::Table(frame),
+                None => Resolution::NotResident,
             },
-            Absent::Descriptor => Meaning::NotMapped,
-            Absent::Prototype(..) | Absent::NotResident => Meaning::NotResident,
+            Absent::Descriptor => Resolution::NotMapped,
+            Absent::Prototype(..) | Absent::NotResident => Resolution::NotResident,
         })
     }
 }
@@ -45,7 +45,7 @@ pub(super) struct Owner {
 /// * A **shared** page that was trimmed, or that the process never touched, is known to the section: the entry, or the
 ///   process's address descriptor, leads to a prototype, and the prototype to the page.
 /// * Everything else that Windows keeps track of (page file, compressed store, never made) is
-///   [`Meaning::NotResident`], what it knows nothing of is [`Meaning::NotMapped`].
+///   [`Resolution::NotResident`], what it knows nothing of is [`Resolution::NotMapped`].
 ///
 /// On machines with the L1TF mitigation an address in an absent entry can carry one more bit. A prototype's address that can
 /// be read both ways is taken as the address descriptor has it, and is `NotResident` where that cannot decide.
@@ -82,7 +82,7 @@ impl NtPaging {
 
     fn walker<'m, M: PhysRead>(&self, mem: &'m M) -> PageWalker<&'m M, KernelPaging> {
         let space = AddressSpace::new(self.kernel).with_mode(self.mode).with_phys_bits(self.phys_bits);
-        PageWalker::new(mem, space.with_absent(KernelPaging))
+        PageWalker::new(mem, space.with_resolver(KernelPaging))
     }
 
     /// The prototype that the process's address descriptor names.
@@ -97,46 +97,46 @@ impl NtPaging {
         Descriptors { field: owner.eprocess.wrapping_add(root_at.into()), shape }.prototype(&walker, gva)
     }
 
-    fn follow<M: PhysRead>(&self, mem: &M, at: Gva) -> Result<Meaning, WalkError> {
+    fn follow<M: PhysRead>(&self, mem: &M, at: Gva) -> Result<Resolution, WalkError> {
         // What no processor uses says nothing of rights; the process's own view does, where it has the page.
         let rights = Rights { user: true, writable: true, executable: false };
         Ok(match prototype(word(&self.walker(mem), at)?) {
-            Prototype::Valid(frame) => Meaning::Page { frame, rights },
+            Prototype::Valid(frame) => Resolution::Page { frame, rights },
             Prototype::Transition(page) => match page.frame(mem) {
-                Some(frame) => Meaning::Page { frame, rights: page.rights() },
-                None => Meaning::NotResident,
+                Some(frame) => Resolution::Page { frame, rights: page.rights() },
+                None => Resolution::NotResident,
             },
-            Prototype::NotResident => Meaning::NotResident,
+            Prototype::NotResident => Resolution::NotResident,
         })
     }
 
-    fn meaning<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, WalkError> {
+    fn meaning<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, WalkError> {
         match decode(absent.entry) {
             Absent::Transition(page) => Ok(match page.frame(mem) {
-                Some(frame) if absent.level == Level::Pt => Meaning::Page { frame, rights: page.rights() },
-                Some(frame) => Meaning::Table(frame),
-                None => Meaning::NotResident,
+                Some(frame) if absent.level == Level::Pt => Resolution::Page { frame, rights: page.rights() },
+                Some(frame) => Resolution::Table(frame),
+                None => Resolution::NotResident,
             }),
-            Absent::NotResident if absent.level == Level::Pt => Ok(Meaning::NotResident),
+            Absent::NotResident if absent.level == Level::Pt => Ok(Resolution::NotResident),
             // A table that was written out, or never made: what it would say, the descriptor says as well.
             Absent::Descriptor | Absent::NotResident => match self.described(mem, absent.gva)? {
                 Some(at) => self.follow(mem, at),
-                None if absent.entry == 0 => Ok(Meaning::NotMapped),
-                None => Ok(Meaning::NotResident),
+                None if absent.entry == 0 => Ok(Resolution::NotMapped),
+                None => Ok(Resolution::NotResident),
             },
             // Only page tables hold these.
-            Absent::Prototype(..) if absent.level != Level::Pt => Ok(Meaning::NotResident),
+            Absent::Prototype(..) if absent.level != Level::Pt => Ok(Resolution::NotResident),
             Absent::Prototype(at, Some(plain)) if self.may_swizzle => match self.described(mem, absent.gva)? {
                 Some(expected) if expected == at || expected == plain => self.follow(mem, expected),
-                _ => Ok(Meaning::NotResident),
+                _ => Ok(Resolution::NotResident),
             },
             Absent::Prototype(at, _) => self.follow(mem, at),
         }
     }
 }
 
-impl AbsentResolver for NtPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError> {
+impl NotPresentResolver for NtPaging {
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
         if self.phys_bits == 0 || absent.gva >= self.mode.user_end() {
             return KernelPaging.resolve(mem, absent);
         }
@@ -144,7 +144,7 @@ impl AbsentResolver for NtPaging {
             Ok(meaning) => Ok(meaning),
             Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) => Err(error),
             // What should lead to the page is itself not in RAM, or no pointer.
-            Err(_) => Ok(Meaning::NotResident),
+            Err(_) => Ok(Resolution::NotResident),
         }
     }
 }

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::memory::wire;
 use crate::addr::Gva;
-use crate::paging::{AbsentResolver, PageWalker};
+use crate::paging::{NotPresentResolver, PageWalker};
 use crate::phys::PhysRead;
 
 /// The DOS header: the mark, and where the headers proper are.
@@ -90,7 +90,7 @@ impl KernelImage {
     ///
     /// # Bound
     /// Four reads of at most 152 bytes.
-    pub(super) fn read<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>, base: Gva) -> Option<Self> {
+    pub(super) fn read<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>, base: Gva) -> Option<Self> {
         let dos: DosHeader = wire(walker, base).ok()?;
         let at = dos.headers_at.get();
         if dos.mark != *b"MZ" || at > HEADERS_END {
@@ -130,7 +130,7 @@ impl KernelImage {
         gva.get().checked_sub(self.base.get()).is_some_and(|offset| offset < u64::from(self.bytes))
     }
 
-    fn bytes_at<M: PhysRead, R: AbsentResolver>(
+    fn bytes_at<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         rva: u32,
@@ -150,7 +150,11 @@ impl KernelImage {
     ///
     /// # Bound
     /// 2^14 names, each a number of 4 and a text of 32 bytes.
-    pub(super) fn export<M: PhysRead, R: AbsentResolver>(&self, walker: &PageWalker<M, R>, name: &[u8]) -> Option<Gva> {
+    pub(super) fn export<M: PhysRead, R: NotPresentResolver>(
+        &self,
+        walker: &PageWalker<M, R>,
+        name: &[u8],
+    ) -> Option<Gva> {
         let directory: ExportDirectory = wire(walker, self.at(self.exports_at)).ok()?;
         let count = directory.names.get().min(NAMES);
         let index = self.sorted(walker, &directory, count, name).or_else(|| {
@@ -170,7 +174,7 @@ impl KernelImage {
         (!forwarded && self.holds(rva, 8)).then(|| self.at(rva))
     }
 
-    fn sorted<M: PhysRead, R: AbsentResolver>(
+    fn sorted<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         directory: &ExportDirectory,
@@ -190,7 +194,7 @@ impl KernelImage {
     }
 
     /// How the name of that index compares with `name`.
-    fn compare<M: PhysRead, R: AbsentResolver>(
+    fn compare<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         directory: &ExportDirectory,

@@ -1,14 +1,14 @@
 //! A kernel in a guest of which nothing is known but its RAM.
 
 use super::error::NtError;
-use super::kernel::{Attempt, FoundBy, NtKernel};
+use super::kernel::{Attempt, NtKernel, RootOrigin};
 use super::self_map::SelfMapped;
 use super::start_block::StartBlocks;
 use crate::addr::Cr3;
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, PagingMode};
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{Agreement, RootCandidate};
+use crate::process::roots::{RootCandidate, RootElection};
 use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.
@@ -53,12 +53,12 @@ pub struct KernelSearch<'s> {
     attempts: u32,
     blocks: StartBlocks,
     tables: SelfMapped,
-    roots: Agreement<'s>,
+    roots: RootElection<'s>,
     best: Option<NtError>,
 }
 
 impl<'s> KernelSearch<'s> {
-    /// A search; `mode` is the depth of the tables where it is known, `scratch` has [`Agreement::CANDIDATES`] places.
+    /// A search; `mode` is the depth of the tables where it is known, `scratch` has [`RootElection::CANDIDATES`] places.
     #[must_use]
     pub fn new(mode: Option<PagingMode>, scratch: &'s mut [RootCandidate]) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl<'s> KernelSearch<'s> {
             attempts: 0,
             blocks: StartBlocks::new(),
             tables: SelfMapped::new(),
-            roots: Agreement::new(mode, scratch),
+            roots: RootElection::new(mode, scratch),
             best: None,
         }
     }
@@ -119,17 +119,18 @@ impl<'s> KernelSearch<'s> {
                 Stage::StartBlocks => match self.blocks.next(mem) {
                     Some(block) => {
                         let mode = self.mode.or(block.mode);
-                        self.attempt = Some(Attempt::new(mem, block.root, mode, Some(block.code), FoundBy::StartBlock));
+                        self.attempt =
+                            Some(Attempt::new(mem, block.root, mode, Some(block.code), RootOrigin::StartBlock));
                     }
                     None => self.next_stage(),
                 },
                 Stage::SelfMaps => match self.tables.next(mem, budget)? {
-                    Step::Found(table) => self.follow(mem, Cr3::new(table.get()), FoundBy::SelfMap),
+                    Step::Found(table) => self.follow(mem, Cr3::new(table.get()), RootOrigin::SelfMap),
                     Step::Pending => return Ok(Step::Pending),
                     Step::Done => self.next_stage(),
                 },
                 Stage::Roots => match self.roots.next_process(mem, budget)? {
-                    Step::Found(process) => self.follow(mem, process.space.root, FoundBy::Roots),
+                    Step::Found(process) => self.follow(mem, process.space.root, RootOrigin::Roots),
                     Step::Pending => return Ok(Step::Pending),
                     Step::Done => self.next_stage(),
                 },
@@ -137,7 +138,7 @@ impl<'s> KernelSearch<'s> {
         }
     }
 
-    fn follow<M: PhysRead>(&mut self, mem: &M, root: Cr3, by: FoundBy) {
+    fn follow<M: PhysRead>(&mut self, mem: &M, root: Cr3, by: RootOrigin) {
         self.attempt = Some(Attempt::new(mem, root, self.mode, None, by));
     }
 

@@ -10,7 +10,7 @@ use crate::process::pages::Pages;
 
 const LINE: usize = 8;
 const BLOCK: usize = 64;
-/// Pages that are asked for ahead.
+/// Pages that are prefetched.
 const AHEAD: u64 = 16;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
 const LEAST: u32 = 6;

@@ -5,7 +5,7 @@
 
 use super::memory::word;
 use crate::addr::Gva;
-use crate::paging::{AbsentResolver, PageWalker};
+use crate::paging::{NotPresentResolver, PageWalker};
 use crate::phys::PhysRead;
 
 /// Where the kernel half has the page.
@@ -35,7 +35,7 @@ pub struct Version {
 ///
 /// # Bound
 /// Four walks.
-pub(super) fn version<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>) -> Option<Version> {
+pub(super) fn version<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>) -> Option<Version> {
     let at = |offset| word(walker, SHARED_DATA.wrapping_add(offset)).ok();
     let [drive, colon, backslash, first] = split_u16(at(SYSTEM_ROOT)?);
     let letter = |unit: u16| u8::try_from(unit).is_ok_and(|byte| byte.is_ascii_alphabetic());

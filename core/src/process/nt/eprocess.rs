@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::shared_data::{high, low};
 use crate::addr::{Gva, PAGE_BYTES};
-use crate::paging::{AbsentResolver, PageWalker, WalkError};
+use crate::paging::{NotPresentResolver, PageWalker, WalkError};
 use crate::phys::PhysRead;
 
 /// Words of an object that are looked at. Known objects end before byte 0xc00.
@@ -30,7 +30,10 @@ impl Object {
     pub(super) const BLANK: Self = Self { at: Gva::new(0), words: [0; WORDS], len: 0 };
 
     /// Copies the object at `at`.
-    pub(super) fn read<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<M, R>, at: Gva) -> Result<Self, WalkError> {
+    pub(super) fn read<M: PhysRead, R: NotPresentResolver>(
+        walker: &PageWalker<M, R>,
+        at: Gva,
+    ) -> Result<Self, WalkError> {
         let mut object = Self::BLANK;
         object.fill(walker, at)?;
         Ok(object)
@@ -38,7 +41,7 @@ impl Object {
 
     /// Copies the object at `at` into this one, which is large enough that a second copy is worth saving. An object may end
     /// where the memory after it is not mapped, so that a second page that cannot be read only shortens the copy.
-    pub(super) fn fill<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn fill<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<M, R>,
         at: Gva,

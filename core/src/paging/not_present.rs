@@ -1,7 +1,7 @@
 //! What an operating system means by an entry that the processor would not use.
 //!
 //! To the processor a clear P bit says nothing but "fault". An operating system keeps the page's whereabouts in the other
-//! 63 bits: a page that was trimmed from a working set may still lie in RAM. [`AbsentResolver`] is the hook for that.
+//! 63 bits: a page that was trimmed from a working set may still lie in RAM. [`NotPresentResolver`] is the hook for that.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use crate::phys::{PhysError, PhysRead};
 
 /// An entry without P that a walk met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AbsentEntry {
+pub struct NotPresentEntry {
     /// The address that is being translated.
     pub gva: Gva,
     /// The level of the table that the entry is in.
@@ -24,7 +24,7 @@ pub struct AbsentEntry {
 
 /// What such an entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum Resolution {
     /// No page is mapped there.
     NotMapped,
     /// A page is mapped there, but its bytes are not in RAM (paged out, compressed, or never made).
@@ -44,26 +44,26 @@ pub enum Meaning {
 ///
 /// An implementation is a small plain value: it travels inside [`AddressSpace`](super::AddressSpace) and region handles.
 /// It may read guest memory, in bounded work, and must not trust what it reads.
-pub trait AbsentResolver: Copy + fmt::Debug {
-    /// False where no entry can mean anything but [`Meaning::NotMapped`]: lets a scan pass over such entries unasked.
+pub trait NotPresentResolver: Copy + fmt::Debug {
+    /// False where no entry can mean anything but [`Resolution::NotMapped`]: lets a scan pass over such entries unasked.
     const RESOLVES: bool = true;
 
     /// Says what `absent` means.
     ///
     /// # Errors
     /// [`PhysError`] where the structures that tell could not be read.
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &AbsentEntry) -> Result<Meaning, PhysError>;
+    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError>;
 }
 
 /// The processor's own view: an entry without P maps nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Hardware;
 
-impl AbsentResolver for Hardware {
+impl NotPresentResolver for Hardware {
     const RESOLVES: bool = false;
 
     #[inline]
-    fn resolve<M: PhysRead>(&self, _mem: &M, _absent: &AbsentEntry) -> Result<Meaning, PhysError> {
-        Ok(Meaning::NotMapped)
+    fn resolve<M: PhysRead>(&self, _mem: &M, _absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
+        Ok(Resolution::NotMapped)
     }
 }

@@ -1,21 +1,21 @@
 //! Where a region can be at all, if all of its pages are present: runs of user pages as long as a region.
 //!
-//! A run of 98 MiB covers at least 48 whole 2 MiB windows, wherever it starts. So of a stretch of present directory entries
-//! only every 48th window has to be looked into: where its pages are not all there, no run covers it. Typical processes have
+//! A run of 98 MiB covers at least 48 whole 2 MiB spans, wherever it starts. So of a stretch of present directory entries
+//! only every 48th span has to be looked into: where its pages are not all there, no run covers it. Typical processes have
 //! no such run, and nearly all of their page tables are never read.
 
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
-use crate::paging::{AbsentResolver, LeafCursor, LeafStep, Level, PageWalker, Pte, Rights};
+use crate::paging::{LeafCursor, LeafStep, Level, NotPresentResolver, PageWalker, Pte, Rights};
 use crate::phys::PhysRead;
 
-/// Bytes of a window: what one page table maps.
-const WINDOW: u64 = PageSize::Size2M.bytes();
-/// Pages of a window.
+/// Bytes of a span: what one page table maps.
+const SPAN: u64 = PageSize::Size2M.bytes();
+/// Pages of a span.
 const PAGES: u64 = 512;
-/// Whole windows that a region covers however it lies.
-const COVERED: u64 = abi::REGION_BYTES / WINDOW - 1;
+/// Whole spans that a region covers however it lies.
+const COVERED: u64 = abi::REGION_BYTES / SPAN - 1;
 
 /// A run of present user pages, page-aligned, `start .. end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) struct Run {
     pub(super) end: u64,
 }
 
-/// What is known of one 2 MiB window: how many user pages in a row stand at its start and at its end.
+/// What is known of one 2 MiB span: how many user pages in a row stand at its start and at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fill {
     leading: u64,
@@ -44,9 +44,9 @@ impl Fill {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunFinder {
     cursor: LeafCursor,
-    /// Neighbouring windows with a present user directory entry, up to where the cursor is.
+    /// Neighbouring spans with a present user directory entry, up to where the cursor is.
     stretch: Option<Run>,
-    /// A stretch that ended and is long enough: where in it the next window is looked into.
+    /// A stretch that ended and is long enough: where in it the next span is looked into.
     search: Option<Search>,
     ended: bool,
     tables: u64,
@@ -54,9 +54,9 @@ pub(super) struct RunFinder {
 
 #[derive(Clone, Copy, Debug)]
 struct Search {
-    /// First window that may belong to the next run.
+    /// First span that may belong to the next run.
     from: u64,
-    /// Next window to look into.
+    /// Next span to look into.
     probe: u64,
     end: u64,
     /// A run that is being followed upwards: where it starts.
@@ -92,7 +92,7 @@ impl RunFinder {
         self.cursor.is_truncated()
     }
 
-    pub(super) fn step<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<&M, R>,
         budget: &mut Budget,
@@ -110,7 +110,7 @@ impl RunFinder {
                 return RunStep::Done;
             }
             let (start, len) = match walker.next_leaf(&mut self.cursor, budget) {
-                LeafStep::Table(table) => (table.gva.get(), WINDOW),
+                LeafStep::Table(table) => (table.gva.get(), SPAN),
                 LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => (leaf.gva.get(), leaf.size.bytes()),
                 // A trimmed page: the first pass is about present ones.
                 LeafStep::Leaf(_) | LeafStep::Skipped(_) => continue,
@@ -121,8 +121,8 @@ impl RunFinder {
                     continue;
                 }
             };
-            let more = walker.more_windows(&mut self.cursor, budget);
-            let end = start.wrapping_add(len).wrapping_add(more.wrapping_mul(WINDOW));
+            let more = walker.more_spans(&mut self.cursor, budget);
+            let end = start.wrapping_add(len).wrapping_add(more.wrapping_mul(SPAN));
             match &mut self.stretch {
                 Some(stretch) if stretch.end == start => stretch.end = end,
                 _ => {
@@ -135,15 +135,15 @@ impl RunFinder {
 
     fn close_stretch(&mut self) {
         if let Some(Run { start, end }) = self.stretch.take()
-            && end.wrapping_sub(start) >= COVERED.wrapping_mul(WINDOW)
+            && end.wrapping_sub(start) >= COVERED.wrapping_mul(SPAN)
         {
-            let probe = start.wrapping_add(COVERED.wrapping_sub(1).wrapping_mul(WINDOW));
+            let probe = start.wrapping_add(COVERED.wrapping_sub(1).wrapping_mul(SPAN));
             self.search = Some(Search { from: start, probe, end, run: None });
         }
     }
 
-    /// One window of the search: a run that ended, a step without result, or that the stretch is searched.
-    fn search<M: PhysRead, R: AbsentResolver>(
+    /// One span of the search: a run that ended, a step without result, or that the stretch is searched.
+    fn search<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<&M, R>,
         budget: &mut Budget,
@@ -158,86 +158,86 @@ impl RunFinder {
         self.tables = self.tables.wrapping_add(1);
         match search.run {
             None => {
-                let fill = window_fill(walker, search.probe, budget);
+                let fill = span_fill(walker, search.probe, budget);
                 let next = if fill.is_full() {
                     let start = self.run_start(walker, &search, budget);
-                    Search { probe: search.probe.wrapping_add(WINDOW), run: Some(start), ..search }
+                    Search { probe: search.probe.wrapping_add(SPAN), run: Some(start), ..search }
                 } else {
-                    let from = search.probe.wrapping_add(WINDOW);
-                    Search { from, probe: search.probe.wrapping_add(COVERED.wrapping_mul(WINDOW)), ..search }
+                    let from = search.probe.wrapping_add(SPAN);
+                    Search { from, probe: search.probe.wrapping_add(COVERED.wrapping_mul(SPAN)), ..search }
                 };
                 self.search = Some(next);
                 None
             }
             Some(start) => {
-                // The stretch may end with a window whose directory entry was the last one: what follows it is not present.
+                // The stretch may end with a span whose directory entry was the last one: what follows it is not present.
                 let fill =
-                    if search.probe < search.end { window_fill(walker, search.probe, budget) } else { Fill::EMPTY };
+                    if search.probe < search.end { span_fill(walker, search.probe, budget) } else { Fill::EMPTY };
                 if fill.is_full() {
-                    self.search = Some(Search { probe: search.probe.wrapping_add(WINDOW), ..search });
+                    self.search = Some(Search { probe: search.probe.wrapping_add(SPAN), ..search });
                     return None;
                 }
                 let end = search.probe.wrapping_add(fill.leading.wrapping_mul(PAGE_BYTES));
                 let from = search.probe;
-                let probe = from.wrapping_add(COVERED.wrapping_mul(WINDOW));
+                let probe = from.wrapping_add(COVERED.wrapping_mul(SPAN));
                 self.search = Some(Search { from, probe, end: search.end, run: None });
                 (end.wrapping_sub(start) >= abi::REGION_BYTES).then_some(RunStep::Run(Run { start, end }))
             }
         }
     }
 
-    /// Where the run that holds the whole window at `search.probe` starts: at most 48 windows back.
-    fn run_start<M: PhysRead, R: AbsentResolver>(
+    /// Where the run that holds the whole span at `search.probe` starts: at most 48 spans back.
+    fn run_start<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<&M, R>,
         search: &Search,
         budget: &mut Budget,
     ) -> u64 {
-        let mut window = search.probe;
-        while window > search.from {
-            let before = window.wrapping_sub(WINDOW);
+        let mut span = search.probe;
+        while span > search.from {
+            let before = span.wrapping_sub(SPAN);
             self.tables = self.tables.wrapping_add(1);
-            let fill = window_fill(walker, before, budget);
+            let fill = span_fill(walker, before, budget);
             if !fill.is_full() {
-                return window.wrapping_sub(fill.trailing.wrapping_mul(PAGE_BYTES));
+                return span.wrapping_sub(fill.trailing.wrapping_mul(PAGE_BYTES));
             }
-            window = before;
+            span = before;
         }
-        window
+        span
     }
 }
 
-/// A 2 MiB window by its directory entry: a large page, a page table, or nothing to user mode.
-pub(super) enum Window {
+/// A 2 MiB span by its directory entry: a large page, a page table, or nothing to user mode.
+pub(super) enum Span {
     Large { gpa: Gpa, rights: Rights },
     Table { table: Gpa, rights: Rights },
     Nothing,
 }
 
-/// Walks to the directory entry of the window at `start`.
-pub(super) fn window_at<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, start: u64) -> Window {
-    let end = Gva::new(start.wrapping_add(WINDOW));
+/// Walks to the directory entry of the span at `start`.
+pub(super) fn span_at<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M, R>, start: u64) -> Span {
+    let end = Gva::new(start.wrapping_add(SPAN));
     let mut cursor = LeafCursor::new(Gva::new(start), end).needing(Rights::USER).stopping_at_tables();
     let mut budget = Budget::unlimited();
     match walker.next_leaf(&mut cursor, &mut budget) {
-        LeafStep::Table(found) => Window::Table { table: found.table, rights: found.rights },
+        LeafStep::Table(found) => Span::Table { table: found.table, rights: found.rights },
         LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => {
-            // A 1 GiB page is reported by its start: this window is a part of it.
+            // A 1 GiB page is reported by its start: this span is a part of it.
             let skip = start.wrapping_sub(leaf.gva.get()) & leaf.size.offset_mask();
-            Window::Large { gpa: leaf.gpa.wrapping_add(skip), rights: leaf.rights }
+            Span::Large { gpa: leaf.gpa.wrapping_add(skip), rights: leaf.rights }
         }
-        _ => Window::Nothing,
+        _ => Span::Nothing,
     }
 }
 
-/// How far user pages reach from both ends of the window at `start`. Reads up to the first page that is missing, and then
+/// How far user pages reach from both ends of the span at `start`. Reads up to the first page that is missing, and then
 /// from the other end.
-fn window_fill<M: PhysRead, R: AbsentResolver>(walker: &PageWalker<&M, R>, start: u64, budget: &mut Budget) -> Fill {
+fn span_fill<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M, R>, start: u64, budget: &mut Budget) -> Fill {
     budget.spend(4);
-    let (table, above) = match window_at(walker, start) {
-        Window::Large { .. } => return Fill::FULL,
-        Window::Nothing => return Fill::EMPTY,
-        Window::Table { table, rights } => (table, rights),
+    let (table, above) = match span_at(walker, start) {
+        Span::Large { .. } => return Fill::FULL,
+        Span::Nothing => return Fill::EMPTY,
+        Span::Table { table, rights } => (table, rights),
     };
     let is_user = |word: u64| {
         let entry = Pte::new(word);

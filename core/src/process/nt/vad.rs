@@ -7,7 +7,7 @@
 use super::memory::{pointer, word};
 use super::shared_data::{high, low};
 use crate::addr::{Gva, PAGE_SHIFT};
-use crate::paging::{AbsentResolver, PageWalker, WalkError};
+use crate::paging::{NotPresentResolver, PageWalker, WalkError};
 use crate::phys::PhysRead;
 
 /// How the nodes of the tree look.
@@ -84,7 +84,7 @@ pub(super) struct Descriptors {
 impl Descriptors {
     /// The root node. Where the field is a table, the table is its own parent and has the tree on its right; in either form
     /// the root names its parent, so that another node is not taken for it.
-    pub(super) fn root<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn root<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
     ) -> Result<Option<Gva>, WalkError> {
@@ -107,7 +107,7 @@ impl Descriptors {
     ///
     /// # Bound
     /// 64 nodes of five words.
-    pub(super) fn find<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn find<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         gva: Gva,
@@ -139,7 +139,7 @@ impl Descriptors {
     }
 
     /// The first and last page of a node.
-    fn pages<M: PhysRead, R: AbsentResolver>(
+    fn pages<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         node: Gva,
@@ -160,7 +160,7 @@ impl Descriptors {
     ///
     /// # Bound
     /// That of [`find`](Self::find), and 256 subsections of three words.
-    pub(super) fn prototype<M: PhysRead, R: AbsentResolver>(
+    pub(super) fn prototype<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         gva: Gva,
@@ -210,7 +210,7 @@ impl Descriptors {
     }
 
     /// The array of a subsection and its length.
-    fn subsection<M: PhysRead, R: AbsentResolver>(
+    fn subsection<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
         subsection: Gva,

@@ -1,14 +1,14 @@
-//! A set of physical frames, one bit each, in memory that the caller lends.
+//! A set of physical pages, one bit each, in memory that the caller lends.
 
 use crate::addr::{Gpa, PAGE_SHIFT};
 
 /// Frames of 4 KiB below a limit that the length of the words sets.
 #[derive(Debug)]
-pub(super) struct FrameSet<'s> {
+pub(super) struct PageSet<'s> {
     words: &'s mut [u64],
 }
 
-impl<'s> FrameSet<'s> {
+impl<'s> PageSet<'s> {
     pub(super) const fn new(words: &'s mut [u64]) -> Self {
         Self { words }
     }
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn frames_come_back_in_order_and_once() {
         let mut words = [0_u64; 2];
-        let mut set = FrameSet::new(&mut words);
+        let mut set = PageSet::new(&mut words);
         for frame in [127_u64, 3, 64, 63, 3] {
             assert!(set.insert(Gpa::new(frame << 12)));
         }

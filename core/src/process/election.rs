@@ -2,7 +2,7 @@
 
 use super::depth::guess_mode;
 use super::pages::Pages;
-use super::roots::{AHEAD, COMPARED, ENTRIES, SharedHalf, all_fit, entries, process_at, reserved, shares_kernel_half};
+use super::roots::{AHEAD, COMPARED, ENTRIES, KernelHalf, all_fit, entries, process_at, reserved, shares_kernel_half};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
@@ -34,7 +34,7 @@ fn line_fits<M: PhysRead>(mem: &M, page: Gpa, reserved: u64) -> bool {
     mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved)
 }
 
-/// A page that could be a top table, as [`Agreement`] keeps it.
+/// A page that could be a top table, as [`RootElection`] keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootCandidate {
     root: Gpa,
@@ -50,9 +50,9 @@ pub struct RootCandidate {
 /// One line, at most 9 loads, for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level; 256 comparisons of
 /// 768 loads to find the one to measure by, and [`guess_mode`]'s, as one piece of a budget; then at most 1792 for each that is
 /// kept. Where more pages pass than `candidates` holds, the winner so far is used as the reference of a second pass, a
-/// [`SharedHalf`].
+/// [`KernelHalf`].
 #[derive(Debug)]
-pub struct Agreement<'s> {
+pub struct RootElection<'s> {
     /// What candidates are read as; once the reference is known, the reference.
     template: AddressSpace<Hardware>,
     mode: Option<PagingMode>,
@@ -80,11 +80,11 @@ const SAMPLE: usize = 16;
 enum Stage {
     Collect,
     List { next: usize },
-    SecondPass(SharedHalf),
+    SecondPass(KernelHalf),
     End,
 }
 
-impl<'s> Agreement<'s> {
+impl<'s> RootElection<'s> {
     /// Candidates that suit most guests: 4096, in 64 KiB.
     pub const CANDIDATES: usize = 4096;
 
@@ -97,7 +97,7 @@ impl<'s> Agreement<'s> {
             Some(mode) => mode,
             None => PagingMode::FourLevel,
         };
-        let template = AddressSpace { root: Cr3::new(0), mode: levels, phys_bits: 52, absent: Hardware };
+        let template = AddressSpace { root: Cr3::new(0), mode: levels, phys_bits: 52, resolver: Hardware };
         Self {
             template,
             mode,
@@ -259,8 +259,8 @@ impl<'s> Agreement<'s> {
     }
 }
 
-impl ProcessSource for Agreement<'_> {
-    type Absent = Hardware;
+impl ProcessSource for RootElection<'_> {
+    type Resolver = Hardware;
 
     fn next_process<M: PhysRead>(
         &mut self,
@@ -281,7 +281,7 @@ impl ProcessSource for Agreement<'_> {
                             self.template = self.template.at_root(root).with_mode(mode);
                             self.elected = true;
                             if self.overflowed {
-                                Stage::SecondPass(SharedHalf::new(self.template))
+                                Stage::SecondPass(KernelHalf::new(self.template))
                             } else {
                                 Stage::List { next: 0 }
                             }
