@@ -5,7 +5,7 @@ use vgpu_perception_mapped::GuestRam;
 
 use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::{
-    AddressSpace, CopyHint, Cr3, Extent, Gpa, Gva, PageWalker, PhysError, PhysRead, PhysRun, Window,
+    AddressSpace, CopyHint, Cr3, Extent, Gpa, Gva, Line, PageKind, PageWalker, PhysError, PhysRead, PhysRun, Window,
 };
 
 use crate::choice::Seen;
@@ -143,8 +143,20 @@ impl PhysRead for Ram {
         either!(self, ram => ram.next_extent(from))
     }
 
-    fn holds_page(&self, page: Gpa) -> bool {
-        either!(self, ram => ram.holds_page(page))
+    fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
+        either!(self, ram => ram.load_lines(at, lines))
+    }
+
+    fn batch(&self) -> usize {
+        either!(self, ram => ram.batch())
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        either!(self, ram => ram.page_kind(page))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        either!(self, ram => ram.is_cancelled())
     }
 
     fn window(&self, gpa: Gpa, len: usize) -> Option<Window<'_>> {

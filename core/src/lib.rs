@@ -40,7 +40,10 @@ pub use paging::{AddressSpace, PageWalker, PagingMode, WalkError};
 /// A list of at most `N` runs, for [`PageWalker::runs`].
 pub type RunList<const N: usize> = heapless::Vec<PhysRun, N>;
 
-pub use phys::{CallbackRam, CopyHint, Extent, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun, Window, next_in};
+pub use phys::{
+    CallbackRam, CopyHint, CopyMethod, CopyOptions, CopyPolicy, Extent, Line, NextUse, PageKind, PhysError,
+    PhysErrorKind, PhysRead, PhysRun, Window, next_in,
+};
 pub use process::{Process, ProcessName, ProcessSource, Step};
 pub use region::Region;
 pub use scan::Discovery;

@@ -130,7 +130,7 @@ mod tests {
     const CPU: Cpu = Cpu { avx2: true, erms: true, cache: 32 << 20 };
 
     fn hint(total: u64, next_use: NextUse) -> CopyHint {
-        CopyHint { total, next_use }
+        CopyHint::new(total, next_use)
     }
 
     const fn shape(pieces: usize, bytes: usize) -> Shape {

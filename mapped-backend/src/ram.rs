@@ -4,7 +4,7 @@ use core::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use vgpu_perception::{CopyHint, Extent, Gpa, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
+use vgpu_perception::{CopyHint, Extent, Gpa, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
 use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
@@ -282,14 +282,17 @@ impl PhysRead for GuestRam {
     }
 
     /// One question to the file; where its data ends, which `next_extent` says, takes the kernel a look at every page.
-    fn holds_page(&self, page: Gpa) -> bool {
+    fn page_kind(&self, page: Gpa) -> PageKind {
         let gpa = page.get();
-        self.map.segments().iter().any(|segment| {
-            let skip = gpa.wrapping_sub(segment.gpa.get());
-            // Segments are whole pages.
-            skip < segment.len
-                && self.files.get(segment.file).is_some_and(|file| file.has_data_at(segment.offset + skip))
-        })
+        // Segments are whole pages.
+        let segment = self.map.segments().iter().find(|segment| gpa.wrapping_sub(segment.gpa.get()) < segment.len);
+        let Some(segment) = segment else { return PageKind::Gap };
+        let skip = gpa.wrapping_sub(segment.gpa.get());
+        match self.files.get(segment.file) {
+            Some(file) if file.has_data_at(segment.offset + skip) => PageKind::Data,
+            Some(_) => PageKind::Hole,
+            None => PageKind::Gap,
+        }
     }
 
     #[inline]

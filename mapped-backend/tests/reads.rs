@@ -97,11 +97,11 @@ fn any_range_is_read_whole_or_names_its_first_hole() {
 
 /// What every hint can say of a transfer, from one that fits a cache to one that fits none.
 const HINTS: [CopyHint; 5] = [
-    CopyHint { total: 0, next_use: NextUse::Unknown },
-    CopyHint { total: 8 << 20, next_use: NextUse::ReadSoon },
-    CopyHint { total: 8 << 20, next_use: NextUse::Handoff },
-    CopyHint { total: 1 << 40, next_use: NextUse::ReadSoon },
-    CopyHint { total: u64::MAX, next_use: NextUse::Unknown },
+    CopyHint::new(0, NextUse::Unknown),
+    CopyHint::new(8 << 20, NextUse::ReadSoon),
+    CopyHint::new(8 << 20, NextUse::Handoff),
+    CopyHint::new(1 << 40, NextUse::ReadSoon),
+    CopyHint::new(u64::MAX, NextUse::Unknown),
 ];
 
 #[test]

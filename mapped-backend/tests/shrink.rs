@@ -17,7 +17,7 @@ fn lost<T: core::fmt::Debug>(answer: Result<T, PhysError>) {
 /// Enough of the same three pages for a copy with several cursors.
 fn runs(ram: &GuestRam, at: Gpa, next_use: NextUse) -> Result<(), PhysError> {
     let runs = [PhysRun { gpa: at, len: 3 * PAGE }; 20];
-    ram.read_runs(&runs, &mut [0; 60 * PAGE as usize], CopyHint { total: 1 << 40, next_use })
+    ram.read_runs(&runs, &mut [0; 60 * PAGE as usize], CopyHint::new(1 << 40, next_use))
 }
 
 #[test]

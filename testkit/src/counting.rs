@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 
-use vgpu_perception::{CopyHint, Extent, Gpa, PhysError, PhysRead, PhysRun, Window};
+use vgpu_perception::{CopyHint, Extent, Gpa, PageKind, PhysError, PhysRead, PhysRun, Window};
 
 /// What was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +112,11 @@ impl<M: PhysRead> PhysRead for Counting<M> {
 
     fn fence_acquire(&self) {
         self.inner.fence_acquire();
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        let counted = self.count(Ok(self.inner.page_kind(page)), |counts| counts.extents += 1);
+        counted.unwrap_or(PageKind::Gap)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

@@ -4,7 +4,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use std::collections::BTreeSet;
 
-use vgpu_perception::{Extent, Gpa, PhysError, PhysErrorKind, PhysRead};
+use vgpu_perception::{Extent, Gpa, PageKind, PhysError, PhysErrorKind, PhysRead};
 
 use crate::rng::Rng;
 
@@ -74,6 +74,10 @@ impl<M: PhysRead, F: FnMut(ReadEvent)> PhysRead for Hooked<M, F> {
         self.inner.fence_acquire();
     }
 
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        self.inner.page_kind(page)
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.inner.next_extent(from)
     }
@@ -122,6 +126,10 @@ impl<M: PhysRead> PhysRead for Flaky<M> {
 
     fn fence_acquire(&self) {
         self.inner.fence_acquire();
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        self.inner.page_kind(page)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
@@ -186,6 +194,10 @@ impl<M: PhysRead> PhysRead for Mutating<M> {
 
     fn fence_acquire(&self) {
         self.inner.fence_acquire();
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        self.inner.page_kind(page)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use vgpu_perception::{Extent, Gpa, PhysError, PhysErrorKind, PhysRead};
+use vgpu_perception::{Extent, Gpa, PageKind, PhysError, PhysErrorKind, PhysRead};
 
 const PAGE: u64 = vgpu_perception::PAGE_BYTES;
 const PAGES_PER_CHUNK: u64 = 512;
@@ -252,6 +252,14 @@ impl PhysRead for Ram {
         }
         let page = self.page(gpa)?;
         Ok(page.map_or(0, |page| page[index(gpa.get() % PAGE / 8)].load(Ordering::Relaxed)))
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        match self.page(page) {
+            Ok(Some(_)) => PageKind::Data,
+            Ok(None) => PageKind::Hole,
+            Err(_) => PageKind::Gap,
+        }
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

@@ -86,7 +86,7 @@ fn holes_are_errors_even_where_nobody_said_where_they_are() {
     assert_eq!(ours, theirs);
     assert_eq!(told.load_u32(page.wrapping_add(4)), ram.load_u32(page.wrapping_add(4)));
     let run = |gpa, len| PhysRun { gpa, len };
-    let hint = CopyHint { total: 24, next_use: NextUse::Unknown };
+    let hint = CopyHint::new(24, NextUse::Unknown);
     let mut bytes = [0; 24];
     told.read_runs(&[run(page, 16), run(page.wrapping_add(0x100), 8)], &mut bytes, hint).unwrap();
     assert_eq!(bytes[..16], ram.bytes(page, 16));

@@ -28,7 +28,7 @@ use std::os::fd::AsRawFd as _;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use vgpu_perception::{Extent, Gpa, PhysError, PhysErrorKind, PhysRead};
+use vgpu_perception::{Extent, Gpa, PageKind, PhysError, PhysErrorKind, PhysRead};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{
     Address as _, Bytes as _, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryRegion, VolatileMemoryError,
@@ -179,6 +179,14 @@ impl<B: GuestMemoryBackend + ?Sized> PhysRead for VmMemory<'_, B> {
             at = at.wrapping_add(8);
         }
         Ok(())
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        match self.next_extent(page) {
+            Ok(Some(extent)) if extent.start == page => PageKind::Data,
+            _ if self.piece(page, 1).is_ok() => PageKind::Hole,
+            _ => PageKind::Gap,
+        }
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

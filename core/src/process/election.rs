@@ -154,7 +154,7 @@ impl<'s> RootElection<'s> {
 
     /// Whether a page is RAM that holds data. What is not is not read: a pointer into a hole of the file would allocate it.
     fn holds<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        self.pages.is_inside(page) || mem.holds_page(page)
+        self.pages.is_inside(page) || mem.holds_data(page)
     }
 
     /// Looks at a page whose last line could be a top table's, some while after the line that tells most was asked for: that of

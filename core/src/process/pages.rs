@@ -1,7 +1,7 @@
 //! A pass over physical memory, page by page.
 
 use crate::addr::{Gpa, PAGE_BYTES};
-use crate::phys::{Extent, PhysError, PhysRead};
+use crate::phys::{Extent, PhysError, PhysErrorKind, PhysRead};
 
 /// A pass over the pages of RAM that hold data: resumable, one page at a time.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,9 @@ impl Pages {
                     self.looked_at = self.looked_at.wrapping_add(1);
                     return Ok(Some(page));
                 }
+            }
+            if mem.is_cancelled() {
+                return Err(PhysError::new(self.next, PhysErrorKind::Cancelled));
             }
             let Some(extent) = mem.next_extent(self.next)? else { return Ok(None) };
             let Some(start) = extent.start.get().checked_next_multiple_of(PAGE_BYTES) else { return Ok(None) };

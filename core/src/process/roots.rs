@@ -141,7 +141,7 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
     }
     let partner = root.wrapping_add(PAGE_BYTES);
     // Without isolation the next page is anybody's, or nobody's yet.
-    if !mem.holds_page(partner) {
+    if !mem.holds_data(partner) {
         return None;
     }
     let mut users = 0_u32;
@@ -197,7 +197,7 @@ impl KernelHalf {
         let mut kernel = 0_u32;
         let mut bad = None;
         entries(mem, table, 0, |index, entry| {
-            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !mem.holds_page(entry.table())) {
+            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !mem.holds_data(entry.table())) {
                 bad = Some((index, entry));
                 return false;
             }

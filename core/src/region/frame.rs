@@ -7,13 +7,16 @@ use super::{Part, ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
 use crate::paging::{NotPresentResolver, WalkError};
-use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
+use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun};
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
 
 /// Runs of pages that are translated, copied and re-validated at a time: one leaf table's worth of scattered pages, or a whole
 /// frame whose pages lie together. Every stop costs: the copy runs dry, and begins again with misses.
 const STRETCH_RUNS: usize = 512;
+
+/// What a copy that the caller ended gives.
+const CANCELLED: PhysError = PhysError::new(Gpa::new(0), PhysErrorKind::Cancelled);
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,17 +117,17 @@ impl<R: NotPresentResolver> Region<R> {
         mem: &M,
         scratch: &mut FrameScratch,
         dst: &mut [u8],
-        next_use: NextUse,
+        copy: impl Into<CopyOptions>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
         let capacity = dst.len() as u64;
+        let copy = copy.into();
         self.take_frame(mem, scratch, capacity, &mut |runs, total, offset, len| {
-            let hint = CopyHint { total, next_use };
             let part = usize::try_from(offset)
                 .ok()
                 .zip(usize::try_from(len).ok())
                 .and_then(|(offset, len)| dst.get_mut(offset..)?.get_mut(..len));
             match part {
-                Some(part) => mem.read_runs(runs, part, hint),
+                Some(part) => mem.read_runs(runs, part, copy.hint(total)),
                 None => Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)),
             }
         })
@@ -260,6 +263,9 @@ impl<R: NotPresentResolver> Region<R> {
         let walker = self.walker(mem);
         let mut done = 0_u64;
         while done < seen.bytes {
+            if mem.is_cancelled() {
+                return Err(ReadError { part, error: WalkError::Page { gva: start, error: CANCELLED } });
+            }
             let at = start.wrapping_add(done);
             let want = seen.bytes.wrapping_sub(done);
             let len = walker.runs(at, want, &mut scratch.runs).map_err(|error| ReadError { part, error })?;

@@ -94,7 +94,7 @@ impl<S: ProcessSource> Discovery<'_, S> {
     #[cold]
     fn read_unmarked<M: PhysRead>(&mut self, mem: &M, frame: Gpa, budget: &mut Budget) {
         budget.spend(1);
-        if !mem.holds_page(frame) {
+        if !mem.holds_data(frame) {
             self.stats.not_ram = self.stats.not_ram.wrapping_add(1);
             return;
         }

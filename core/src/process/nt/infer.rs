@@ -218,7 +218,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
         let space = self.kernel.walker.space();
         let table = Cr3::new(value).table();
         // Bits between the address and 63 are no part of a `CR3`.
-        let plain = value >> 52 & 0x7ff == 0 && table.get() != 0 && self.mem().holds_page(table);
+        let plain = value >> 52 & 0x7ff == 0 && table.get() != 0 && self.mem().holds_data(table);
         (plain && shares_kernel_half(*self.kernel.walker.mem(), space.root.table(), table, space.phys_bits))
             .then_some(table)
     }
@@ -498,7 +498,7 @@ impl<M: PhysRead> Sample<'_, '_, M> {
                 return UserTable::None;
             }
             let user = Cr3::new(value).table();
-            if value >> 52 & 0x7ff != 0 || user.get() == 0 || own == Some(user) || !self.mem().holds_page(user) {
+            if value >> 52 & 0x7ff != 0 || user.get() == 0 || own == Some(user) || !self.mem().holds_data(user) {
                 return UserTable::Neither;
             }
             if !names_itself(*self.kernel.walker.mem(), user, index) {

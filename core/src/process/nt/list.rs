@@ -268,7 +268,7 @@ impl ProcessList {
     fn is_kernel_table<M: PhysRead>(&self, mem: &M, field: u64) -> bool {
         let table = Cr3::new(field).table();
         field >> 52 & 0x7ff == 0
-            && mem.holds_page(table)
+            && mem.holds_data(table)
             && shares_kernel_half(mem, self.kernel.root.table(), table, self.kernel.kernel_space().phys_bits)
     }
 
@@ -280,7 +280,7 @@ impl ProcessList {
         let index = (*self.self_entry.get_or_insert_with(|| self_entry(mem, own)))?;
         let sound = table != Cr3::new(table_field).table()
             && table != own
-            && mem.holds_page(table)
+            && mem.holds_data(table)
             && names_itself(mem, table, index);
         sound.then(|| Cr3::new(table.get()))
     }

@@ -69,7 +69,7 @@ impl Transition {
         if self.0 & NOT_SWIZZLED != 0 || as_is & SWIZZLE == 0 {
             return Some(Gpa::new(as_is));
         }
-        (!mem.holds_page(Gpa::new(as_is))).then(|| Gpa::new(as_is & !SWIZZLE))
+        (!mem.holds_data(Gpa::new(as_is))).then(|| Gpa::new(as_is & !SWIZZLE))
     }
 
     /// What its protection (bits 5 to 9) grants.

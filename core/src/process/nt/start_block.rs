@@ -60,7 +60,7 @@ impl StartBlocks {
 }
 
 fn read<M: PhysRead>(mem: &M, page: Gpa) -> Option<StartBlock> {
-    if !mem.holds_page(page) {
+    if !mem.holds_data(page) {
         return None;
     }
     let at = |offset| mem.load_u64(page.wrapping_add(offset)).ok();

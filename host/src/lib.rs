@@ -1,0 +1,2 @@
+//! From a guest's name to its frames: attach, survey, confirm, read, watch.
+#![forbid(unsafe_code)]
