@@ -7,7 +7,8 @@ use core::cell::Cell;
 
 use vgpu_perception::abi::{self, producer};
 use vgpu_perception::paging::{
-    LeafCursor, LeafStep, Level, NotPresentEntry, NotPresentResolver, PageWalker, Pte, Resolution, Rights, Trail,
+    LeafCursor, LeafStep, Level, NotPresentEntry, NotPresentResolver, PageWalker, Pte, Resolution, Resolved, Rights,
+    Trail,
 };
 use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, guess_mode};
 use vgpu_perception::region::{FrameScratch, Region, Sample};
@@ -101,9 +102,19 @@ fn a_range_walks_once_a_window() {
 struct OneLoad(Gpa);
 
 impl NotPresentResolver for OneLoad {
-    fn resolve<M: PhysRead>(&self, mem: &M, _absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
+    const LOADS: u64 = 1;
+    type Lookup = ();
+
+    fn resolve<M: PhysRead>(
+        &self,
+        mem: &M,
+        entry: &NotPresentEntry,
+        _lookup: &mut (),
+        cost: &mut Budget,
+    ) -> Result<Resolved, PhysError> {
+        cost.spend(1);
         mem.load_u64(self.0)?;
-        Ok(Resolution::Page { frame: self.0, rights: Rights::ALL })
+        Ok(Resolved::for_page(entry.gva, Resolution::Page { gpa: self.0, rights: Some(Rights::ALL) }))
     }
 }
 

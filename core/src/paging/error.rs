@@ -49,6 +49,16 @@ pub enum WalkError {
         /// What the walk grants.
         rights: Rights,
     },
+    /// The page is in RAM, but its entry does not say what it grants: the guest samples who uses the page, and knows by itself.
+    /// That passes as soon as the page is used; try again.
+    RightsUnknown {
+        /// The address.
+        gva: Gva,
+        /// The level of the entry.
+        level: Level,
+        /// What the entry held.
+        entry: u64,
+    },
     /// A table, or a structure that gives an absent entry its meaning, is not in RAM.
     Table {
         /// The address.
@@ -77,6 +87,7 @@ impl WalkError {
             | Self::NotResident { gva, .. }
             | Self::Reserved { gva, .. }
             | Self::Denied { gva, .. }
+            | Self::RightsUnknown { gva, .. }
             | Self::Table { gva, .. }
             | Self::Page { gva, .. } => gva,
         }
@@ -99,6 +110,10 @@ impl fmt::Display for WalkError {
             Self::Denied { gva, rights } => {
                 write!(f, "guest virtual {gva} grants too little (user {}, writable {})", rights.user, rights.writable)
             }
+            Self::RightsUnknown { gva, level, entry } => write!(
+                f,
+                "guest virtual {gva}: its {level} {entry:#x} does not say what user mode may do (NUMA balancing); try again"
+            ),
             Self::Table { gva, level, error } => write!(f, "guest virtual {gva}: no {level} to read: {error}"),
             Self::Page { gva, error } => write!(f, "guest virtual {gva}: {error}"),
         }

@@ -3,9 +3,9 @@
 
 use super::entry::{Level, Pte, Rights};
 use super::error::WalkError;
-use super::not_present::{NotPresentResolver, Resolution};
+use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
 use super::walk::{PageWalker, Residence};
-use crate::addr::{Gpa, Gva, PageSize};
+use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
 
@@ -182,6 +182,17 @@ impl LeafCursor {
         self.pass_many(level, 1);
     }
 
+    /// Moves past what lies before `until` of the entry of `level` that translates `next`: a page at least, and no more than the
+    /// entry translates.
+    fn pass_until(&mut self, level: Level, until: Gva) {
+        let entry_last = self.next | level.span().wrapping_sub(1);
+        if until.get() > entry_last || until.get() == u64::MAX {
+            return self.pass(level);
+        }
+        let page = self.next >> PAGE_SHIFT;
+        self.pass_many(Level::Pt, (until.get() >> PAGE_SHIFT).saturating_sub(page).max(1));
+    }
+
     /// Moves past `count` entries of one table of `level`, from the one that translates `next` on.
     fn pass_many(&mut self, level: Level, count: u64) {
         let span = level.span();
@@ -238,7 +249,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     return LeafStep::Skipped(WalkError::Table { gva, level, error });
                 }
             };
-            if let Some(step) = self.enter(cursor, gva, level, open, entry) {
+            if let Some(step) = self.enter(cursor, gva, level, open, entry, budget) {
                 return step;
             }
         }
@@ -319,7 +330,15 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// Deals with one entry: a step to hand out, or `None` to go on.
-    fn enter(&self, cursor: &mut LeafCursor, gva: Gva, level: Level, open: Open, entry: Pte) -> Option<LeafStep> {
+    fn enter(
+        &self,
+        cursor: &mut LeafCursor,
+        gva: Gva,
+        level: Level,
+        open: Open,
+        entry: Pte,
+        budget: &mut Budget,
+    ) -> Option<LeafStep> {
         let (table, below, rights, residence) = if entry.is_present() {
             if entry.reserved_bits(level, self.space().phys_bits) != 0 {
                 cursor.pass(level);
@@ -348,26 +367,38 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 }
             }
         } else {
-            match self.meaning(gva, level, entry.get(), open.rights) {
-                Ok((Resolution::Page { frame, rights }, _)) if rights.grant(cursor.need) => {
+            let asked = NotPresentEntry { gva, level, entry: entry.get(), rights: open.rights };
+            let answer = match self.meaning(&asked, &mut R::Lookup::default(), budget) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    cursor.pass(level);
+                    return Some(LeafStep::Skipped(error));
+                }
+            };
+            match (answer.resolution, level.below()) {
+                (Resolution::Page { gpa, rights }, _) if rights.unwrap_or(open.rights).grant(cursor.need) => {
                     let leaf = Leaf {
                         gva: gva.align_down(PageSize::Size4K),
-                        gpa: frame,
+                        gpa,
                         size: PageSize::Size4K,
-                        rights,
+                        rights: rights.unwrap_or(open.rights),
                         residence: Residence::Trimmed,
                     };
                     // The answer is for this page alone: the entry of an upper level is asked again for the next one.
                     cursor.pass(Level::Pt);
                     return Some(LeafStep::Leaf(leaf));
                 }
-                Ok((Resolution::Table(table), Some(below))) => (table, below, open.rights, Residence::Trimmed),
-                Err(error @ (WalkError::Table { .. } | WalkError::NotResident { .. })) => {
-                    cursor.pass(level);
-                    return Some(LeafStep::Skipped(error));
+                (Resolution::Page { .. }, _) => {
+                    cursor.pass(Level::Pt);
+                    return None;
                 }
-                Ok(_) | Err(_) => {
-                    cursor.pass(level);
+                (Resolution::Table(table), Some(below)) => (table, below, open.rights, Residence::Trimmed),
+                (Resolution::NotResident, _) => {
+                    cursor.pass_until(level, answer.until);
+                    return Some(LeafStep::Skipped(WalkError::NotResident { gva, level, entry: entry.get() }));
+                }
+                (Resolution::NotMapped | Resolution::Table(_), _) => {
+                    cursor.pass_until(level, answer.until);
                     return None;
                 }
             }

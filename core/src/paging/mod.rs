@@ -13,6 +13,6 @@ mod walk;
 pub use entry::{Level, PagingMode, Pte, Rights};
 pub use error::WalkError;
 pub use leaves::{Leaf, LeafCursor, LeafStep, LeafTable};
-pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution};
+pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
 pub use trail::Trail;
 pub use walk::{AddressSpace, PageWalker, Residence, Translation};

@@ -6,7 +6,8 @@
 use core::fmt;
 
 use super::entry::{Level, Rights};
-use crate::addr::{Gpa, Gva};
+use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
 
 /// An entry without P that a walk met.
@@ -29,15 +30,40 @@ pub enum Resolution {
     NotMapped,
     /// A page is mapped there, but its bytes are not in RAM (paged out, compressed, or never made).
     NotResident,
-    /// The 4 KiB page that holds the address lies in RAM at this frame.
+    /// The 4 KiB page that holds the address lies in RAM.
     Page {
-        /// The frame's first byte, 4 KiB-aligned.
-        frame: Gpa,
-        /// What the operating system grants on the page, as far as it is known.
-        rights: Rights,
+        /// The page's first byte, 4 KiB-aligned.
+        gpa: Gpa,
+        /// What the operating system grants on the page; `None` where the entry does not say, and only the guest's kernel
+        /// knows.
+        rights: Option<Rights>,
     },
-    /// The table of the next lower level lies in RAM at this frame; the walk goes on there.
+    /// The table of the next lower level lies in RAM at this address; the walk goes on there.
     Table(Gpa),
+}
+
+/// An answer, and how far it reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What the entry means at the address that was asked about.
+    pub resolution: Resolution,
+    /// The first address after it for which the same entry may mean something else. Only looked at where nothing was found
+    /// ([`Resolution::NotMapped`], [`Resolution::NotResident`]): a large stretch that is not there is passed over at once.
+    pub until: Gva,
+}
+
+impl Resolved {
+    /// An answer for all addresses that the entry translates.
+    #[must_use]
+    pub const fn for_entry(resolution: Resolution) -> Self {
+        Self { resolution, until: Gva::new(u64::MAX) }
+    }
+
+    /// An answer for the 4 KiB page of `gva` alone.
+    #[must_use]
+    pub const fn for_page(gva: Gva, resolution: Resolution) -> Self {
+        Self { resolution, until: gva.align_down(PageSize::Size4K).wrapping_add(PAGE_BYTES) }
+    }
 }
 
 /// The meaning that the guest's operating system gives to entries without P.
@@ -48,11 +74,25 @@ pub trait NotPresentResolver: Copy + fmt::Debug {
     /// False where no entry can mean anything but [`Resolution::NotMapped`]: lets a scan pass over such entries unasked.
     const RESOLVES: bool = true;
 
-    /// Says what `absent` means.
+    /// Loads that one call of [`resolve`](Self::resolve) makes at most: the bounds of this crate are stated with it.
+    const LOADS: u64;
+
+    /// What one answer found out that helps with the next page of the same section: where its descriptor leads, say. The
+    /// walker starts each of its operations with a default one and forgets it at the end of the operation, so that it may
+    /// hold what was read from guest memory. `()` where there is nothing to remember.
+    type Lookup: Copy + Default + fmt::Debug;
+
+    /// Says what `entry` means. Every load of guest memory is spent on `cost`, which is not asked: the answer has to be whole.
     ///
     /// # Errors
     /// [`PhysError`] where the structures that tell could not be read.
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError>;
+    fn resolve<M: PhysRead>(
+        &self,
+        mem: &M,
+        entry: &NotPresentEntry,
+        lookup: &mut Self::Lookup,
+        cost: &mut Budget,
+    ) -> Result<Resolved, PhysError>;
 }
 
 /// The processor's own view: an entry without P maps nothing.
@@ -61,9 +101,17 @@ pub struct Hardware;
 
 impl NotPresentResolver for Hardware {
     const RESOLVES: bool = false;
+    const LOADS: u64 = 0;
+    type Lookup = ();
 
     #[inline]
-    fn resolve<M: PhysRead>(&self, _mem: &M, _absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
-        Ok(Resolution::NotMapped)
+    fn resolve<M: PhysRead>(
+        &self,
+        _mem: &M,
+        _entry: &NotPresentEntry,
+        _lookup: &mut (),
+        _cost: &mut Budget,
+    ) -> Result<Resolved, PhysError> {
+        Ok(Resolved::for_entry(Resolution::NotMapped))
     }
 }

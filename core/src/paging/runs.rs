@@ -4,29 +4,32 @@ use heapless::VecView;
 
 use super::entry::{Grants, Level, Pte, Rights};
 use super::error::WalkError;
-use super::not_present::NotPresentResolver;
+use super::not_present::{NotPresentEntry, NotPresentResolver, Resolved};
 use super::trail::Record;
 use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use crate::budget::Budget;
 use crate::phys::{PhysRead, PhysRun};
 
 /// Entries of a leaf table that are read at a time.
 const BLOCK: usize = 64;
 
 /// Notes the table and index of the last entry of a walk, so that the entries after it can be read in sequence.
-struct LastEntry {
+struct LastEntry<L> {
     at: Gpa,
     trimmed: bool,
+    /// What the resolver remembers from one page of the range to the next.
+    lookup: L,
 }
 
-impl Record for LastEntry {
+impl<R: NotPresentResolver> Record<R> for LastEntry<R::Lookup> {
     #[inline]
     fn step(&mut self, at: Gpa, _entry: Pte) {
         self.at = at;
     }
-    #[inline]
-    fn beyond_the_entries(&mut self) {
+    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
         self.trimmed = true;
+        walker.meaning(entry, &mut self.lookup, &mut Budget::unlimited())
     }
 }
 
@@ -157,9 +160,10 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     fn pieces(&self, gva: Gva, len: u64, to: &mut impl Pieces) -> Result<u64, WalkError> {
         let mut covered = 0_u64;
+        let mut last = LastEntry { at: Gpa::new(0), trimmed: false, lookup: R::Lookup::default() };
         while covered < len {
             let Some(at) = gva.checked_add(covered) else { return Self::end(covered, WalkError::NonCanonical { gva }) };
-            let mut last = LastEntry { at: Gpa::new(0), trimmed: false };
+            last.trimmed = false;
             let found = match self.walk(at, &mut last) {
                 Ok(found) => found,
                 Err(error) => return Self::end(covered, error),

@@ -1,7 +1,11 @@
 //! What a walk leaves behind: the entries that it used.
 
 use super::entry::Pte;
+use super::error::WalkError;
+use super::not_present::{NotPresentEntry, NotPresentResolver, Resolved};
+use super::walk::PageWalker;
 use crate::addr::Gpa;
+use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
 
 /// The entries that a walk used: re-reading them tells whether the translation still stands.
@@ -60,25 +64,39 @@ impl Trail {
 }
 
 /// What a walk leaves behind besides its result: nothing, or a trail.
-pub(super) trait Record {
+pub(super) trait Record<R: NotPresentResolver> {
     fn step(&mut self, at: Gpa, entry: Pte);
-    fn beyond_the_entries(&mut self);
+
+    /// Asks what an entry without P means. What decides from here on is more than the entries.
+    #[inline]
+    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+        walker.meaning(entry, &mut R::Lookup::default(), &mut Budget::unlimited())
+    }
 }
 
-impl Record for () {
+impl<R: NotPresentResolver> Record<R> for () {
     #[inline(always)]
     fn step(&mut self, _at: Gpa, _entry: Pte) {}
-    #[inline(always)]
-    fn beyond_the_entries(&mut self) {}
 }
 
-impl Record for Trail {
+/// A walk whose loads are spent on a budget.
+impl<R: NotPresentResolver> Record<R> for Budget {
+    #[inline(always)]
+    fn step(&mut self, _at: Gpa, _entry: Pte) {
+        self.spend(1);
+    }
+    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+        walker.meaning(entry, &mut R::Lookup::default(), self)
+    }
+}
+
+impl<R: NotPresentResolver> Record<R> for Trail {
     #[inline]
     fn step(&mut self, at: Gpa, entry: Pte) {
         self.push(at, entry);
     }
-    #[inline]
-    fn beyond_the_entries(&mut self) {
+    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
         self.complete = false;
+        walker.meaning(entry, &mut R::Lookup::default(), &mut Budget::unlimited())
     }
 }

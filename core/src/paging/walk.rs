@@ -2,9 +2,10 @@
 
 use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
 use super::error::WalkError;
-use super::not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution};
+use super::not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
 use super::trail::{Record, Trail};
 use crate::addr::{Cr3, Gpa, Gva, PageSize};
+use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
 
 /// A guest address space: its root, how its tables are read, and what its absent entries mean. A small plain value.
@@ -75,6 +76,8 @@ pub struct PageWalker<M, R = Hardware> {
     need: Need,
     /// The address bits that the guest's processor does not have.
     beyond: u64,
+    /// Whether a page of which the entry does not say what it grants will do.
+    takes_unknown: bool,
 }
 
 /// Where an address leads.
@@ -145,13 +148,20 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     #[must_use]
     pub const fn new(mem: M, space: AddressSpace<R>) -> Self {
         let beyond = Pte::beyond(space.phys_bits);
-        Self { mem, space, need: Need::of(Rights::NONE), beyond }
+        Self { mem, space, need: Need::of(Rights::NONE), beyond, takes_unknown: false }
     }
 
     /// The same walker, which refuses pages that do not grant `need`.
     #[must_use]
     pub fn needing(self, need: Rights) -> Self {
         Self { need: Need::of(need), ..self }
+    }
+
+    /// The same walker, which also takes a page in RAM whose entry does not say what it grants, if the levels above grant what
+    /// is needed. Without this such a page is [`WalkError::RightsUnknown`].
+    #[must_use]
+    pub fn taking_unknown_rights(self) -> Self {
+        Self { takes_unknown: true, ..self }
     }
 
     /// The physical memory that is walked.
@@ -191,6 +201,14 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         self.walk(gva, &mut ())
     }
 
+    /// As [`translate`](Self::translate), with every load spent on `budget`, the resolver's too; it is not asked.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    pub fn translate_spending(&self, gva: Gva, budget: &mut Budget) -> Result<Translation, WalkError> {
+        self.walk(gva, budget)
+    }
+
     /// Translates one address and hands out the entries that were used, so that the caller can see later whether the
     /// translation still stands.
     ///
@@ -225,7 +243,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     #[inline(always)]
-    pub(super) fn walk<T: Record>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+    pub(super) fn walk<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
         match (self.space.mode, gva.pml4_offset()) {
             (PagingMode::FourLevel, Some(offset)) => {
                 self.descend(self.space.root.table().wrapping_add(offset), Passed::NOTHING, gva, record)
@@ -242,7 +260,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     /// Apart, so that a walk of four levels starts from constants.
     #[inline(never)]
-    fn walk_five<T: Record>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+    fn walk_five<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
         if !gva.is_canonical(PagingMode::FiveLevel.address_bits()) {
             return Err(non_canonical(gva));
         }
@@ -256,7 +274,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// The fast path from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB. What
     /// is anything else goes on [`aside`](Self::aside) with the entry that was read.
     #[inline(always)]
-    fn descend<T: Record>(
+    fn descend<T: Record<R>>(
         &self,
         at: Gpa,
         mut passed: Passed,
@@ -298,7 +316,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     /// Reads the entry of `level` at `at`.
     #[inline(always)]
-    fn entry<T: Record>(&self, level: Level, at: Gpa, gva: Gva, record: &mut T) -> Result<Pte, WalkError> {
+    fn entry<T: Record<R>>(&self, level: Level, at: Gpa, gva: Gva, record: &mut T) -> Result<Pte, WalkError> {
         match self.mem.load_u64(at) {
             Ok(raw) => {
                 record.step(at, Pte::new(raw));
@@ -311,7 +329,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Goes on from an entry of `level` that is no plain one, step by step.
     #[cold]
     #[inline(never)]
-    fn aside<T: Record>(
+    fn aside<T: Record<R>>(
         &self,
         level: Level,
         entry: Pte,
@@ -336,7 +354,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// Reads the entry of `level` in `table` and follows it.
-    fn step<T: Record>(
+    fn step<T: Record<R>>(
         &self,
         level: Level,
         table: Gpa,
@@ -349,7 +367,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// Where an entry of `level` leads.
-    fn judge<T: Record>(
+    fn judge<T: Record<R>>(
         &self,
         level: Level,
         entry: Pte,
@@ -358,17 +376,18 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         record: &mut T,
     ) -> Result<Way, WalkError> {
         if !entry.is_present() {
-            record.beyond_the_entries();
             passed.residence = Residence::Trimmed;
-            return match self.meaning(gva, level, entry.get(), passed.grants.rights())? {
-                (Resolution::Table(table), Some(_)) => Ok(Way::Table(table)),
-                (Resolution::Page { rights, .. }, _) if !rights.grant(self.need.rights) => Err(denied(gva, rights)),
-                (Resolution::Page { frame, rights }, _) => {
+            let asked = NotPresentEntry { gva, level, entry: entry.get(), rights: passed.grants.rights() };
+            return match record.ask(self, &asked)?.resolution {
+                Resolution::Table(table) => Ok(Way::Table(table)),
+                Resolution::Page { gpa, rights } => {
+                    let rights = self.judge_rights(&asked, rights)?;
                     let size = PageSize::Size4K;
-                    let gpa = frame.wrapping_add(gva.offset_in(size));
+                    let gpa = gpa.wrapping_add(gva.offset_in(size));
                     Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
                 }
-                _ => Err(WalkError::NotMapped { gva, level, entry: entry.get() }),
+                Resolution::NotMapped => Err(WalkError::NotMapped { gva, level, entry: entry.get() }),
+                Resolution::NotResident => Err(WalkError::NotResident { gva, level, entry: entry.get() }),
             };
         }
         if entry.reserved_bits_beyond(level, self.beyond) != 0 {
@@ -388,26 +407,38 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
     }
 
-    /// What an absent entry means; [`Resolution::Page`]'s rights are those that remain under the levels above.
+    /// What an entry without P means; the rights of a [`Resolution::Page`] are those that remain under the levels above.
     #[cold]
     pub(crate) fn meaning(
         &self,
-        gva: Gva,
-        level: Level,
-        entry: u64,
-        above: Rights,
-    ) -> Result<(Resolution, Option<Level>), WalkError> {
-        let absent = NotPresentEntry { gva, level, entry, rights: above };
-        let meaning =
-            self.space.resolver.resolve(&self.mem, &absent).map_err(|error| WalkError::Table { gva, level, error })?;
-        match meaning {
-            Resolution::NotMapped => Err(WalkError::NotMapped { gva, level, entry }),
-            Resolution::NotResident => Err(WalkError::NotResident { gva, level, entry }),
-            Resolution::Page { frame, rights } => {
-                let frame = frame.align_down(PageSize::Size4K);
-                Ok((Resolution::Page { frame, rights: above.and(rights) }, level.below()))
-            }
-            Resolution::Table(table) => Ok((Resolution::Table(table.align_down(PageSize::Size4K)), level.below())),
+        asked: &NotPresentEntry,
+        lookup: &mut R::Lookup,
+        cost: &mut Budget,
+    ) -> Result<Resolved, WalkError> {
+        let NotPresentEntry { gva, level, .. } = *asked;
+        let answer = self.space.resolver.resolve(&self.mem, asked, lookup, cost);
+        let Resolved { resolution, until } = answer.map_err(|error| WalkError::Table { gva, level, error })?;
+        let resolution = match resolution {
+            Resolution::Page { gpa, rights } => Resolution::Page {
+                gpa: gpa.align_down(PageSize::Size4K),
+                rights: rights.map(|own| asked.rights.and(own)),
+            },
+            // Nothing lies below a page table.
+            Resolution::Table(_) if level == Level::Pt => Resolution::NotMapped,
+            Resolution::Table(table) => Resolution::Table(table.align_down(PageSize::Size4K)),
+            nothing => nothing,
+        };
+        Ok(Resolved { resolution, until })
+    }
+
+    /// The rights on a page that a resolver found, if they meet what is needed.
+    pub(super) fn judge_rights(&self, asked: &NotPresentEntry, rights: Option<Rights>) -> Result<Rights, WalkError> {
+        match rights {
+            Some(rights) if rights.grant(self.need.rights) => Ok(rights),
+            Some(rights) => Err(denied(asked.gva, rights)),
+            None if !asked.rights.grant(self.need.rights) => Err(denied(asked.gva, asked.rights)),
+            None if self.need.rights == Rights::NONE || self.takes_unknown => Ok(asked.rights),
+            None => Err(WalkError::RightsUnknown { gva: asked.gva, level: asked.level, entry: asked.entry }),
         }
     }
 }

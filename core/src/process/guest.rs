@@ -10,7 +10,7 @@ use super::roots::{KernelHalf, RootCandidate, RootError, guess_mode};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolution};
+use crate::paging::{AddressSpace, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolved};
 use crate::phys::{PhysError, PhysRead};
 
 /// What absent entries mean in a guest that may be Windows.
@@ -24,10 +24,19 @@ pub enum GuestPaging {
 }
 
 impl NotPresentResolver for GuestPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
+    const LOADS: u64 = NtPaging::LOADS;
+    type Lookup = <NtPaging as NotPresentResolver>::Lookup;
+
+    fn resolve<M: PhysRead>(
+        &self,
+        mem: &M,
+        entry: &NotPresentEntry,
+        lookup: &mut Self::Lookup,
+        cost: &mut Budget,
+    ) -> Result<Resolved, PhysError> {
         match self {
-            Self::Hardware => Hardware.resolve(mem, absent),
-            Self::Nt(paging) => paging.resolve(mem, absent),
+            Self::Hardware => Hardware.resolve(mem, entry, &mut (), cost),
+            Self::Nt(paging) => paging.resolve(mem, entry, lookup, cost),
         }
     }
 }

@@ -7,8 +7,8 @@ use crate::abi::{self, Control, ProducerPage, State, producer};
 use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
-    AddressSpace, LeafCursor, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Pte, Residence, Resolution,
-    Rights, WalkError,
+    AddressSpace, LeafCursor, LeafStep, LeafTable, Level, NotPresentEntry, NotPresentResolver, PageWalker, Pte,
+    Residence, Resolution, Rights, WalkError,
 };
 use crate::phys::{PhysError, PhysRead};
 use crate::region::{Pulse, Region};
@@ -87,9 +87,9 @@ pub(super) fn probe_spending<M: PhysRead, R: NotPresentResolver>(
     let (true, Some(end)) = (base.is_aligned(PageSize::Size4K), end) else { return Err(NoRegion::BadBase(base)) };
     let walker = PageWalker::new(mem, *space);
     // The producer writes its page all the time: it is writable at every level, whatever the system does to clean pages.
-    let page = walker.needing(Rights::USER_WRITE).translate(base).map_err(NoRegion::Page)?;
+    let page = walker.needing(Rights::USER_WRITE).translate_spending(base, budget).map_err(NoRegion::Page)?;
     let control_at = base.wrapping_add(abi::CONTROL_OFFSET);
-    let control = walker.needing(Rights::USER).translate(control_at).map_err(NoRegion::Page)?;
+    let control = walker.needing(Rights::USER).translate_spending(control_at, budget).map_err(NoRegion::Page)?;
     let judged = judge(mem, page.gpa, control.gpa, budget).map_err(|error| match error {
         Judged::Unreadable(error) => NoRegion::Page(WalkError::Page { gva: base, error }),
         Judged::Refused(refusal) => NoRegion::Structure(refusal),
@@ -197,6 +197,7 @@ fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
 ) -> Option<Gva> {
     let inside = |gva: Gva| (gva.get().saturating_sub(table.gva.get()) >> PAGE_SHIFT).min(512);
     let (mut index, last) = (inside(start), inside(end));
+    let mut lookup = R::Lookup::default();
     let mut block = [0_u64; BLOCK];
     while index < last {
         let count = usize::try_from(last.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
@@ -211,8 +212,9 @@ fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
                 // An entry with reserved bits maps nothing.
                 table.rights.and(entry.rights()).user || walker.is_reserved(Level::Pt, entry)
             } else if entry.get() != 0 && R::RESOLVES {
-                match walker.meaning(gva, Level::Pt, entry.get(), table.rights) {
-                    Ok((Resolution::Page { rights, .. }, _)) => rights.user,
+                let asked = NotPresentEntry { gva, level: Level::Pt, entry: entry.get(), rights: table.rights };
+                match walker.meaning(&asked, &mut lookup, budget).map(|answer| answer.resolution) {
+                    Ok(Resolution::Page { rights: Some(rights), .. }) => rights.user,
                     Ok(_) | Err(_) => true,
                 }
             } else {

@@ -4,8 +4,10 @@ use super::memory::word;
 use super::pte::{Absent, Prototype, decode, prototype};
 use super::vad::{DescriptorShape, Descriptors};
 use crate::addr::{Cr3, Gva};
+use crate::budget::Budget;
 use crate::paging::{
-    AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Rights, WalkError,
+    AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Resolved, Rights,
+    WalkError,
 };
 use crate::phys::{PhysError, PhysRead};
 
@@ -15,18 +17,27 @@ use crate::phys::{PhysError, PhysRead};
 pub(super) struct KernelPaging;
 
 impl NotPresentResolver for KernelPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
-        Ok(match decode(absent.entry) {
+    const LOADS: u64 = 0;
+    type Lookup = ();
+
+    fn resolve<M: PhysRead>(
+        &self,
+        mem: &M,
+        absent: &NotPresentEntry,
+        _lookup: &mut (),
+        _cost: &mut Budget,
+    ) -> Result<Resolved, PhysError> {
+        Ok(Resolved::for_entry(match decode(absent.entry) {
             Absent::Transition(page) => match page.frame(mem) {
                 Some(frame) if absent.level == Level::Pt => {
-                    Resolution::Page { frame, rights: Rights { user: false, ..page.rights() } }
+                    Resolution::Page { gpa: frame, rights: Some(Rights { user: false, ..page.rights() }) }
                 }
                 Some(frame) => Resolution::Table(frame),
                 None => Resolution::NotResident,
             },
             Absent::Descriptor => Resolution::NotMapped,
             Absent::Prototype(..) | Absent::NotResident => Resolution::NotResident,
-        })
+        }))
     }
 }
 
@@ -101,9 +112,9 @@ impl NtPaging {
         // What no processor uses says nothing of rights; the process's own view does, where it has the page.
         let rights = Rights { user: true, writable: true, executable: false };
         Ok(match prototype(word(&self.walker(mem), at)?) {
-            Prototype::Valid(frame) => Resolution::Page { frame, rights },
+            Prototype::Valid(frame) => Resolution::Page { gpa: frame, rights: Some(rights) },
             Prototype::Transition(page) => match page.frame(mem) {
-                Some(frame) => Resolution::Page { frame, rights: page.rights() },
+                Some(frame) => Resolution::Page { gpa: frame, rights: Some(page.rights()) },
                 None => Resolution::NotResident,
             },
             Prototype::NotResident => Resolution::NotResident,
@@ -113,7 +124,9 @@ impl NtPaging {
     fn meaning<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, WalkError> {
         match decode(absent.entry) {
             Absent::Transition(page) => Ok(match page.frame(mem) {
-                Some(frame) if absent.level == Level::Pt => Resolution::Page { frame, rights: page.rights() },
+                Some(frame) if absent.level == Level::Pt => {
+                    Resolution::Page { gpa: frame, rights: Some(page.rights()) }
+                }
                 Some(frame) => Resolution::Table(frame),
                 None => Resolution::NotResident,
             }),
@@ -136,15 +149,25 @@ impl NtPaging {
 }
 
 impl NotPresentResolver for NtPaging {
-    fn resolve<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, PhysError> {
+    const LOADS: u64 = 1 << 13;
+    type Lookup = ();
+
+    fn resolve<M: PhysRead>(
+        &self,
+        mem: &M,
+        absent: &NotPresentEntry,
+        lookup: &mut (),
+        cost: &mut Budget,
+    ) -> Result<Resolved, PhysError> {
         if self.phys_bits == 0 || absent.gva >= self.mode.user_end() {
-            return KernelPaging.resolve(mem, absent);
+            return KernelPaging.resolve(mem, absent, lookup, cost);
         }
-        match self.meaning(mem, absent) {
-            Ok(meaning) => Ok(meaning),
-            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) => Err(error),
+        let resolution = match self.meaning(mem, absent) {
+            Ok(meaning) => meaning,
+            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) => return Err(error),
             // What should lead to the page is itself not in RAM, or no pointer.
-            Err(_) => Ok(Resolution::NotResident),
-        }
+            Err(_) => Resolution::NotResident,
+        };
+        Ok(Resolved::for_page(absent.gva, resolution))
     }
 }
