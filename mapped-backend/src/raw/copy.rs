@@ -1,20 +1,20 @@
-//! Copies out of memory that another machine writes meanwhile.
+//! Copies out of memory that another machine writes meanwhile: by which method, and what all methods have to agree on.
+//!
+//! On x86-64 everything that loads guest memory is assembly: the compiler is told that memory is read and written and knows
+//! no more, so that no rule of the language is broken when the guest writes the same bytes at the same time. A copy may hold
+//! old and new bytes; the seqlock above tells.
 
 #[cfg(any(miri, not(target_arch = "x86_64")))]
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-
+use super::atomic;
+use super::piece::Piece;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use super::{
+    bursts,
+    lines::{AVX2, AVX512, ONCE, STREAM},
+    plain,
+    turn::{abreast, apart},
+};
 use crate::plan::{Cpu, Method};
-
-/// Bytes that lie at one host address, mapped for as long as whoever made this borrows their mapping.
-#[derive(Clone, Copy)]
-pub(super) struct Piece {
-    pub(super) host: *const u8,
-    pub(super) len: usize,
-}
-
-impl Piece {
-    pub(super) const NONE: Self = Self { host: core::ptr::null(), len: 0 };
-}
 
 /// Copies `dst.len()` bytes at `src`.
 ///
@@ -25,13 +25,13 @@ pub(super) unsafe fn copy(cpu: Cpu, src: *const u8, dst: &mut [u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: the caller's own promise; `dst` is exclusive and of this length.
     unsafe {
-        super::x86::copy(cpu, src, dst.as_mut_ptr(), dst.len());
+        plain::copy(cpu, src, dst.as_mut_ptr(), dst.len());
     }
     #[cfg(any(miri, not(target_arch = "x86_64")))]
     {
         let _ = cpu;
         // SAFETY: the caller's own promise.
-        unsafe { copy_atomic(src, dst) };
+        unsafe { atomic::copy(src, dst) };
     }
 }
 
@@ -42,21 +42,9 @@ pub(super) unsafe fn copy(cpu: Cpu, src: *const u8, dst: &mut [u8]) {
 pub(super) unsafe fn copy_pieces(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
     debug_assert_eq!(pieces.iter().map(|piece| piece.len).sum::<usize>(), dst.len());
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    match method {
-        Method::InOrder => {}
-        Method::InBursts => {
-            // SAFETY: the caller's own promise, here and below.
-            return unsafe { super::x86::copy_in_bursts(pieces, dst) };
-        }
-        Method::Ahead { streaming } => {
-            // SAFETY: as above. Only `plan` chooses methods, and it does so for a processor that has AVX2 where the method
-            // wants it.
-            return unsafe { super::x86::copy_ahead(cpu, streaming, pieces, dst) };
-        }
-        Method::InTurn { streaming, avx2 } => {
-            // SAFETY: as above.
-            return unsafe { super::x86::copy_in_turn(cpu, streaming, avx2, pieces, dst) };
-        }
+    if method != Method::Plain {
+        // SAFETY: the caller's own promise.
+        return unsafe { copy_by(cpu, method, pieces, dst) };
     }
     #[cfg(any(miri, not(target_arch = "x86_64")))]
     let _ = method;
@@ -69,36 +57,48 @@ pub(super) unsafe fn copy_pieces(cpu: Cpu, method: Method, pieces: &[Piece], dst
     }
 }
 
-/// Copies with relaxed atomic loads: single bytes up to a multiple of 8, then words.
+/// Calls a copy with the widest registers that this processor has.
 ///
 /// # Safety
-/// As for [`copy`].
-#[cfg(any(miri, not(target_arch = "x86_64")))]
-unsafe fn copy_atomic(src: *const u8, dst: &mut [u8]) {
-    let head = src.align_offset(8).min(dst.len());
-    let (head, rest) = dst.split_at_mut(head);
-    // SAFETY: the head of the range that the caller vouches for.
-    unsafe { copy_bytes(src, head) };
-    let mut at = src.wrapping_add(head.len());
-    let mut words = rest.chunks_exact_mut(8);
-    for word in &mut words {
-        // SAFETY: `at` is a multiple of 8 since the head was cut there, and 8 bytes of the range lie behind it.
-        let loaded = unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) }.load(Ordering::Relaxed);
-        word.copy_from_slice(&loaded.to_ne_bytes());
-        at = at.wrapping_add(8);
-    }
-    // SAFETY: the tail of the range that the caller vouches for.
-    unsafe { copy_bytes(at, words.into_remainder()) };
+/// As for the copy; the bits of the width are added only where the processor has the registers.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+macro_rules! widest {
+    ($cpu:ident, $copy:ident, $how:expr, $cursors:literal, $turn:literal, $pieces:ident, $dst:ident) => {
+        match ($cpu.avx512, $cpu.avx2) {
+            // SAFETY: the caller of `copy_by` vouches for the pieces, and the processor has AVX-512.
+            (true, _) => unsafe { $copy::<{ $how | AVX512 }, $cursors, $turn>($cpu, $pieces, $dst) },
+            // SAFETY: as above with AVX2.
+            (false, true) => unsafe { $copy::<{ $how | AVX2 }, $cursors, $turn>($cpu, $pieces, $dst) },
+            // SAFETY: as above, with what every x86-64 has.
+            (false, false) => unsafe { $copy::<{ $how }, $cursors, $turn>($cpu, $pieces, $dst) },
+        }
+    };
 }
 
 /// # Safety
-/// As for [`copy`].
-#[cfg(any(miri, not(target_arch = "x86_64")))]
-unsafe fn copy_bytes(src: *const u8, dst: &mut [u8]) {
-    for (index, byte) in dst.iter_mut().enumerate() {
-        let at = src.wrapping_add(index).cast_mut();
-        // SAFETY: one byte of the range that the caller vouches for; a byte is always aligned.
-        *byte = unsafe { AtomicU8::from_ptr(at) }.load(Ordering::Relaxed);
+/// As for [`copy_pieces`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+unsafe fn copy_by(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
+    // What was tuned with 32-byte registers keeps them on processors that have wider ones.
+    let narrow = Cpu { avx512: false, ..cpu };
+    match method {
+        // SAFETY: the caller's own promise, here and below.
+        Method::Plain | Method::Library => unsafe { plain::copy_by_library(pieces, dst) },
+        // SAFETY: as above.
+        Method::Moves => unsafe { plain::copy_by_moves(pieces, dst) },
+        // SAFETY: as above.
+        Method::MovePages => unsafe { bursts::copy_pages(pieces, dst) },
+        // SAFETY: as above.
+        Method::MoveHalfPages => unsafe { bursts::copy_half_pages(pieces, dst) },
+        Method::One => widest!(cpu, apart, 0, 1, 256, pieces, dst),
+        Method::OneStreamed => widest!(cpu, apart, STREAM | ONCE, 1, 128, pieces, dst),
+        Method::Six => widest!(narrow, apart, 0, 6, 256, pieces, dst),
+        Method::SixStreamed => widest!(narrow, apart, STREAM, 6, 128, pieces, dst),
+        Method::FourAbreast => widest!(cpu, abreast, 0, 4, 128, pieces, dst),
+        Method::FourAbreastStreamed => widest!(cpu, abreast, STREAM, 4, 128, pieces, dst),
+        Method::EightAbreast => widest!(cpu, abreast, 0, 8, 128, pieces, dst),
+        Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
+        Method::EightStreamed => widest!(cpu, apart, STREAM, 8, 128, pieces, dst),
     }
 }
 
@@ -114,19 +114,13 @@ mod tests {
         (0..len).map(|_| rng.next_u64() as u8).collect()
     }
 
-    fn methods() -> Vec<Method> {
-        let mut methods = vec![Method::InOrder, Method::InBursts];
-        for streaming in [false, true] {
-            methods.push(Method::InTurn { streaming, avx2: false });
-            if Cpu::this().avx2 {
-                methods.push(Method::InTurn { streaming, avx2: true });
-            }
-        }
-        methods.push(Method::Ahead { streaming: true });
-        if Cpu::this().avx2 {
-            methods.push(Method::Ahead { streaming: false });
-        }
-        methods
+    /// This processor, and as it would be with less: every width of register and both short copies.
+    fn processors() -> Vec<Cpu> {
+        let this = Cpu::this();
+        let mut all = vec![this, Cpu { erms: false, ..this }, Cpu { avx512: false, ..this }];
+        all.push(Cpu { avx512: false, avx2: false, erms: false, ..this });
+        all.dedup();
+        all
     }
 
     /// Copies random pieces and compares with a plain copy; a margin on both sides must stay as it was.
@@ -155,10 +149,11 @@ mod tests {
     fn every_method_copies_every_shape() {
         let rounds = if cfg!(miri) { 2 } else { 400 };
         let source = source(1 << 19);
-        for method in methods() {
+        let processors = processors();
+        for method in Method::ALL {
             let mut rng = Rng::new(11);
             for round in 0..rounds {
-                let cpu = Cpu { erms: round % 2 == 0, ..Cpu::this() };
+                let cpu = processors[round % processors.len()];
                 agrees(method, cpu, &mut rng, &source, |rng| rng.below(200) as usize);
                 agrees(method, cpu, &mut rng, &source, |rng| rng.below(9000) as usize);
                 agrees(method, cpu, &mut rng, &source, |_| 4096);

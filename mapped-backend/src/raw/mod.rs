@@ -13,10 +13,19 @@
 
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
+#[cfg(any(miri, not(target_arch = "x86_64")))]
+mod atomic;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod bursts;
 mod copy;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod lines;
+mod piece;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod plain;
 mod sigbus;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-mod x86;
+mod turn;
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -31,7 +40,7 @@ use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
 
 use crate::plan::{self, Cpu, Method, Shape};
-use copy::Piece;
+use piece::Piece;
 
 pub(crate) use sigbus::{Full, Watch};
 pub use sigbus::{MAX_GUARDED, SigbusGuard};
@@ -310,7 +319,7 @@ impl Space {
     /// Copies several ranges, in order, into `dst`, whose length is the sum of theirs.
     pub(crate) fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
         let method = plan::choose(self.cpu, Shape::of(runs, dst), hint);
-        if method == Method::InOrder {
+        if method == Method::Plain {
             return self.read_in_order(runs, dst);
         }
         let mut batch = Batch { pieces: [Piece::NONE; BATCH], count: 0, bytes: 0 };

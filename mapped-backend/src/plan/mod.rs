@@ -7,15 +7,22 @@
 //!
 //! The numbers here were measured on one machine (Zen 4, 32 MiB of L3); `docs/performance.md` has them.
 
+mod method;
+
 use std::sync::OnceLock;
 
 use vgpu_perception::{CopyHint, NextUse, PhysRun};
 
+pub(crate) use method::Method;
+pub use method::copy_methods;
+
 /// What this processor has that a copy can use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cpu {
     /// 32-byte loads and stores.
     pub(crate) avx2: bool,
+    /// 64-byte loads and stores.
+    pub(crate) avx512: bool,
     /// A fast `rep movsb`.
     pub(crate) erms: bool,
     /// Bytes of its last level of cache.
@@ -28,10 +35,14 @@ impl Cpu {
         static THIS: OnceLock<Cpu> = OnceLock::new();
         *THIS.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
-            let (avx2, erms) = (std::is_x86_feature_detected!("avx2"), std::is_x86_feature_detected!("ermsb"));
+            let (avx2, avx512, erms) = (
+                std::is_x86_feature_detected!("avx2"),
+                std::is_x86_feature_detected!("avx512f"),
+                std::is_x86_feature_detected!("ermsb"),
+            );
             #[cfg(not(target_arch = "x86_64"))]
-            let (avx2, erms) = (false, false);
-            Self { avx2, erms, cache: last_level_cache().unwrap_or(16 << 20) }
+            let (avx2, avx512, erms) = (false, false, false);
+            Self { avx2, avx512, erms, cache: last_level_cache().unwrap_or(16 << 20) }
         })
     }
 }
@@ -43,28 +54,6 @@ fn last_level_cache() -> Option<u64> {
         crate::map::parse_number(&size)
     });
     levels.max()
-}
-
-/// A way to copy a number of pieces into one buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Method {
-    /// One piece after the other.
-    InOrder,
-    /// One piece after the other, half a page at a time, with a fast `rep movsb` into the caches: it writes whole lines without
-    /// reading them first, which pays once the source is asked for so early that it waits in the first level.
-    InBursts,
-    /// One piece after the other, asking ahead for the next page.
-    Ahead {
-        /// Past the caches instead of into them; that other way takes 32-byte registers.
-        streaming: bool,
-    },
-    /// Several cursors in turn over as many parts of the buffer.
-    InTurn {
-        /// Past the caches instead of into them.
-        streaming: bool,
-        /// With 32-byte registers.
-        avx2: bool,
-    },
 }
 
 /// Below this many bytes in one call, setting up more than a plain copy costs more than it brings.
@@ -103,7 +92,7 @@ pub(crate) fn choose(cpu: Cpu, shape: Shape, hint: CopyHint) -> Method {
     let Shape { pieces, bytes, in_step } = shape;
     let average = bytes / pieces.max(1);
     if bytes < FEW || average < CRUMBS || !cfg!(all(target_arch = "x86_64", not(miri))) {
-        return Method::InOrder;
+        return Method::Plain;
     }
     let total = hint.total.max(bytes as u64);
     // Half of the cache: the source passes through it as well.
@@ -114,10 +103,11 @@ pub(crate) fn choose(cpu: Cpu, shape: Shape, hint: CopyHint) -> Method {
     };
     match (average >= LONG, streaming) {
         // Faster than past the caches, too: whoever it is handed to finds it there.
-        (true, _) if fits && in_step && cpu.erms => Method::InBursts,
-        (true, true) => Method::Ahead { streaming },
-        (true, false) if cpu.avx2 => Method::Ahead { streaming },
-        _ => Method::InTurn { streaming, avx2: cpu.avx2 },
+        (true, _) if fits && in_step && cpu.erms => Method::MoveHalfPages,
+        (true, true) => Method::OneStreamed,
+        (true, false) if cpu.avx2 => Method::One,
+        (_, false) => Method::Six,
+        (_, true) => Method::SixStreamed,
     }
 }
 
@@ -127,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    const CPU: Cpu = Cpu { avx2: true, erms: true, cache: 32 << 20 };
+    const CPU: Cpu = Cpu { avx2: true, avx512: true, erms: true, cache: 32 << 20 };
 
     fn hint(total: u64, next_use: NextUse) -> CopyHint {
         CopyHint::new(total, next_use)
@@ -141,7 +131,8 @@ mod tests {
     #[test]
     fn size_and_use_decide_where_stores_go() {
         let part = |total, next_use| match choose(CPU, shape(512, 2 << 20), hint(total, next_use)) {
-            Method::InTurn { streaming, .. } => streaming,
+            Method::Six => false,
+            Method::SixStreamed => true,
             other => panic!("scattered pages of a frame, {other:?}"),
         };
         assert!(!part(8 << 20, NextUse::ReadSoon));
@@ -150,18 +141,18 @@ mod tests {
         assert!(part(33 << 20, NextUse::ReadSoon));
         assert!(part(0, NextUse::Handoff), "a transfer is at least what is copied now");
         let whole = |cpu, next_use| choose(cpu, shape(1, 2 << 20), hint(2 << 20, next_use));
-        assert_eq!(whole(CPU, NextUse::Unknown), Method::InBursts);
-        assert_eq!(whole(CPU, NextUse::Handoff), Method::InBursts);
+        assert_eq!(whole(CPU, NextUse::Unknown), Method::MoveHalfPages);
+        assert_eq!(whole(CPU, NextUse::Handoff), Method::MoveHalfPages);
         let large = choose(CPU, shape(1, 33 << 20), hint(33 << 20, NextUse::ReadSoon));
-        assert_eq!(large, Method::Ahead { streaming: true });
+        assert_eq!(large, Method::OneStreamed);
         let askew = Shape { in_step: false, ..shape(1, 2 << 20) };
-        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Unknown)), Method::Ahead { streaming: false });
-        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Handoff)), Method::Ahead { streaming: true });
+        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Unknown)), Method::One);
+        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Handoff)), Method::OneStreamed);
         let old = Cpu { erms: false, ..CPU };
-        assert_eq!(whole(old, NextUse::Unknown), Method::Ahead { streaming: false });
-        assert_eq!(whole(old, NextUse::Handoff), Method::Ahead { streaming: true });
+        assert_eq!(whole(old, NextUse::Unknown), Method::One);
+        assert_eq!(whole(old, NextUse::Handoff), Method::OneStreamed);
         let older = Cpu { avx2: false, ..old };
-        assert_eq!(whole(older, NextUse::Unknown), Method::InTurn { streaming: false, avx2: false });
+        assert_eq!(whole(older, NextUse::Unknown), Method::Six);
     }
 
     #[test]
@@ -180,9 +171,9 @@ mod tests {
     #[test]
     fn little_and_crumbled_copies_are_plain() {
         for next_use in [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handoff] {
-            assert_eq!(choose(CPU, shape(2, 8192), hint(33 << 20, next_use)), Method::InOrder);
-            assert_eq!(choose(CPU, shape(4096, 1 << 20), hint(33 << 20, next_use)), Method::InOrder);
-            assert_eq!(choose(CPU, shape(0, 0), hint(0, next_use)), Method::InOrder);
+            assert_eq!(choose(CPU, shape(2, 8192), hint(33 << 20, next_use)), Method::Plain);
+            assert_eq!(choose(CPU, shape(4096, 1 << 20), hint(33 << 20, next_use)), Method::Plain);
+            assert_eq!(choose(CPU, shape(0, 0), hint(0, next_use)), Method::Plain);
         }
     }
 

@@ -1,0 +1,125 @@
+//! The methods that this backend can copy with, and their numbers.
+
+use vgpu_perception::CopyMethod;
+
+use super::Cpu;
+
+/// A way to copy a number of pieces into one buffer. The numbers are part of the interface: a saved calibration and
+/// `CopyPolicy::Fixed` name methods by them, so that a number is never given to another method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Method {
+    /// One piece after the other, without preparation.
+    Plain = 0,
+    /// The C library's `memcpy`, a call for each piece.
+    Library = 1,
+    /// One `rep movsb` for each piece.
+    Moves = 2,
+    /// `rep movsb` a page at a time, the next page prefetched.
+    MovePages = 3,
+    /// `rep movsb` half a page at a time, the next page prefetched, and the half page itself just before.
+    MoveHalfPages = 4,
+    /// One cursor that prefetches a page ahead, into the caches.
+    One = 5,
+    /// One cursor that prefetches a page ahead, past the caches.
+    OneStreamed = 6,
+    /// Six cursors in parts of the buffer that are far apart, 32-byte registers, into the caches.
+    Six = 7,
+    /// Six cursors in parts of the buffer that are far apart, 32-byte registers, past the caches.
+    SixStreamed = 8,
+    /// Four cursors in neighbouring pages, the next four prefetched, into the caches.
+    FourAbreast = 9,
+    /// Four cursors in neighbouring pages, the next four prefetched, past the caches.
+    FourAbreastStreamed = 10,
+    /// Eight cursors in neighbouring pages, the next eight prefetched, into the caches.
+    EightAbreast = 11,
+    /// Eight cursors in neighbouring pages, the next eight prefetched, past the caches.
+    EightAbreastStreamed = 12,
+    /// Eight cursors in parts of the buffer that are far apart, past the caches.
+    EightStreamed = 13,
+}
+
+impl Method {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Plain,
+        Self::Library,
+        Self::Moves,
+        Self::MovePages,
+        Self::MoveHalfPages,
+        Self::One,
+        Self::OneStreamed,
+        Self::Six,
+        Self::SixStreamed,
+        Self::FourAbreast,
+        Self::FourAbreastStreamed,
+        Self::EightAbreast,
+        Self::EightAbreastStreamed,
+        Self::EightStreamed,
+    ];
+
+    /// The method of a number.
+    pub(crate) fn numbered(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    pub(crate) const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// What a report calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Library => "memcpy",
+            Self::Moves => "movsb",
+            Self::MovePages => "movsb-page",
+            Self::MoveHalfPages => "movsb-half-page",
+            Self::One => "one",
+            Self::OneStreamed => "one-streamed",
+            Self::Six => "six",
+            Self::SixStreamed => "six-streamed",
+            Self::FourAbreast => "four-abreast",
+            Self::FourAbreastStreamed => "four-abreast-streamed",
+            Self::EightAbreast => "eight-abreast",
+            Self::EightAbreastStreamed => "eight-abreast-streamed",
+            Self::EightStreamed => "eight-streamed",
+        }
+    }
+
+    /// Whether this processor can do more with it than with [`Plain`](Self::Plain): elsewhere all methods are that one.
+    pub(crate) const fn is_of_use(self, cpu: Cpu) -> bool {
+        if !cfg!(all(target_arch = "x86_64", not(miri))) {
+            return matches!(self, Self::Plain);
+        }
+        match self {
+            Self::Moves | Self::MovePages | Self::MoveHalfPages => cpu.erms,
+            _ => true,
+        }
+    }
+}
+
+/// The copy methods of this backend with their names: what `CopyPolicy::Fixed` can ask for on this processor.
+///
+/// Numbers and names stay the same from version to version; a method that is added gets a new number.
+pub fn copy_methods() -> impl Iterator<Item = (CopyMethod, &'static str)> {
+    let cpu = Cpu::this();
+    let methods = Method::ALL.into_iter().filter(move |method| method.is_of_use(cpu));
+    methods.map(|method| (CopyMethod(method.number()), method.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_has_its_number_and_a_name_of_its_own() {
+        for (place, method) in Method::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(method.number()), place);
+            assert_eq!(Method::numbered(method.number()), Some(method));
+            assert_eq!(Method::ALL.iter().filter(|other| other.name() == method.name()).count(), 1, "{method:?}");
+        }
+        assert_eq!(Method::numbered(Method::ALL.len() as u8), None);
+        assert!(copy_methods().any(|(method, name)| (method, name) == (CopyMethod(0), "plain")));
+    }
+}

@@ -1,0 +1,168 @@
+//! Copies of whole cache lines: every width of register, into the caches or past them.
+
+use core::arch::asm;
+
+/// How a line travels. Bit 0: past the caches.
+pub(super) const STREAM: u8 = 1;
+/// Bit 1: in 32-byte registers.
+pub(super) const AVX2: u8 = 2;
+/// Bit 2: prefetched as a line that is read once.
+pub(super) const ONCE: u8 = 4;
+/// Bit 3: in one 64-byte register, so that a line is one store.
+pub(super) const AVX512: u8 = 8;
+
+const STREAM_AVX2: u8 = STREAM | AVX2;
+const STREAM_AVX512: u8 = STREAM | AVX512;
+const STREAM_ONCE: u8 = STREAM | ONCE;
+const STREAM_ONCE_AVX2: u8 = STREAM | ONCE | AVX2;
+const STREAM_ONCE_AVX512: u8 = STREAM | ONCE | AVX512;
+
+/// A line to stitch in, where a piece ends inside of it.
+#[repr(align(64))]
+pub(super) struct Line(pub(super) [u8; super::piece::LINE]);
+
+/// Copies one line of 64 bytes.
+///
+/// # Safety
+/// 64 bytes at `src` are mapped; 64 bytes at `dst` are writable and the caller's alone, and `dst` is a multiple of 64 where
+/// `HOW` has [`STREAM`]. The processor has AVX2 where `HOW` has [`AVX2`] and AVX-512F where it has [`AVX512`]; whoever calls
+/// those clears the upper parts of the registers afterwards ([`finish`]).
+#[inline(always)]
+pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
+    macro_rules! four {
+        ($store:literal) => {
+            // SAFETY: four loads of 16 bytes that need no alignment and four stores inside the 64 bytes at `dst`; the
+            // caller vouches for both, and for the alignment that non-temporal stores need.
+            unsafe {
+                asm!(
+                    "movdqu {a}, [{s}]", "movdqu {b}, [{s} + 16]", "movdqu {c}, [{s} + 32]", "movdqu {e}, [{s} + 48]",
+                    concat!($store, " [{d}], {a}"), concat!($store, " [{d} + 16], {b}"),
+                    concat!($store, " [{d} + 32], {c}"), concat!($store, " [{d} + 48], {e}"),
+                    s = in(reg) src, d = in(reg) dst,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    macro_rules! two {
+        ($store:literal) => {
+            // SAFETY: as above with two of 32 bytes, on a processor that the caller says can.
+            unsafe {
+                asm!(
+                    "vmovdqu {a:y}, [{s}]", "vmovdqu {b:y}, [{s} + 32]",
+                    concat!($store, " [{d}], {a:y}"), concat!($store, " [{d} + 32], {b:y}"),
+                    s = in(reg) src, d = in(reg) dst, a = out(xmm_reg) _, b = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    macro_rules! one {
+        ($store:literal) => {
+            // SAFETY: as above with one of 64 bytes, on a processor that the caller says can.
+            unsafe {
+                asm!(
+                    "vmovdqu64 {a:z}, [{s}]", concat!($store, " [{d}], {a:z}"),
+                    s = in(reg) src, d = in(reg) dst, a = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    match HOW {
+        0 => four!("movdqu"),
+        STREAM | STREAM_ONCE => four!("movntdq"),
+        AVX2 => two!("vmovdqu"),
+        STREAM_AVX2 | STREAM_ONCE_AVX2 => two!("vmovntdq"),
+        AVX512 => one!("vmovdqu64"),
+        _ => one!("vmovntdq"),
+    }
+}
+
+/// Copies two lines, and prefetches the two at `ahead`: in one block, so that the compiler puts nothing between them.
+///
+/// # Safety
+/// As for [`fn@line`], for 128 bytes.
+#[inline(always)]
+pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, dst: *mut u8) {
+    macro_rules! eight {
+        ($ask:literal, $store:literal) => {
+            // SAFETY: eight loads of 16 bytes that need no alignment and eight stores inside the 128 bytes at `dst`; the
+            // caller vouches for both, and for the alignment that non-temporal stores need. A prefetch cannot fault.
+            unsafe {
+                asm!(
+                    concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
+                    "movdqu {a}, [{s}]", "movdqu {b}, [{s} + 16]", "movdqu {c}, [{s} + 32]", "movdqu {e}, [{s} + 48]",
+                    "movdqu {f}, [{s} + 64]", "movdqu {g}, [{s} + 80]", "movdqu {h}, [{s} + 96]", "movdqu {i}, [{s} + 112]",
+                    concat!($store, " [{d}], {a}"), concat!($store, " [{d} + 16], {b}"),
+                    concat!($store, " [{d} + 32], {c}"), concat!($store, " [{d} + 48], {e}"),
+                    concat!($store, " [{d} + 64], {f}"), concat!($store, " [{d} + 80], {g}"),
+                    concat!($store, " [{d} + 96], {h}"), concat!($store, " [{d} + 112], {i}"),
+                    s = in(reg) src, p = in(reg) ahead, d = in(reg) dst,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                    f = out(xmm_reg) _, g = out(xmm_reg) _, h = out(xmm_reg) _, i = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    macro_rules! four {
+        ($ask:literal, $store:literal) => {
+            // SAFETY: as above with four of 32 bytes, on a processor that the caller says can.
+            unsafe {
+                asm!(
+                    concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
+                    "vmovdqu {a:y}, [{s}]", "vmovdqu {b:y}, [{s} + 32]",
+                    "vmovdqu {c:y}, [{s} + 64]", "vmovdqu {e:y}, [{s} + 96]",
+                    concat!($store, " [{d}], {a:y}"), concat!($store, " [{d} + 32], {b:y}"),
+                    concat!($store, " [{d} + 64], {c:y}"), concat!($store, " [{d} + 96], {e:y}"),
+                    s = in(reg) src, p = in(reg) ahead, d = in(reg) dst,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, e = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    macro_rules! two {
+        ($ask:literal, $store:literal) => {
+            // SAFETY: as above with two of 64 bytes, on a processor that the caller says can.
+            unsafe {
+                asm!(
+                    concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
+                    "vmovdqu64 {a:z}, [{s}]", "vmovdqu64 {b:z}, [{s} + 64]",
+                    concat!($store, " [{d}], {a:z}"), concat!($store, " [{d} + 64], {b:z}"),
+                    s = in(reg) src, p = in(reg) ahead, d = in(reg) dst, a = out(xmm_reg) _, b = out(xmm_reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+        };
+    }
+    match HOW {
+        0 => eight!("prefetcht1", "movdqu"),
+        STREAM => eight!("prefetcht1", "movntdq"),
+        STREAM_ONCE => eight!("prefetchnta", "movntdq"),
+        AVX2 => four!("prefetcht1", "vmovdqu"),
+        STREAM_AVX2 => four!("prefetcht1", "vmovntdq"),
+        STREAM_ONCE_AVX2 => four!("prefetchnta", "vmovntdq"),
+        AVX512 => two!("prefetcht1", "vmovdqu64"),
+        STREAM_AVX512 => two!("prefetcht1", "vmovntdq"),
+        STREAM_ONCE_AVX512 => two!("prefetchnta", "vmovntdq"),
+        // Nothing else is made of the bits.
+        _ => two!("prefetcht1", "vmovntdq"),
+    }
+}
+
+/// Makes streamed stores visible before whatever the program does next, and leaves the registers as other code wants them.
+#[inline]
+pub(super) fn finish<const HOW: u8>() {
+    if HOW & STREAM != 0 {
+        // SAFETY: orders stores and changes nothing else; every x86-64 has it.
+        unsafe { asm!("sfence", options(nostack, preserves_flags)) };
+    }
+    if HOW & (AVX2 | AVX512) != 0 {
+        // SAFETY: clears the upper parts of the vector registers, all of which the ABI lets a callee overwrite and which are
+        // declared overwritten. Code with these bits runs only where the processor has AVX.
+        unsafe { asm!("vzeroupper", clobber_abi("C"), options(nostack, preserves_flags)) };
+    }
+}
