@@ -11,7 +11,7 @@ mod method;
 
 use std::sync::OnceLock;
 
-use vgpu_perception::{CopyHint, NextUse, PhysRun};
+use vgpu_perception::{CopyHint, CopyMethod, CopyPolicy, NextUse, PhysRun};
 
 pub(crate) use method::Method;
 pub use method::copy_methods;
@@ -89,6 +89,10 @@ impl Shape {
 
 /// Chooses how to copy.
 pub(crate) fn choose(cpu: Cpu, shape: Shape, hint: CopyHint) -> Method {
+    if let CopyPolicy::Fixed(CopyMethod(number)) = hint.policy {
+        let known = Method::numbered(number).filter(|method| method.is_of_use(cpu));
+        return known.unwrap_or(Method::Plain);
+    }
     let Shape { pieces, bytes, in_step } = shape;
     let average = bytes / pieces.max(1);
     if bytes < FEW || average < CRUMBS || !cfg!(all(target_arch = "x86_64", not(miri))) {
@@ -175,6 +179,18 @@ mod tests {
             assert_eq!(choose(CPU, shape(4096, 1 << 20), hint(33 << 20, next_use)), Method::Plain);
             assert_eq!(choose(CPU, shape(0, 0), hint(0, next_use)), Method::Plain);
         }
+    }
+
+    #[test]
+    fn a_fixed_method_is_taken_whatever_the_copy_is() {
+        for method in Method::ALL {
+            let fixed = hint(8 << 20, NextUse::ReadSoon).with_policy(CopyPolicy::Fixed(CopyMethod(method.number())));
+            let expected = if method.is_of_use(CPU) { method } else { Method::Plain };
+            assert_eq!(choose(CPU, shape(1, 64), fixed), expected);
+            assert_eq!(choose(CPU, shape(512, 2 << 20), fixed), expected);
+        }
+        let unknown = hint(8 << 20, NextUse::ReadSoon).with_policy(CopyPolicy::Fixed(CopyMethod(200)));
+        assert_eq!(choose(CPU, shape(512, 2 << 20), unknown), Method::Plain);
     }
 
     #[test]
