@@ -143,8 +143,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, warm: bo
             VISIT,
             Box::new(|nth| {
                 let mut region = ring.slots[nth % count].region;
-                let taken = region.visit_frame(image.ram, &mut scratch.borrow_mut(), |runs, _| {
-                    core::hint::black_box(runs);
+                let taken = region.visit_frame(image.ram, &mut scratch.borrow_mut(), |stretch| {
+                    core::hint::black_box(stretch.runs());
                     Ok(())
                 });
                 assert!(taken.expect("the frame is there").fresh().is_some(), "the frame is fresh");

@@ -178,8 +178,8 @@ extern "C" fn check_sample_frame(
 extern "C" fn check_visit_frame(read: Read, bytes: u64, region: &mut Region, scratch: &mut FrameScratch) -> u64 {
     let map = map(bytes);
     let mut runs = 0;
-    match region.visit_frame(&ram(read, &map), scratch, |some, _| {
-        runs += some.len() as u64;
+    match region.visit_frame(&ram(read, &map), scratch, |stretch| {
+        runs += stretch.runs().len() as u64;
         Ok(())
     }) {
         Ok(Sample::Fresh(info)) => info.desc.frame_id ^ runs,

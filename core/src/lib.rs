@@ -26,6 +26,7 @@ extern crate std;
 pub mod abi;
 mod addr;
 mod budget;
+pub mod find;
 pub mod paging;
 mod phys;
 pub mod process;
@@ -45,5 +46,5 @@ pub use phys::{
     PhysErrorKind, PhysRead, PhysRun, Window, next_in,
 };
 pub use process::{Process, ProcessName, ProcessSource, Step};
-pub use region::Region;
+pub use region::{Reader, Region};
 pub use scan::Discovery;

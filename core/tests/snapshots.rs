@@ -288,9 +288,11 @@ fn a_frame_can_be_looked_at_in_place() {
     let ram = &linux.guest.ram;
     let mut bytes = Vec::new();
     let sample = region
-        .visit_frame(ram, &mut FrameScratch::new(), |runs, offset| {
-            assert_eq!(offset, bytes.len() as u64);
-            for run in runs {
+        .visit_frame(ram, &mut FrameScratch::new(), |stretch| {
+            assert_eq!(stretch.offset(), bytes.len() as u64);
+            assert_eq!(stretch.desc().frame_id, 5);
+            assert!(stretch.windows().all(|(_, window)| window.is_none()), "this memory is not mapped");
+            for run in stretch.runs() {
                 let mut part = vec![0; run.len as usize];
                 ram.read(run.gpa, &mut part)?;
                 bytes.extend(part);

@@ -104,6 +104,7 @@ impl fmt::Debug for ProcessName {
 
 /// What one step of a resumable operation gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a step may have found something, and `Pending` is not the end"]
 pub enum Step<T> {
     /// A result; there may be more.
     Found(T),

@@ -7,7 +7,7 @@ use super::{Part, ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
 use crate::paging::{NotPresentResolver, WalkError};
-use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun};
+use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
 
@@ -46,6 +46,74 @@ pub struct FrameInfo {
     pub missed: u64,
 }
 
+/// A stretch of a frame where it lies: up to 512 runs of physical memory, in the order of the frame's bytes.
+///
+/// Made for each call of a visitor, and gone after it: nothing of it can be kept, since the guest may take the pages back.
+#[derive(Debug)]
+pub struct FrameStretch<'v, M> {
+    mem: &'v M,
+    runs: &'v [PhysRun],
+    desc: &'v FrameDesc,
+    offset: u64,
+    len: u64,
+}
+
+impl<'v, M: PhysRead> FrameStretch<'v, M> {
+    /// What the frame is.
+    #[must_use]
+    pub const fn desc(&self) -> &'v FrameDesc {
+        self.desc
+    }
+
+    /// Where in the frame the stretch begins, in bytes. 0 begins a try: what was made of an earlier one is void.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The bytes of the stretch.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the stretch has no bytes. No stretch that a visitor is shown is empty.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The physical runs that hold the stretch, in order.
+    #[must_use]
+    pub const fn runs(&self) -> &'v [PhysRun] {
+        self.runs
+    }
+
+    /// The memory that the runs lie in.
+    #[must_use]
+    pub const fn memory(&self) -> &'v M {
+        self.mem
+    }
+
+    /// Each run with its window: mapped memory where the backend has such, `None` where it has not.
+    pub fn windows(&self) -> impl Iterator<Item = (PhysRun, Option<Window<'v>>)> {
+        let mem = self.mem;
+        self.runs.iter().map(move |run| {
+            let len = usize::try_from(run.len).ok();
+            (*run, len.and_then(|len| mem.window(run.gpa, len)))
+        })
+    }
+}
+
+/// A stretch on its way to whoever copies or shows it.
+struct Stretch<'s> {
+    runs: &'s [PhysRun],
+    desc: &'s FrameDesc,
+    total: u64,
+    offset: u64,
+    len: u64,
+}
+
 /// Working memory of [`Region::sample_frame`], supplied by the caller: about 8 KiB, reusable, holds no result.
 #[derive(Debug, Default)]
 pub struct FrameScratch {
@@ -75,7 +143,7 @@ struct Latest<'s, F> {
     deliver: &'s mut F,
 }
 
-impl<F: FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>> Snapshot for Latest<'_, F> {
+impl<F: FnMut(Stretch<'_>) -> Result<(), PhysError>> Snapshot for Latest<'_, F> {
     type Of = FrameInfo;
 
     #[inline(always)]
@@ -121,23 +189,23 @@ impl<R: NotPresentResolver> Region<R> {
     ) -> Result<Sample<FrameInfo>, ReadError> {
         let capacity = dst.len() as u64;
         let copy = copy.into();
-        self.take_frame(mem, scratch, capacity, &mut |runs, total, offset, len| {
-            let part = usize::try_from(offset)
+        self.take_frame(mem, scratch, capacity, &mut |stretch: Stretch<'_>| {
+            let part = usize::try_from(stretch.offset)
                 .ok()
-                .zip(usize::try_from(len).ok())
+                .zip(usize::try_from(stretch.len).ok())
                 .and_then(|(offset, len)| dst.get_mut(offset..)?.get_mut(..len));
             match part {
-                Some(part) => mem.read_runs(runs, part, copy.hint(total)),
+                Some(part) => mem.read_runs(stretch.runs, part, copy.hint(stretch.total)),
                 None => Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)),
             }
         })
     }
 
-    /// Shows the latest frame in place, if it is newer than the last one taken: `visit` is called with the physical runs
-    /// of each stretch of the frame, in order, and the stretch's offset in the frame.
+    /// Shows the latest frame in place, if it is newer than the last one taken: `visit` is called with each
+    /// [stretch](FrameStretch) of the frame, in order. Nothing is copied.
     ///
     /// What `visit` did counts only if the result is [`Sample::Fresh`]: the frame may be overwritten while it looks, and it
-    /// is called again from the start for every try.
+    /// is called again from offset 0 for every try.
     ///
     /// # Bound
     /// As [`sample_frame`](Self::sample_frame), without its copy.
@@ -148,9 +216,12 @@ impl<R: NotPresentResolver> Region<R> {
         &mut self,
         mem: &M,
         scratch: &mut FrameScratch,
-        mut visit: impl FnMut(&[PhysRun], u64) -> Result<(), PhysError>,
+        mut visit: impl FnMut(FrameStretch<'_, M>) -> Result<(), PhysError>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
-        self.take_frame(mem, scratch, u64::MAX, &mut |runs, _, offset, _| visit(runs, offset))
+        self.take_frame(mem, scratch, u64::MAX, &mut |stretch: Stretch<'_>| {
+            let Stretch { runs, desc, offset, len, .. } = stretch;
+            visit(FrameStretch { mem, runs, desc, offset, len })
+        })
     }
 
     fn take_frame<M: PhysRead>(
@@ -158,7 +229,7 @@ impl<R: NotPresentResolver> Region<R> {
         mem: &M,
         scratch: &mut FrameScratch,
         capacity: u64,
-        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+        deliver: &mut impl FnMut(Stretch<'_>) -> Result<(), PhysError>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
         let sample = self.attempt(mem, &mut Latest { scratch, capacity, deliver });
         if let Ok(Sample::Fresh(frame)) = &sample {
@@ -175,7 +246,7 @@ impl<R: NotPresentResolver> Region<R> {
         mem: &M,
         scratch: &mut FrameScratch,
         seen: &Seen<'_, M>,
-        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+        deliver: &mut impl FnMut(Stretch<'_>) -> Result<(), PhysError>,
     ) -> Result<Try<FrameInfo>, ReadError> {
         let moved = match self.deliver_slot(mem, scratch, seen, deliver) {
             Ok(moved) => moved,
@@ -256,7 +327,7 @@ impl<R: NotPresentResolver> Region<R> {
         mem: &M,
         scratch: &mut FrameScratch,
         seen: &Seen<'_, M>,
-        deliver: &mut impl FnMut(&[PhysRun], u64, u64, u64) -> Result<(), PhysError>,
+        deliver: &mut impl FnMut(Stretch<'_>) -> Result<(), PhysError>,
     ) -> Result<bool, ReadError> {
         let part = Part::Slot(seen.slot);
         let start = self.gva(abi::slot_offset(seen.slot).unwrap_or(abi::RING_OFFSET));
@@ -269,7 +340,7 @@ impl<R: NotPresentResolver> Region<R> {
             let at = start.wrapping_add(done);
             let want = seen.bytes.wrapping_sub(done);
             let len = walker.runs(at, want, &mut scratch.runs).map_err(|error| ReadError { part, error })?;
-            deliver(&scratch.runs, seen.bytes, done, len)
+            deliver(Stretch { runs: &scratch.runs, desc: &seen.desc, total: seen.bytes, offset: done, len })
                 .map_err(|error| ReadError { part, error: WalkError::Page { gva: at, error } })?;
             mem.fence_acquire();
             // The same entries again: bytes copied from a page that left meanwhile are not the region's.

@@ -32,6 +32,7 @@ impl Pulse {
 
 /// What two readings of the heartbeat say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "only `Alive` proves a producer"]
 pub enum Liveness {
     /// It advanced under the same session: a producer is running.
     Alive(Pulse),

@@ -8,14 +8,16 @@ mod control;
 mod frame;
 mod lines;
 mod liveness;
+mod reader;
 
 use core::fmt;
 
 pub use control::{ControlIntent, ControlWrite};
-pub use frame::{FrameDesc, FrameInfo, FrameScratch};
+pub use frame::{FrameDesc, FrameInfo, FrameScratch, FrameStretch};
 pub(crate) use lines::load_wire;
 pub use lines::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
 pub use liveness::{Liveness, Pulse};
+pub use reader::Reader;
 
 use crate::abi;
 use crate::addr::{Gpa, Gva};
@@ -59,6 +61,7 @@ struct PageAt {
 
 /// A lossy read: either a consistent snapshot, or a skip that says why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a read may be a skip that gave nothing"]
 pub enum Sample<T> {
     /// A consistent snapshot.
     Fresh(T),

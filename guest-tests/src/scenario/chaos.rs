@@ -136,7 +136,7 @@ fn follow(
         let seen = watcher.frame(ram, &mut region).and_then(|sample| {
             watcher.cursor(ram, &mut region)?;
             watcher.geometry(ram, &mut region, 0..2)?;
-            region.read_status(ram)?;
+            let _ = region.read_status(ram)?;
             Ok(sample)
         });
         match seen {
