@@ -121,10 +121,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether a publish that is under way can cause this: then another copy may pass.
+    /// Whether a write that is under way can cause this, one that began after its sequence number was copied: then another copy
+    /// may pass.
     #[must_use]
     pub const fn may_be_a_race(&self) -> bool {
-        matches!(self, Self::Desc { .. } | Self::NeverWritten { .. } | Self::LatestDisagrees { .. })
+        matches!(
+            self,
+            Self::Desc { .. } | Self::NeverWritten { .. } | Self::LatestDisagrees { .. } | Self::Geometry { .. }
+        )
     }
 }
 
@@ -152,7 +156,8 @@ pub fn check_producer(page: &ProducerPage) -> Result<(), Refusal> {
         check_desc(desc).map_err(|fault| Refusal::Desc { slot, fault })?;
     }
     check_latest(page)?;
-    if page.cursor.visible.get() > 1 {
+    // A line under an odd sequence number is being written, perhaps for as long as the guest is paused.
+    if page.cursor.seq.get() & 1 == 0 && page.cursor.visible.get() > 1 {
         return Err(Refusal::CursorVisible(page.cursor.visible.get()));
     }
     check_geometry(page)
@@ -205,6 +210,9 @@ fn check_latest(page: &ProducerPage) -> Result<(), Refusal> {
 
 fn check_geometry(page: &ProducerPage) -> Result<(), Refusal> {
     let line = &page.geometry;
+    if line.seq.get() & 1 == 1 {
+        return Ok(());
+    }
     let (width, height, dpi) = (line.virt_w.get(), line.virt_h.get(), line.dpi.get());
     let unset = width == 0
         && height == 0
@@ -221,6 +229,9 @@ fn check_geometry(page: &ProducerPage) -> Result<(), Refusal> {
 /// # Errors
 /// The first [`Refusal`].
 pub fn check_control(control: &Control) -> Result<(), Refusal> {
+    if control.ctrl_gen.get() & 1 == 1 {
+        return Ok(());
+    }
     if control.desired_state.get() > abi::Command::PAUSE.0 {
         return Err(Refusal::DesiredState(control.desired_state.get()));
     }

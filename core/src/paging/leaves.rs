@@ -1,7 +1,7 @@
 //! All pages that an address space maps in a range, in ascending order: resumable, and bounded against tables that lead
 //! back to themselves.
 
-use super::entry::{Level, Pte, Rights};
+use super::entry::{Level, PagingMode, Pte, Rights};
 use super::error::WalkError;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
 use super::walk::{PageWalker, Residence};
@@ -81,13 +81,15 @@ pub struct LeafCursor {
     repeated: u64,
     need: Rights,
     stop_at_tables: bool,
+    /// Where the half of the address space that `next` is in ends, or the range does.
+    half_end: u64,
 }
 
 impl LeafCursor {
     /// Tables that one enumeration may visit unless told otherwise: the page tables of 512 GiB mapped in 4 KiB pages.
     pub const TABLES: u64 = 1 << 18;
 
-    /// An enumeration of `start .. end`.
+    /// An enumeration of the canonical addresses of `start .. end`; an `end` of `u64::MAX` takes in the last page.
     #[must_use]
     pub const fn new(start: Gva, end: Gva) -> Self {
         Self {
@@ -100,6 +102,7 @@ impl LeafCursor {
             repeated: 0,
             need: Rights::NONE,
             stop_at_tables: false,
+            half_end: u64::MAX,
         }
     }
 
@@ -150,10 +153,27 @@ impl LeafCursor {
         !self.truncated
     }
 
+    /// Leaps over the addresses that are not canonical: no entry translates them.
+    fn leap(&mut self, mode: PagingMode) {
+        let (user_end, kernel_start) = (mode.user_end().get(), mode.user_end().get().wrapping_neg());
+        if self.next >= user_end && self.next < kernel_start {
+            self.next = kernel_start;
+            // The top table translates both halves; nothing below it does.
+            for level in [Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4] {
+                if level < mode.top()
+                    && let Some(open) = self.path.get_mut(Self::slot(level))
+                {
+                    *open = None;
+                }
+            }
+        }
+        self.half_end = if self.next < user_end { self.end.min(user_end) } else { self.end };
+    }
+
     /// Entries of the table of `level` from the one that translates `next` on, to its end or to that of the range.
     fn entries_left(&self, level: Level) -> u64 {
         let span = level.span();
-        let in_range = self.end.wrapping_sub(self.next & !span.wrapping_sub(1)).div_ceil(span);
+        let in_range = self.half_end.wrapping_sub(self.next & !span.wrapping_sub(1)).div_ceil(span);
         in_range.min(512_u64.wrapping_sub(level.index(Gva::new(self.next))))
     }
 
@@ -219,6 +239,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// itself or to a table above it is passed over, and so is an entry equal to the one before it.
     pub fn next_leaf(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> LeafStep {
         loop {
+            cursor.leap(self.space().mode);
             if cursor.next >= cursor.end {
                 return LeafStep::Done;
             }

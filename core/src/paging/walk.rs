@@ -235,9 +235,11 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             let len = usize::try_from(found.bytes_left()).unwrap_or(usize::MAX).min(rest.len());
             let Some((head, tail)) = rest.split_at_mut_checked(len) else { break };
             self.mem.read(found.gpa, head).map_err(|error| WalkError::Page { gva: at, error })?;
-            // A range that runs past the top of the address space is not canonical there.
-            at = at.checked_add(len as u64).ok_or(WalkError::NonCanonical { gva: at })?;
             rest = tail;
+            if !rest.is_empty() {
+                // A range that runs past the top of the address space is not canonical there.
+                at = at.checked_add(len as u64).ok_or(WalkError::NonCanonical { gva: at })?;
+            }
         }
         Ok(())
     }

@@ -197,7 +197,7 @@ impl KernelHalf {
         let mut kernel = 0_u32;
         let mut bad = None;
         entries(mem, table, 0, |index, entry| {
-            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !mem.holds_data(entry.table())) {
+            if !fits_top(entry, reference.phys_bits) || (entry.is_present() && !mem.is_ram(entry.table())) {
                 bad = Some((index, entry));
                 return false;
             }

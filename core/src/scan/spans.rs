@@ -163,8 +163,9 @@ impl RunFinder {
                     let start = self.run_start(walker, &search, budget);
                     Search { probe: search.probe.wrapping_add(SPAN), run: Some(start), ..search }
                 } else {
-                    let from = search.probe.wrapping_add(SPAN);
-                    Search { from, probe: search.probe.wrapping_add(COVERED.wrapping_mul(SPAN)), ..search }
+                    // A run may begin with the last pages of this span; it then covers the next 48 whole.
+                    let probe = search.probe.wrapping_add(COVERED.wrapping_mul(SPAN));
+                    Search { from: search.probe, probe, ..search }
                 };
                 self.search = Some(next);
                 None
