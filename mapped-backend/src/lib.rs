@@ -27,7 +27,7 @@ mod raw;
 
 pub use error::OpenError;
 pub use file::RamFile;
-pub use machine::{HighBase, Machine, MachineOptions};
+pub use machine::{HighBase, Machine, MachineOptions, parse_machine};
 pub use map::{MAX_SEGMENTS, MapError, Segment, SegmentMap, parse_number};
 pub use plan::copy_methods;
 pub use populate::Populate;

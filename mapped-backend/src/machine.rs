@@ -8,7 +8,7 @@ use core::str::FromStr;
 
 use vgpu_perception::{Gpa, PAGE_BYTES};
 
-use crate::map::{MapError, Segment, SegmentMap};
+use crate::map::{MapError, Segment, SegmentMap, parse_number};
 
 const GIB: u64 = 1 << 30;
 
@@ -24,18 +24,25 @@ pub enum Machine {
     Microvm,
     /// cloud-hypervisor on x86-64: `arch/src/x86_64/layout.rs`.
     CloudHypervisor,
+    /// Firecracker on x86-64: `src/vmm/src/arch/x86_64/layout.rs`.
+    Firecracker,
+    /// crosvm on x86-64, with its usual gap of 768 MiB below 4 GiB: `x86_64/src/lib.rs`.
+    Crosvm,
 }
 
 impl FromStr for Machine {
     type Err = MapError;
 
-    /// Takes `pc`, `q35`, `microvm`, `ch` and `cloud-hypervisor`, and QEMU's versioned names such as `pc-q35-8.2`.
+    /// Takes `pc`, `q35`, `microvm`, `ch` or `cloud-hypervisor`, `firecracker` and `crosvm`, and QEMU's versioned names such
+    /// as `pc-q35-8.2`.
     fn from_str(name: &str) -> Result<Self, MapError> {
         match name {
             "pc" => Ok(Self::Pc),
             "q35" => Ok(Self::Q35),
             "microvm" => Ok(Self::Microvm),
             "ch" | "cloud-hypervisor" => Ok(Self::CloudHypervisor),
+            "firecracker" => Ok(Self::Firecracker),
+            "crosvm" => Ok(Self::Crosvm),
             _ if name.starts_with("pc-q35-") => Ok(Self::Q35),
             _ if name.starts_with("pc-i440fx-") => Ok(Self::Pc),
             _ => Err(MapError::UnknownMachine { name: name.to_owned() }),
@@ -72,6 +79,27 @@ pub struct MachineOptions {
     pub high_base: HighBase,
 }
 
+/// Reads a machine and its options: `q35`, `pc,max-ram-below-4g=2G`, `q35,above-4g=1T`.
+///
+/// # Errors
+/// [`MapError::UnknownMachine`], or [`MapError::MachineOption`] with what is no option.
+pub fn parse_machine(text: &str) -> Result<(Machine, MachineOptions), MapError> {
+    let mut fields = text.split(',');
+    let machine = fields.next().unwrap_or_default().parse()?;
+    let mut options = MachineOptions::default();
+    for field in fields {
+        let unknown = || MapError::MachineOption { text: field.to_owned() };
+        let (key, value) = field.split_once('=').ok_or_else(unknown)?;
+        match (key, parse_number(value)) {
+            ("max-ram-below-4g", Some(bytes)) => options.max_ram_below_4g = Some(bytes),
+            ("above-4g", Some(at)) if at == 4 * GIB => options.high_base = HighBase::Gib4,
+            ("above-4g", Some(at)) if at == 1 << 40 => options.high_base = HighBase::Tib1,
+            _ => return Err(unknown()),
+        }
+    }
+    Ok((machine, options))
+}
+
 impl Machine {
     /// How many bytes of `ram` lie below the hole.
     ///
@@ -96,9 +124,20 @@ impl Machine {
                 let usual = if ram >= 0xb000_0000 { 2 * GIB } else { 0xb000_0000 };
                 usual.min(options.max_ram_below_4g.unwrap_or(4 * GIB))
             }
-            Self::Microvm | Self::CloudHypervisor => 3 * GIB,
+            Self::Microvm | Self::CloudHypervisor | Self::Firecracker => 3 * GIB,
+            Self::Crosvm => 0xd000_0000,
         };
         Ok(ram.min(lowest))
+    }
+
+    /// Where RAM may lie, ascending: the address and how much fits there.
+    fn windows(self, below: u64, options: MachineOptions) -> Vec<(u64, u64)> {
+        let high = options.high_base.gpa();
+        match self {
+            // Devices lie between 256 and 512 GiB as well.
+            Self::Firecracker => vec![(0, below), (4 * GIB, 252 * GIB), (512 * GIB, u64::MAX)],
+            _ => vec![(0, below), (high, u64::MAX)],
+        }
     }
 
     /// The map of a machine whose RAM is made of files of these sizes, laid end to end in this order.
@@ -116,19 +155,26 @@ impl Machine {
         let ram = files.iter().try_fold(0_u64, |sum, len| sum.checked_add(*len));
         let ram = ram.ok_or(MapError::RamSize { bytes: u64::MAX })?;
         let below = self.below_4g(ram, options)?;
+        let windows = self.windows(below, options);
         let mut segments = Vec::new();
+        // Where in all of RAM the present window begins.
+        let (mut window, mut begun) = (0, 0);
         let mut done = 0;
         for (file, len) in files.iter().copied().enumerate() {
-            let low = len.min(below - done.min(below));
-            if low > 0 {
-                segments.push(Segment { gpa: Gpa::new(done), len: low, file, offset: 0 });
+            let mut offset = 0;
+            while offset < len {
+                let (gpa, room) = windows.get(window).copied().unwrap_or((u64::MAX, u64::MAX));
+                let used = done - begun;
+                if used == room {
+                    (window, begun) = (window + 1, done);
+                    continue;
+                }
+                let some = (len - offset).min(room - used);
+                let gpa = gpa.checked_add(used).ok_or(MapError::RamSize { bytes: ram })?;
+                segments.push(Segment { gpa: Gpa::new(gpa), len: some, file, offset });
+                offset += some;
+                done += some;
             }
-            if len > low {
-                let above = (done + low - below).checked_add(options.high_base.gpa());
-                let gpa = Gpa::new(above.ok_or(MapError::RamSize { bytes: ram })?);
-                segments.push(Segment { gpa, len: len - low, file, offset: low });
-            }
-            done += len;
         }
         SegmentMap::new(segments)
     }
@@ -229,6 +275,31 @@ mod tests {
                 segment(5 * GIB, GIB, 2, 0),
             ]
         );
+    }
+
+    #[test]
+    fn firecracker_and_crosvm() {
+        assert_eq!(below(Machine::Crosvm, 4 * GIB), 0xd000_0000);
+        let map = Machine::Firecracker.map(&[300 * GIB], MachineOptions::default()).unwrap();
+        let segment = |gpa, len, offset| Segment { gpa: Gpa::new(gpa), len, file: 0, offset };
+        assert_eq!(
+            map.segments(),
+            [segment(0, 3 * GIB, 0), segment(4 * GIB, 252 * GIB, 3 * GIB), segment(512 * GIB, 45 * GIB, 255 * GIB),]
+        );
+        let two = Machine::Firecracker.map(&[254 * GIB, 2 * GIB], MachineOptions::default()).unwrap();
+        assert_eq!(two.segments()[3], Segment { gpa: Gpa::new(512 * GIB), len: GIB, file: 1, offset: GIB });
+    }
+
+    #[test]
+    fn machines_come_with_options() {
+        let (machine, options) = parse_machine("q35,max-ram-below-4g=2G,above-4g=1T").unwrap();
+        assert_eq!((machine, options.max_ram_below_4g), (Machine::Q35, Some(2 * GIB)));
+        assert_eq!(options.high_base, HighBase::Tib1);
+        assert_eq!(parse_machine("crosvm"), Ok((Machine::Crosvm, MachineOptions::default())));
+        for text in ["pc,x", "pc,above-4g=5G", "pc,max-ram-below-4g=z", "pc,"] {
+            assert!(matches!(parse_machine(text), Err(MapError::MachineOption { .. })), "{text}");
+        }
+        assert!(matches!(parse_machine("pdp11,x"), Err(MapError::UnknownMachine { .. })));
     }
 
     #[test]

@@ -273,6 +273,11 @@ pub enum MapError {
         /// The limit in bytes.
         bytes: u64,
     },
+    /// What follows a machine's name and is no option of it.
+    MachineOption {
+        /// The text.
+        text: String,
+    },
     /// A name that is no machine known here.
     UnknownMachine {
         /// The name.
@@ -310,7 +315,13 @@ impl fmt::Display for MapError {
                 write!(f, "max-ram-below-4g {bytes:#x} is not between one page and 4 GiB in whole pages")
             }
             Self::UnknownMachine { name } => {
-                write!(f, "unknown machine {name:?}: use pc, q35, microvm or ch, or give the map itself")
+                write!(
+                    f,
+                    "unknown machine {name:?}: use pc, q35, microvm, ch, firecracker or crosvm, or give the map itself"
+                )
+            }
+            Self::MachineOption { text } => {
+                write!(f, "{text:?} is no option of a machine: there are max-ram-below-4g=SIZE and above-4g=4G or 1T")
             }
         }
     }
