@@ -1,0 +1,171 @@
+//! From a guest's name to its RAM.
+//!
+//! A guest is named by its monitor, its process, its name, or its files ([`GuestSpec`]). Whatever the way, what is read is
+//! proven to be the guest's: the VMM's own mappings say which file or which memory holds each piece of RAM, and what is
+//! mapped here is compared with them. Nothing is opened for writing, and no process is stopped.
+
+pub mod cmdline;
+mod core_file;
+mod error;
+mod files;
+pub mod flat_view;
+pub mod json_stream;
+pub mod layout;
+mod list;
+pub mod maps;
+mod monitor;
+mod peer;
+mod process;
+mod procfs;
+mod proof;
+mod qemu;
+mod source;
+mod spec;
+mod vmm;
+
+use vgpu_perception::{Cr3, PagingMode};
+use vgpu_perception_process::Piece;
+
+pub use error::{AttachError, AttachErrorKind};
+pub use files::bytes;
+pub use list::{Running, running};
+pub use monitor::MonitorAddress;
+pub use source::Held;
+pub use spec::{GuestSource, GuestSpec};
+pub use vmm::Vmm;
+
+use crate::ram::Ram;
+use source::Plan;
+use vmm::Vm;
+
+/// A guest whose RAM can be read, and what is known of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Attachment {
+    /// Its RAM.
+    pub ram: Ram,
+    /// A page-table root of the guest, where one is known.
+    pub root: Option<Cr3>,
+    /// The root is what a processor had loaded, not what the user gave: it may be one of user mode alone.
+    pub root_is_guess: bool,
+    /// How deep its tables are, where that is known.
+    pub mode: Option<PagingMode>,
+    /// Whether the guest may change under the reader; not so for a core file.
+    pub live: bool,
+    /// What was assumed, or done in another way than asked; for people.
+    pub notes: Vec<String>,
+    spec: GuestSpec,
+    /// The process that holds the RAM, and what of it must not change.
+    held: Option<(Vm, Plan)>,
+}
+
+/// What a VMM said of its guest.
+struct Found {
+    vm: Vm,
+    pieces: Vec<Piece>,
+    root: Option<(Cr3, PagingMode)>,
+    notes: Vec<String>,
+}
+
+/// Attaches to the guest that `spec` names.
+///
+/// # Errors
+/// [`AttachError`] with what is in the way and what to do about it.
+pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
+    let mut notes = Vec::new();
+    let (ram, asked, held) = match &spec.source {
+        GuestSource::Monitor(address) => by_pieces(qemu::by_monitor(address)?, &mut notes)?,
+        GuestSource::Pid(pid) => by_process(Vm::of_pid(*pid)?, &mut notes)?,
+        GuestSource::Name(name) => by_process(vmm::named(name)?, &mut notes)?,
+        GuestSource::Ram(paths) => (Ram::Mapped(files::open(spec, paths, &mut notes)?), None, None),
+        GuestSource::CloudHypervisor(_) | GuestSource::Core(_) => {
+            return Err(AttachError::new(AttachErrorKind::Format, format!("{}: not read yet", spec.source)));
+        }
+    };
+    if held.is_some() && spec.map.is_some() {
+        return Err(AttachError::new(
+            AttachErrorKind::Usage,
+            format!(
+                "--map describes RAM files, and {} says itself where its RAM is: leave it out, or give ram:FILE",
+                spec.source
+            ),
+        ));
+    }
+    let (root, mode, root_is_guess) = match (spec.root, asked) {
+        (Some(root), asked) => (Some(root), asked.map(|(_, mode)| mode), false),
+        (None, Some((root, mode))) => (Some(root), Some(mode), true),
+        (None, None) => (None, None, false),
+    };
+    Ok(Attachment { ram, root, root_is_guess, mode, live: true, notes, spec: spec.clone(), held })
+}
+
+type Opened = (Ram, Option<(Cr3, PagingMode)>, Option<(Vm, Plan)>);
+
+fn by_pieces(found: Found, notes: &mut Vec<String>) -> Result<Opened, AttachError> {
+    let plan = source::plan(&found.vm.proc, &found.pieces)?;
+    notes.extend(found.notes);
+    let ram = source::open(&found.vm.proc, &plan, notes)?;
+    Ok((ram, found.root, Some((found.vm, plan))))
+}
+
+fn by_process(vm: Vm, notes: &mut Vec<String>) -> Result<Opened, AttachError> {
+    let (ram, plan) = process::open(&vm, notes)?;
+    Ok((ram, None, Some((vm, plan))))
+}
+
+impl Attachment {
+    /// Before a new survey: looks whether the process still lives and has the same memory as before, and takes RAM that was
+    /// plugged or unplugged since.
+    ///
+    /// # Errors
+    /// [`AttachError`]: [`AttachErrorKind::Ended`] where the guest is gone; any other where its RAM cannot be read as it is
+    /// now. The RAM of before stays in place then, and must not be used.
+    pub fn refresh(&mut self) -> Result<(), AttachError> {
+        let Some((vm, plan)) = &self.held else {
+            if let Ram::Mapped(ram) = &self.ram {
+                ram.check()?;
+            }
+            return Ok(());
+        };
+        if !vm.proc.is_alive() {
+            return Err(vm.proc.ended());
+        }
+        let mut notes = Vec::new();
+        let (found, root) = match &self.spec.source {
+            GuestSource::Monitor(address) => {
+                let found = qemu::by_monitor(address)?;
+                if found.vm.pid() != vm.pid() {
+                    return Err(AttachError::new(
+                        AttachErrorKind::Ended,
+                        format!(
+                            "{address} is now the monitor of another virtual machine (pid {}): attach anew",
+                            found.vm.pid()
+                        ),
+                    ));
+                }
+                (source::plan(&vm.proc, &found.pieces)?, found.root)
+            }
+            _ => {
+                let pieces: Vec<Piece> = plan.pieces.iter().map(|(piece, _)| *piece).collect();
+                (source::plan(&vm.proc, &pieces)?, None)
+            }
+        };
+        if let (Some((root, mode)), true) = (root, self.root_is_guess) {
+            (self.root, self.mode) = (Some(root), Some(mode));
+        }
+        let same_map = match &self.ram {
+            Ram::Mapped(ram) => ram.check().is_ok(),
+            Ram::Process(ram) => ram.revalidate().is_ok(),
+        };
+        if found == *plan && same_map {
+            return Ok(());
+        }
+        let ram = source::open(&vm.proc, &found, &mut notes)?;
+        self.notes = notes;
+        self.ram = ram;
+        if let Some((_, plan)) = &mut self.held {
+            *plan = found;
+        }
+        Ok(())
+    }
+}
