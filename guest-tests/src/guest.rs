@@ -26,6 +26,31 @@ pub enum Machine {
     Q35,
 }
 
+/// What holds a guest's RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A file, `ram` in the guest's directory.
+    File,
+    /// The same, named from QEMU's working directory.
+    Relative,
+    /// A file in a directory, unlinked as soon as it was made.
+    Unlinked,
+    /// A memfd.
+    Memfd,
+    /// Memory of QEMU's process: what `-m` alone gives.
+    Private,
+    /// A file that QEMU does not share with it (`share=off`).
+    ShareOff,
+    /// Two cells, a memfd and a file, of half the RAM each.
+    TwoCells,
+    /// Two cells of memory of QEMU's process.
+    PrivateCells,
+    /// Huge pages of a directory, unlinked.
+    Huge,
+    /// The same, all of them allocated from the start.
+    HugeAllocated,
+}
+
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,13 +64,17 @@ pub struct Options {
     pub processors: u32,
     /// More for the kernel's command line.
     pub append: &'static str,
+    /// What holds its RAM.
+    pub memory: Memory,
 }
 
 impl Options {
     /// A `pc` with 1 GiB: all RAM below the hole.
-    pub const PC: Self = Self { machine: Machine::Pc, ram_mib: 1024, cpu: "qemu64", processors: 1, append: "" };
+    pub const PC: Self =
+        Self { machine: Machine::Pc, ram_mib: 1024, cpu: "qemu64", processors: 1, append: "", memory: Memory::File };
     /// A `q35` with 3 GiB: RAM on both sides of the hole.
-    pub const Q35: Self = Self { machine: Machine::Q35, ram_mib: 3072, cpu: "qemu64", processors: 1, append: "" };
+    pub const Q35: Self =
+        Self { machine: Machine::Q35, ram_mib: 3072, cpu: "qemu64", processors: 1, append: "", memory: Memory::File };
 }
 
 /// How long a boot may take. Three seconds is usual; the limit only ends a hung test.
@@ -107,6 +136,24 @@ impl Guest {
     #[must_use]
     pub const fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The number of QEMU's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
+    /// What QEMU calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        name_of(&self.dir)
+    }
+
+    /// Its directory, which QEMU works in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The file that holds its RAM.
@@ -292,9 +339,9 @@ fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
     // `setpriv`: the kernel ends QEMU when this program ends, however it ends.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg"]);
-    command.args(["-machine", &format!("{machine},memory-backend=ram"), "-cpu", options.cpu]);
-    let backend = format!("memory-backend-file,id=ram,mem-path={},size={}M,share=on", at("ram"), options.ram_mib);
-    command.args(["-m", &format!("{}M", options.ram_mib), "-object", &backend]);
+    command.args(["-machine", machine, "-cpu", options.cpu, "-name", &format!("guest={}", name_of(dir))]);
+    command.args(["-m", &format!("{}M,slots=4,maxmem=8G", options.ram_mib)]).args(memory(options, &at("ram")));
+    command.current_dir(dir);
     command.args(["-smp", &options.processors.to_string()]);
     command.arg("-kernel").arg(&assets.kernel).arg("-initrd").arg(&assets.initramfs);
     command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", options.append)]);
@@ -314,6 +361,41 @@ fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
         .spawn()
         .map_err(|error| format!("setpriv and qemu-system-x86_64 cannot be run: {error}. Run .ci/guest/setup").into())
 }
+
+fn name_of(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// QEMU's options for what holds the RAM.
+fn memory(options: &Options, file: &str) -> Vec<String> {
+    let size = options.ram_mib;
+    let one = |kind: &str| {
+        let backend = format!("memory-backend-{kind},id=ram,size={size}M");
+        vec!["-object".to_owned(), backend, "-machine".to_owned(), "memory-backend=ram".to_owned()]
+    };
+    let two = |kinds: [String; 2]| {
+        let cell = |(index, kind): (usize, &String)| {
+            let backend = format!("memory-backend-{kind},id=cell{index},size={}M", size / 2);
+            ["-object".to_owned(), backend, "-numa".to_owned(), format!("node,memdev=cell{index}")]
+        };
+        kinds.iter().enumerate().flat_map(cell).collect()
+    };
+    match options.memory {
+        Memory::File => one(&format!("file,mem-path={file},share=on")),
+        Memory::Relative => one("file,mem-path=ram,share=on"),
+        Memory::Unlinked => one("file,mem-path=/dev/shm,share=on"),
+        Memory::Memfd => one("memfd,share=on"),
+        Memory::Private => Vec::new(),
+        Memory::ShareOff => one(&format!("file,mem-path={file},share=off")),
+        Memory::TwoCells => two(["memfd,share=on".to_owned(), format!("file,mem-path={file},share=on")]),
+        Memory::PrivateCells => two(["ram".to_owned(), "ram".to_owned()]),
+        Memory::Huge => one(&format!("file,mem-path={HUGE},share=on,reserve=off")),
+        Memory::HugeAllocated => one(&format!("file,mem-path={HUGE},share=on,prealloc=on")),
+    }
+}
+
+/// Where huge pages are mounted.
+pub const HUGE: &str = "/dev/hugepages";
 
 /// Connects as soon as QEMU listens.
 fn connect(qemu: &mut Child, dir: &Path) -> Result<(Qmp, UnixStream)> {

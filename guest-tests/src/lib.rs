@@ -12,7 +12,7 @@ mod qmp;
 
 pub use assets::Assets;
 pub use gdb::Gdb;
-pub use guest::{Guest, Machine, Options, Ready};
+pub use guest::{Guest, HUGE, Machine, Memory, Options, Ready};
 pub use qmp::{Qmp, QmpError};
 
 /// What goes wrong with a guest, in words.

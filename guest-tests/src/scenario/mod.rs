@@ -7,6 +7,7 @@ pub(crate) mod life;
 pub(crate) mod soak;
 pub(crate) mod translations;
 pub(crate) mod watch;
+pub(crate) mod ways;
 
 /// How long a scenario may take that has no end of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
