@@ -7,8 +7,8 @@ use vgpu_perception::{Budget, Gpa, PagingMode, PhysRead, Step};
 /// How many tables below a root are looked at.
 const TABLES: usize = 4096;
 
-/// How well RAM makes sense: the tables below the kernel's root that read as tables, less those that do not. `None` where
-/// no kernel is found at all.
+/// How well RAM makes sense: the tables below the kernel's root that read as tables, less four times those that do not.
+/// Empty tables say nothing. `None` where no kernel is found at all.
 ///
 /// # Bound
 /// One search for a kernel, and 4096 tables of 512 entries.
@@ -31,12 +31,13 @@ pub(super) fn score<M: PhysRead>(ram: &M) -> Option<i64> {
     while let Some((table, level)) = queue.get(next).copied() {
         next += 1;
         match below(ram, table, level) {
-            Some(tables) => {
+            Table::Plausible(tables) => {
                 score += 1;
                 let room = TABLES.saturating_sub(queue.len());
                 queue.extend(tables.into_iter().take(room).map(|at| (at, level - 1)));
             }
-            None => score -= 1,
+            Table::Empty => {}
+            Table::Nonsense => score -= 4,
         }
     }
     Some(score)
@@ -47,20 +48,31 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const HALF: usize = 256;
 
-/// The tables that the kernel's entries of a table lead to; `None` where it does not read as a table: nothing present in
-/// it, or an entry that leads to no RAM.
-fn below<M: PhysRead>(ram: &M, table: u64, level: u32) -> Option<Vec<u64>> {
+/// What a page reads like, of which an entry says that it is a table.
+enum Table {
+    /// The kernel's entries lead to these tables, all of them RAM.
+    Plausible(Vec<u64>),
+    /// Nothing in it is present.
+    Empty,
+    /// It is no RAM, or an entry leads to what is none.
+    Nonsense,
+}
+
+fn below<M: PhysRead>(ram: &M, table: u64, level: u32) -> Table {
     let mut entries = [0; 512];
-    ram.load_words(Gpa::new(table), &mut entries).ok()?;
-    if entries.iter().all(|entry| entry & PRESENT == 0) {
-        return None;
-    }
-    if level == 1 {
-        return Some(Vec::new());
+    if ram.load_words(Gpa::new(table), &mut entries).is_err() {
+        return Table::Nonsense;
     }
     // Of a root, the kernel's half alone: what a process has there is its own affair.
     let first = if level >= 4 { HALF } else { 0 };
-    let tables = entries.iter().skip(first).filter(|entry| **entry & PRESENT != 0 && **entry & LARGE == 0);
-    let tables: Vec<u64> = tables.map(|entry| entry & ADDRESS).filter(|at| *at != table).collect();
-    tables.iter().all(|at| ram.is_ram(Gpa::new(*at))).then_some(tables)
+    let present: Vec<u64> = entries.iter().skip(first).copied().filter(|entry| entry & PRESENT != 0).collect();
+    if present.is_empty() {
+        return Table::Empty;
+    }
+    if level == 1 {
+        return Table::Plausible(Vec::new());
+    }
+    let tables = present.iter().filter(|entry| **entry & LARGE == 0).map(|entry| entry & ADDRESS);
+    let tables: Vec<u64> = tables.filter(|at| *at != table).collect();
+    if tables.iter().all(|at| ram.is_ram(Gpa::new(*at))) { Table::Plausible(tables) } else { Table::Nonsense }
 }
