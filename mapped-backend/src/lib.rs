@@ -29,7 +29,7 @@ pub use error::OpenError;
 pub use file::RamFile;
 pub use machine::{HighBase, Machine, MachineOptions, parse_machine};
 pub use map::{MAX_SEGMENTS, MapError, Segment, SegmentMap, parse_number};
-pub use plan::copy_methods;
+pub use plan::{Calibration, CalibrationError, copy_methods};
 pub use populate::Populate;
 pub use probe::{Change, ChangeProbe};
 pub use ram::{GuestRam, RamOptions};

@@ -13,6 +13,7 @@ use crate::error::OpenError;
 use crate::file::{DataError, RamFile};
 use crate::machine::{Machine, MachineOptions};
 use crate::map::{MapError, Segment, SegmentMap};
+use crate::plan::Calibration;
 use crate::raw::{MAX_GUARDED, Mapping, Placed, SigbusGuard, Space};
 
 /// What is asked of RAM files beyond their being readable.
@@ -67,6 +68,12 @@ impl RamOptions {
 ///
 /// Any buffer will do. A frame that lies together in RAM is copied fastest into one that begins at a page; a large `Vec`
 /// begins 16 bytes after one, and that takes up to a quarter longer.
+///
+/// # How frames are copied
+///
+/// [`copy_methods`](crate::copy_methods) lists the methods. Unless the caller fixes one (`CopyPolicy::Fixed`), the first frames of
+/// each kind try them, the fastest is kept, and now and then another is tried again: at most 5 % beyond the best method in the
+/// first 100 frames, 1 % afterwards. Where the caller reads the copy at once, a trial reads it too, to know what that takes.
 pub struct GuestRam {
     space: Space,
     files: Box<[RamFile]>,
@@ -197,6 +204,29 @@ impl GuestRam {
     /// for a `T`.
     pub fn volatile<T: FromBytes>(&self, gpa: Gpa) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
         self.space.volatile(gpa.get())
+    }
+
+    /// What copies of this guest were measured to take so far: to be saved, and given to [`calibrate`](Self::calibrate) when
+    /// the program runs again.
+    #[must_use]
+    pub fn calibration(&self) -> Calibration {
+        Calibration::of(self.space.chooser())
+    }
+
+    /// Has copies begin with methods that were measured before, instead of trying all in the first frames. Does nothing where
+    /// that was on [another processor](Calibration::is_for_this_processor).
+    ///
+    /// ```
+    /// # fn of(ram: &vgpu_perception_mapped::GuestRam, path: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Ok(saved) = std::fs::read_to_string(path) {
+    ///     ram.calibrate(&saved.parse()?);
+    /// }
+    /// // ... and when the program ends:
+    /// std::fs::write(path, ram.calibration().to_string())?;
+    /// # Ok(()) }
+    /// ```
+    pub fn calibrate(&self, calibration: &Calibration) {
+        calibration.restore(self.space.chooser());
     }
 
     pub(crate) const fn space(&self) -> &Space {

@@ -27,21 +27,17 @@ pub(crate) enum Method {
     Six = 7,
     /// Six cursors in parts of the buffer that are far apart, 32-byte registers, past the caches.
     SixStreamed = 8,
-    /// Four cursors in neighbouring pages, the next four prefetched, into the caches.
-    FourAbreast = 9,
     /// Four cursors in neighbouring pages, the next four prefetched, past the caches.
-    FourAbreastStreamed = 10,
-    /// Eight cursors in neighbouring pages, the next eight prefetched, into the caches.
-    EightAbreast = 11,
+    FourAbreastStreamed = 9,
     /// Eight cursors in neighbouring pages, the next eight prefetched, past the caches.
-    EightAbreastStreamed = 12,
+    EightAbreastStreamed = 10,
     /// Eight cursors in parts of the buffer that are far apart, past the caches.
-    EightStreamed = 13,
+    EightStreamed = 11,
 }
 
 impl Method {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Plain,
         Self::Library,
         Self::Moves,
@@ -51,9 +47,7 @@ impl Method {
         Self::OneStreamed,
         Self::Six,
         Self::SixStreamed,
-        Self::FourAbreast,
         Self::FourAbreastStreamed,
-        Self::EightAbreast,
         Self::EightAbreastStreamed,
         Self::EightStreamed,
     ];
@@ -79,9 +73,7 @@ impl Method {
             Self::OneStreamed => "one-streamed",
             Self::Six => "six",
             Self::SixStreamed => "six-streamed",
-            Self::FourAbreast => "four-abreast",
             Self::FourAbreastStreamed => "four-abreast-streamed",
-            Self::EightAbreast => "eight-abreast",
             Self::EightAbreastStreamed => "eight-abreast-streamed",
             Self::EightStreamed => "eight-streamed",
         }
@@ -97,6 +89,11 @@ impl Method {
             _ => true,
         }
     }
+}
+
+/// The methods that are tried: all but the one that is for what is too little to prepare for.
+pub(crate) fn candidates(cpu: Cpu) -> impl Iterator<Item = Method> {
+    Method::ALL.into_iter().filter(move |method| *method != Method::Plain && method.is_of_use(cpu))
 }
 
 /// The copy methods of this backend with their names: what `CopyPolicy::Fixed` can ask for on this processor.

@@ -1,18 +1,27 @@
-//! How to copy: what this processor and this copy call for.
+//! How to copy: what was fastest here, for copies like this one.
 //!
-//! Three things decide. *Where the source lies*: pages that are scattered over the guest cost a translation miss and a
-//! restart of the prefetcher each, so several of them are copied in turn, a few lines of each, and their misses overlap.
-//! *Where the result goes*: what will not stay in the caches is stored past them (non-temporal stores); what the caller
-//! reads next is stored into them. *How much it is*: none of this pays for a few pages.
-//!
-//! The numbers here were measured on one machine (Zen 4, 32 MiB of L3); `docs/performance.md` has them.
+//! Which method is fastest depends on the processor, on the caches that the guest's core shares with ours, on how the frame's
+//! pages lie, and on what is done with the bytes. So it is measured, on the copies that are made anyway: a [`Record`](record)
+//! for each class of copies tries the methods in its first frames, keeps the fastest, and tries the others again now and then.
+//! What is known of one machine is only the first guess. A caller that wants no choice fixes the method.
 
+mod atomics {
+    //! The atomics of a record: those of `core`, where the model in `loom-tests` has its own.
+    pub(super) use core::sync::atomic::{AtomicU64, Ordering};
+}
+mod calibration;
+mod chooser;
 mod method;
+mod record;
+#[cfg(test)]
+mod simulation;
 
 use std::sync::OnceLock;
 
-use vgpu_perception::{CopyHint, CopyMethod, CopyPolicy, NextUse, PhysRun};
+use vgpu_perception::{CopyMethod, PhysRun};
 
+pub use calibration::{Calibration, CalibrationError};
+pub(crate) use chooser::{Chooser, Copying};
 pub(crate) use method::Method;
 pub use method::copy_methods;
 
@@ -47,6 +56,21 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// What Linux calls this processor, with its family and model: what a calibration was measured on.
+    pub(crate) fn this_name() -> &'static str {
+        static NAME: OnceLock<String> = OnceLock::new();
+        NAME.get_or_init(|| {
+            let all = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let line = |key: &str| {
+                let mut pairs = all.lines().filter_map(|line| line.split_once(':'));
+                pairs.find(|(name, _)| name.trim() == key).map_or("?", |(_, value)| value.trim()).to_owned()
+            };
+            format!("{} (family {}, model {})", line("model name"), line("cpu family"), line("model"))
+        })
+    }
+}
+
 /// The largest cache that Linux reports for the first processor.
 fn last_level_cache() -> Option<u64> {
     let levels = (0..8).filter_map(|index| {
@@ -60,10 +84,6 @@ fn last_level_cache() -> Option<u64> {
 const FEW: usize = 32 << 10;
 /// Pieces shorter than this are not worth a cursor: nearly all of their lines would be stitched.
 const CRUMBS: usize = 1 << 10;
-/// Pieces at least as long as this are read in order: the processor's own prefetcher sees them coming.
-const LONG: usize = 512 << 10;
-/// A transfer that the caller hands on unread fits a core's own cache up to about here, and is then best left there.
-const HANDOFF: u64 = 1 << 20;
 
 /// Where a source and its destination have to lie alike for bursts, in bytes: the same place in each block of so many.
 /// `rep movsb` is up to twice as slow where they do not, slowest by far where the destination is 16 bytes ahead.
@@ -85,28 +105,29 @@ impl Shape {
         let in_step = (from ^ dst.as_ptr().addr()).is_multiple_of(STEP);
         Self { pieces: runs.len(), bytes: dst.len(), in_step }
     }
+
+    /// Bytes of a piece, on average.
+    fn average(self) -> usize {
+        self.bytes / self.pieces.max(1)
+    }
+
+    /// Whether a method could bring more than setting it up costs, on this kind of processor.
+    fn is_worth_a_method(self) -> bool {
+        self.bytes >= FEW && self.average() >= CRUMBS && cfg!(all(target_arch = "x86_64", not(miri)))
+    }
 }
 
-/// Chooses how to copy.
-pub(crate) fn choose(cpu: Cpu, shape: Shape, hint: CopyHint) -> Method {
-    if let CopyPolicy::Fixed(CopyMethod(number)) = hint.policy {
-        let known = Method::numbered(number).filter(|method| method.is_of_use(cpu));
-        return known.unwrap_or(Method::Plain);
-    }
-    let Shape { pieces, bytes, in_step } = shape;
-    let average = bytes / pieces.max(1);
-    if bytes < FEW || average < CRUMBS || !cfg!(all(target_arch = "x86_64", not(miri))) {
-        return Method::Plain;
-    }
-    let total = hint.total.max(bytes as u64);
+/// The method that a caller fixes; the plain one where this processor has no such method.
+pub(crate) fn fixed(cpu: Cpu, method: CopyMethod) -> Method {
+    Method::numbered(method.0).filter(|method| method.is_of_use(cpu)).unwrap_or(Method::Plain)
+}
+
+/// The method to begin with: what was best on one machine (Zen 4), where half of the cache decides what is stored past it.
+fn guess(cpu: Cpu, long: bool, in_step: bool, total: u64, handoff: bool) -> Method {
     // Half of the cache: the source passes through it as well.
     let fits = total <= cpu.cache / 2;
-    let streaming = match hint.next_use {
-        NextUse::Handoff => total >= HANDOFF,
-        _ => !fits,
-    };
-    match (average >= LONG, streaming) {
-        // Faster than past the caches, too: whoever it is handed to finds it there.
+    let streaming = if handoff { total > 1 << 20 } else { !fits };
+    match (long, streaming) {
         (true, _) if fits && in_step && cpu.erms => Method::MoveHalfPages,
         (true, true) => Method::OneStreamed,
         (true, false) if cpu.avx2 => Method::One,
@@ -115,49 +136,22 @@ pub(crate) fn choose(cpu: Cpu, shape: Shape, hint: CopyHint) -> Method {
     }
 }
 
+/// Reads a buffer once, as a caller would that makes something of it.
+pub(crate) fn read_once(bytes: &[u8]) {
+    let mut sums = [0_u64; 8];
+    for line in bytes.chunks_exact(64) {
+        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+        }
+    }
+    core::hint::black_box(sums);
+}
+
 #[cfg(test)]
 mod tests {
     use vgpu_perception::Gpa;
 
     use super::*;
-
-    const CPU: Cpu = Cpu { avx2: true, avx512: true, erms: true, cache: 32 << 20 };
-
-    fn hint(total: u64, next_use: NextUse) -> CopyHint {
-        CopyHint::new(total, next_use)
-    }
-
-    const fn shape(pieces: usize, bytes: usize) -> Shape {
-        Shape { pieces, bytes, in_step: true }
-    }
-
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    #[test]
-    fn size_and_use_decide_where_stores_go() {
-        let part = |total, next_use| match choose(CPU, shape(512, 2 << 20), hint(total, next_use)) {
-            Method::Six => false,
-            Method::SixStreamed => true,
-            other => panic!("scattered pages of a frame, {other:?}"),
-        };
-        assert!(!part(8 << 20, NextUse::ReadSoon));
-        assert!(!part(8 << 20, NextUse::Unknown));
-        assert!(part(8 << 20, NextUse::Handoff));
-        assert!(part(33 << 20, NextUse::ReadSoon));
-        assert!(part(0, NextUse::Handoff), "a transfer is at least what is copied now");
-        let whole = |cpu, next_use| choose(cpu, shape(1, 2 << 20), hint(2 << 20, next_use));
-        assert_eq!(whole(CPU, NextUse::Unknown), Method::MoveHalfPages);
-        assert_eq!(whole(CPU, NextUse::Handoff), Method::MoveHalfPages);
-        let large = choose(CPU, shape(1, 33 << 20), hint(33 << 20, NextUse::ReadSoon));
-        assert_eq!(large, Method::OneStreamed);
-        let askew = Shape { in_step: false, ..shape(1, 2 << 20) };
-        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Unknown)), Method::One);
-        assert_eq!(choose(CPU, askew, hint(2 << 20, NextUse::Handoff)), Method::OneStreamed);
-        let old = Cpu { erms: false, ..CPU };
-        assert_eq!(whole(old, NextUse::Unknown), Method::One);
-        assert_eq!(whole(old, NextUse::Handoff), Method::OneStreamed);
-        let older = Cpu { avx2: false, ..old };
-        assert_eq!(whole(older, NextUse::Unknown), Method::Six);
-    }
 
     #[test]
     fn source_and_buffer_are_in_step_where_both_lie_alike_in_a_block() {
@@ -173,28 +167,19 @@ mod tests {
     }
 
     #[test]
-    fn little_and_crumbled_copies_are_plain() {
-        for next_use in [NextUse::Unknown, NextUse::ReadSoon, NextUse::Handoff] {
-            assert_eq!(choose(CPU, shape(2, 8192), hint(33 << 20, next_use)), Method::Plain);
-            assert_eq!(choose(CPU, shape(4096, 1 << 20), hint(33 << 20, next_use)), Method::Plain);
-            assert_eq!(choose(CPU, shape(0, 0), hint(0, next_use)), Method::Plain);
-        }
-    }
-
-    #[test]
-    fn a_fixed_method_is_taken_whatever_the_copy_is() {
+    fn a_fixed_method_is_taken_and_an_unknown_one_is_plain() {
+        let cpu = Cpu { avx2: true, avx512: true, erms: true, cache: 32 << 20 };
         for method in Method::ALL {
-            let fixed = hint(8 << 20, NextUse::ReadSoon).with_policy(CopyPolicy::Fixed(CopyMethod(method.number())));
-            let expected = if method.is_of_use(CPU) { method } else { Method::Plain };
-            assert_eq!(choose(CPU, shape(1, 64), fixed), expected);
-            assert_eq!(choose(CPU, shape(512, 2 << 20), fixed), expected);
+            let expected = if method.is_of_use(cpu) { method } else { Method::Plain };
+            assert_eq!(fixed(cpu, CopyMethod(method.number())), expected);
         }
-        let unknown = hint(8 << 20, NextUse::ReadSoon).with_policy(CopyPolicy::Fixed(CopyMethod(200)));
-        assert_eq!(choose(CPU, shape(512, 2 << 20), unknown), Method::Plain);
+        assert_eq!(fixed(cpu, CopyMethod(200)), Method::Plain);
+        assert_eq!(fixed(Cpu { erms: false, ..cpu }, CopyMethod(Method::Moves.number())), Method::Plain);
     }
 
     #[test]
-    fn this_machine_has_a_cache() {
+    fn this_machine_has_a_cache_and_a_name() {
         assert!(Cpu::this().cache >= 256 << 10, "{:?}", Cpu::this());
+        assert!(!Cpu::this_name().is_empty());
     }
 }

@@ -94,9 +94,7 @@ unsafe fn copy_by(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
         Method::OneStreamed => widest!(cpu, apart, STREAM | ONCE, 1, 128, pieces, dst),
         Method::Six => widest!(narrow, apart, 0, 6, 256, pieces, dst),
         Method::SixStreamed => widest!(narrow, apart, STREAM, 6, 128, pieces, dst),
-        Method::FourAbreast => widest!(cpu, abreast, 0, 4, 128, pieces, dst),
         Method::FourAbreastStreamed => widest!(cpu, abreast, STREAM, 4, 128, pieces, dst),
-        Method::EightAbreast => widest!(cpu, abreast, 0, 8, 128, pieces, dst),
         Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
         Method::EightStreamed => widest!(cpu, apart, STREAM, 8, 128, pieces, dst),
     }

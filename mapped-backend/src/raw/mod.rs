@@ -32,14 +32,15 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use vgpu_perception::{CopyHint, Gpa, PhysError, PhysErrorKind, PhysRun, Window};
+use vgpu_perception::{CopyHint, CopyPolicy, Gpa, PhysError, PhysErrorKind, PhysRun, Window};
 use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
 
-use crate::plan::{self, Cpu, Method, Shape};
+use crate::plan::{self, Chooser, Copying, Cpu, Method, Shape};
 use piece::Piece;
 
 pub(crate) use sigbus::{Full, Watch};
@@ -139,6 +140,7 @@ pub(crate) struct Space {
     /// Set once bytes are lost, where the mappings are watched for `SIGBUS`.
     lost: Option<&'static AtomicBool>,
     cpu: Cpu,
+    chooser: Chooser,
     spans: Box<[Span]>,
     maps: Box<[Mapping]>,
 }
@@ -182,7 +184,15 @@ impl Space {
         let high = spans.get(usize::from(low.is_some())).copied().unwrap_or(Span::NOWHERE);
         let low = low.unwrap_or(Span::NOWHERE);
         let lost = maps.iter().find_map(|map| map.watch.as_ref()).map(Watch::lost);
-        Some(Self { low, high, lost, cpu: Cpu::this(), spans: spans.into(), maps: maps.into() })
+        Some(Self {
+            low,
+            high,
+            lost,
+            cpu: Cpu::this(),
+            chooser: Chooser::new(Cpu::this()),
+            spans: spans.into(),
+            maps: maps.into(),
+        })
     }
 
     pub(crate) fn maps(&self) -> &[Mapping] {
@@ -318,36 +328,79 @@ impl Space {
 
     /// Copies several ranges, in order, into `dst`, whose length is the sum of theirs.
     pub(crate) fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
-        let method = plan::choose(self.cpu, Shape::of(runs, dst), hint);
-        if method == Method::Plain {
-            return self.read_in_order(runs, dst);
+        let shape = Shape::of(runs, dst);
+        let copying = match hint.policy {
+            CopyPolicy::Auto => self.chooser.begin(shape, hint),
+            _ => None,
+        };
+        match (copying, hint.policy) {
+            (Some(copying), _) => self.read_measured(runs, dst, &copying),
+            (None, CopyPolicy::Fixed(method)) => self.read_by(runs, dst, plan::fixed(self.cpu, method)),
+            _ => self.read_in_order(runs, dst),
         }
-        let mut batch = Batch { pieces: [Piece::NONE; BATCH], count: 0, bytes: 0 };
+    }
+
+    /// Copies `runs` with one method.
+    fn read_by(&self, runs: &[PhysRun], dst: &mut [u8], method: Method) -> Result<(), PhysError> {
+        let mut from = Runs::new(runs);
         let mut rest = dst;
-        for run in runs {
-            let mut at = run.gpa.get();
-            let mut left = usize::try_from(run.len).unwrap_or(usize::MAX);
-            if left > rest.len() - batch.bytes {
-                return Err(PhysError::new(run.gpa, PhysErrorKind::BadLength));
-            }
-            while left > 0 {
-                let Some(place) = self.find(at) else { return Err(hole(at)) };
-                let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(left);
-                if !batch.add(Piece { host: place.host, len }) {
-                    rest = self.copy_batch(method, &batch, rest);
-                    batch.count = 0;
-                    batch.bytes = 0;
-                    continue;
-                }
-                at = at.wrapping_add(len as u64);
-                left -= len;
-            }
+        let mut batch = Batch::new();
+        while !rest.is_empty() {
+            self.gather(&mut from, rest.len(), &mut batch)?;
+            rest = self.copy_batch(method, &mut batch, rest);
         }
-        if batch.bytes != rest.len() {
-            return Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength));
+        self.end(runs, &from)
+    }
+
+    /// Copies `runs` as was measured to be fastest, and measures.
+    fn read_measured(&self, runs: &[PhysRun], dst: &mut [u8], copying: &Copying<'_>) -> Result<(), PhysError> {
+        let mut from = Runs::new(runs);
+        let mut rest = dst;
+        let mut batch = Batch::new();
+        while !rest.is_empty() {
+            let step = copying.next(rest.len());
+            let method = Method::numbered(step.method).unwrap_or(Method::Plain);
+            let bytes = usize::try_from(step.limit).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut(bytes);
+            let begun = step.is_timed.then(Instant::now);
+            let mut to = &mut *part;
+            while !to.is_empty() {
+                self.gather(&mut from, to.len(), &mut batch)?;
+                to = self.copy_batch(method, &mut batch, to);
+            }
+            let copied = nanoseconds_since(begun);
+            if step.is_trial && copying.reads() {
+                plan::read_once(part);
+            }
+            let all = nanoseconds_since(begun);
+            copying.learn(step, bytes, copied, all - copied);
+            rest = after;
         }
-        self.copy_batch(method, &batch, rest);
-        self.still_there(runs.first().map_or(0, |run| run.gpa.get()))
+        self.end(runs, &from)
+    }
+
+    /// Finds where the next of `runs` lie, at most `bytes` of them, until the batch is full.
+    fn gather(&self, from: &mut Runs<'_>, bytes: usize, batch: &mut Batch) -> Result<(), PhysError> {
+        while batch.bytes < bytes {
+            let Some((at, len)) = from.rest() else {
+                return Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength));
+            };
+            let Some(place) = self.find(at) else { return Err(hole(at)) };
+            let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(len).min(bytes - batch.bytes);
+            if !batch.add(Piece { host: place.host, len }) {
+                break;
+            }
+            from.pass(len);
+        }
+        Ok(())
+    }
+
+    /// After the last byte: all runs have to be used up.
+    fn end(&self, runs: &[PhysRun], from: &Runs<'_>) -> Result<(), PhysError> {
+        match from.rest() {
+            Some((at, _)) => Err(PhysError::new(Gpa::new(at), PhysErrorKind::BadLength)),
+            None => self.still_there(runs.first().map_or(0, |run| run.gpa.get())),
+        }
     }
 
     fn read_in_order(&self, runs: &[PhysRun], dst: &mut [u8]) -> Result<(), PhysError> {
@@ -363,13 +416,19 @@ impl Space {
         if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
     }
 
-    /// Copies a batch to the start of `dst` and gives the rest of it.
-    fn copy_batch<'d>(&self, method: Method, batch: &Batch, dst: &'d mut [u8]) -> &'d mut [u8] {
+    /// Copies a batch to the start of `dst`, empties it and gives the rest of `dst`.
+    fn copy_batch<'d>(&self, method: Method, batch: &mut Batch, dst: &'d mut [u8]) -> &'d mut [u8] {
         let (head, tail) = dst.split_at_mut(batch.bytes);
         let pieces = batch.pieces.get(..batch.count).unwrap_or_default();
         // SAFETY: `find` gave the address of each piece, inside a mapping that lives as long as `self`, and its length.
         unsafe { copy::copy_pieces(self.cpu, method, pieces, head) };
+        batch.count = 0;
+        batch.bytes = 0;
         tail
+    }
+
+    pub(crate) const fn chooser(&self) -> &Chooser {
+        &self.chooser
     }
 
     /// A view of `len` bytes that lie in one segment.
@@ -435,6 +494,10 @@ struct Batch {
 }
 
 impl Batch {
+    const fn new() -> Self {
+        Self { pieces: [Piece::NONE; BATCH], count: 0, bytes: 0 }
+    }
+
     /// Takes a piece, or says that there is no room.
     fn add(&mut self, piece: Piece) -> bool {
         let Some(slot) = self.pieces.get_mut(self.count) else { return false };
@@ -443,6 +506,43 @@ impl Batch {
         self.bytes += piece.len;
         true
     }
+}
+
+/// What is left of some runs.
+struct Runs<'r> {
+    runs: &'r [PhysRun],
+    /// Bytes of the first that are done.
+    done: u64,
+}
+
+impl<'r> Runs<'r> {
+    fn new(runs: &'r [PhysRun]) -> Self {
+        let mut all = Self { runs, done: 0 };
+        all.pass(0);
+        all
+    }
+
+    /// Where the next byte lies, and how many follow it in its run.
+    fn rest(&self) -> Option<(u64, usize)> {
+        let run = self.runs.first()?;
+        let left = usize::try_from(run.len - self.done).unwrap_or(usize::MAX);
+        Some((run.gpa.get().wrapping_add(self.done), left))
+    }
+
+    /// Passes bytes of the first run, and then every run that has none left.
+    fn pass(&mut self, bytes: usize) {
+        self.done += bytes as u64;
+        while let Some((run, after)) = self.runs.split_first()
+            && run.len <= self.done
+        {
+            *self = Self { runs: after, done: 0 };
+        }
+    }
+}
+
+/// Nanoseconds since a moment; 0 where nobody looked at the clock.
+fn nanoseconds_since(begun: Option<Instant>) -> u64 {
+    begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Puts the branch that calls it off the fast path.

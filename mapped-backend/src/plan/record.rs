@@ -1,0 +1,331 @@
+//! What is known about the methods of one class of copies, and which of them to use next.
+//!
+//! A record is a few words that several threads read and write without a lock. Every word stands for itself: a thread that
+//! sees some words old and others new, or whose sample another thread overwrites, chooses a method that is less good for one
+//! copy, never one that does not exist. The model in `loom-tests` runs this file.
+//!
+//! # What it costs
+//!
+//! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as many as
+//! the best method would have copied in that time. A record may spend three frames of excess before it has settled, and four
+//! thousandths of what is copied, always. A trial begins only if what it is expected to cost is left; what it did cost is
+//! what it is charged.
+
+use super::atomics::{AtomicU64, Ordering::Relaxed};
+
+/// Methods that a record can hold.
+pub(crate) const METHODS: usize = 16;
+/// Samples that are kept of a method.
+const SAMPLES: u32 = 4;
+/// Excess that a record may spend before it has settled, in frames.
+const OPENING: u64 = 3;
+/// Of what is copied, the part that may be spent on trials: one byte in so many.
+const STEADY: u64 = 250;
+/// Bytes of a trial: an eighth of the frame within these bounds. Less would end before a method is at its speed.
+const TRIAL: core::ops::RangeInclusive<u64> = (128 << 10)..=(2 << 20);
+/// What is assumed to be unknown until a record is opened.
+const UNOPENED: u64 = i64::MIN.cast_unsigned();
+
+/// Time for a byte, in sixteenths of a picosecond; 0 stands for none.
+type Rate = u16;
+
+/// A class of copies: what its methods were measured to take.
+pub(crate) struct Record {
+    /// Four [`Rate`]s of each method, the newest lowest.
+    samples: [AtomicU64; METHODS],
+    /// The method to use.
+    best: AtomicU64,
+    /// The excess that may be spent, in bytes; an `i64`.
+    credit: AtomicU64,
+    /// The best method's rate when the record settled.
+    settled: AtomicU64,
+    /// The rate at which a copy was read, of the last trial that read.
+    reading: AtomicU64,
+    /// Which method is tried next, once the record has settled.
+    turn: AtomicU64,
+}
+
+/// The copy to be made, as far as a record needs it.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The methods that may be used, a bit each; the lowest is always there.
+    pub(crate) usable: u16,
+    /// Bytes that are left to copy in this call.
+    pub(crate) left: u64,
+    /// Bytes of the whole frame.
+    pub(crate) frame: u64,
+    /// Whether what comes out is read at once, so that a trial reads it too.
+    pub(crate) reads: bool,
+}
+
+impl Wanted {
+    /// Bytes of a trial.
+    fn trial(self) -> u64 {
+        (self.frame / 8 / 4096 * 4096).clamp(*TRIAL.start(), *TRIAL.end())
+    }
+
+    fn may_use(self, method: usize) -> bool {
+        self.usable >> method & 1 == 1
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// With which method.
+    pub(crate) method: u8,
+    /// How many bytes at most.
+    pub(crate) limit: u64,
+    /// Whether this is a trial; where copies are read, it has to be read as well.
+    pub(crate) is_trial: bool,
+    /// Whether [`Record::learn`] wants to know how long it took.
+    pub(crate) is_timed: bool,
+    reserved: u64,
+}
+
+impl Record {
+    /// Nothing measured; `guess` is used until something is.
+    pub(crate) fn new(guess: u8) -> Self {
+        Self {
+            samples: core::array::from_fn(|_| AtomicU64::new(0)),
+            best: AtomicU64::new(u64::from(guess)),
+            credit: AtomicU64::new(UNOPENED),
+            settled: AtomicU64::new(0),
+            reading: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// What to do with the next bytes.
+    pub(crate) fn next(&self, wanted: Wanted) -> Step {
+        let best = self.best_of(wanted);
+        let trial = wanted.trial();
+        if wanted.left >= trial
+            && let Some(method) = self.to_try(wanted, best)
+            && let Some(reserved) = self.reserve(wanted, method, best)
+        {
+            return Step { method: method as u8, limit: trial, is_trial: true, is_timed: true, reserved };
+        }
+        let is_timed = !wanted.reads && wanted.left >= trial / 2;
+        Step { method: best as u8, limit: u64::MAX, is_trial: false, is_timed, reserved: 0 }
+    }
+
+    /// Takes in that `bytes` were copied by `step`, in `copied` nanoseconds, and read in `read` ones.
+    pub(crate) fn learn(&self, wanted: Wanted, step: Step, bytes: u64, copied: u64, read: u64) {
+        let mut spent = 0;
+        if step.is_timed && bytes >= wanted.trial() / 2 {
+            let rate = rate(copied.saturating_add(read), bytes);
+            self.push(step.method, rate);
+            let best = self.elect(wanted);
+            if step.is_trial {
+                let reading = rate_or_zero(read, bytes);
+                self.reading.store(u64::from(reading), Relaxed);
+                spent = excess(bytes, u64::from(rate), u64::from(reading), u64::from(best)).min(8 * bytes);
+            }
+        }
+        self.give(step.reserved.saturating_add(bytes / STEADY), spent);
+    }
+
+    /// The method in use, and its rate.
+    #[cfg(test)]
+    pub(crate) fn chosen(&self) -> (u8, Option<u16>) {
+        let best = (self.best.load(Relaxed) as usize).min(METHODS - 1);
+        (best as u8, self.estimate(best))
+    }
+
+    /// What is known of every method.
+    pub(crate) fn rates(&self) -> [Option<u16>; METHODS] {
+        core::array::from_fn(|method| self.estimate(method))
+    }
+
+    /// Begins with rates that were measured before: the record has settled and opens no rounds of trials.
+    pub(crate) fn restore(&self, rates: &[Option<u16>; METHODS]) {
+        for (word, rate) in self.samples.iter().zip(rates) {
+            word.store(rate.map_or(0, |rate| u64::from(rate) * 0x0001_0001_0001_0001), Relaxed);
+        }
+        let fastest = (0..METHODS).filter(|method| rates[*method].is_some()).min_by_key(|method| rates[*method]);
+        if let Some(fastest) = fastest {
+            self.best.store(fastest as u64, Relaxed);
+            self.credit.store(0, Relaxed);
+            self.settled.store(u64::from(rates[fastest].unwrap_or(0)), Relaxed);
+        }
+    }
+
+    /// The method in use, or the plainest where this processor has no such method.
+    fn best_of(&self, wanted: Wanted) -> usize {
+        let best = self.best.load(Relaxed) as usize;
+        if best < METHODS && wanted.may_use(best) { best } else { wanted.usable.trailing_zeros() as usize % METHODS }
+    }
+
+    /// The method that a trial would tell most about.
+    fn to_try(&self, wanted: Wanted, best: usize) -> Option<usize> {
+        // What is guessed first is measured first, so that the others have something to be compared with.
+        let Some(fastest) = self.estimate(best) else { return Some(best) };
+        let fewest = (0..METHODS)
+            .filter(|method| wanted.may_use(*method))
+            .filter_map(|method| {
+                let word = self.samples[method].load(Relaxed);
+                let count = count(word);
+                // The more is known, the closer to the best a method has to be to be tried again.
+                let close = match count {
+                    0 => return Some((0, method)),
+                    1 => 150,
+                    2 => 125,
+                    3 => 112,
+                    _ => return None,
+                };
+                let near = u64::from(estimate(word)?) * 100 <= u64::from(fastest) * close;
+                near.then_some((count, method))
+            })
+            .min();
+        if let Some((_, method)) = fewest {
+            return Some(method);
+        }
+        self.settle(wanted, fastest);
+        // From now on each in turn, whenever the credit is enough for it.
+        let turn = self.turn.load(Relaxed) as usize;
+        let in_turn = (turn..turn + METHODS).map(|turn| turn % METHODS);
+        let mut worth = in_turn.filter(|method| wanted.may_use(*method) && (wanted.reads || *method != best));
+        let next = worth.find(|method| self.expected(wanted, *method, fastest) <= Self::cap(wanted))?;
+        self.turn.store(next as u64, Relaxed);
+        Some(next)
+    }
+
+    /// All is known for now. Where the best method has become much faster or slower than it was, the frames lie elsewhere, or
+    /// in another cache: what is known about the others is of no more use.
+    fn settle(&self, wanted: Wanted, fastest: Rate) {
+        let cap = Self::cap(wanted);
+        let credit = self.credit.load(Relaxed);
+        if credit.cast_signed() > cap.cast_signed() {
+            // If another thread changed it meanwhile, the next copy finds it too high again.
+            let _ = self.credit.compare_exchange(credit, cap, Relaxed, Relaxed);
+        }
+        let (settled, now) = (self.settled.load(Relaxed), u64::from(fastest));
+        if settled == 0 {
+            self.settled.store(now, Relaxed);
+        } else if now * 10 > settled * 16 || now * 16 < settled * 10 {
+            self.settled.store(now, Relaxed);
+            let best = self.best.load(Relaxed) as usize;
+            for (_, word) in self.samples.iter().enumerate().filter(|(method, _)| *method != best) {
+                word.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// The most that is kept for trials once a record has settled.
+    fn cap(wanted: Wanted) -> u64 {
+        wanted.trial() * 2
+    }
+
+    /// Takes what a trial is expected to cost from the credit, where there is as much.
+    fn reserve(&self, wanted: Wanted, method: usize, best: usize) -> Option<u64> {
+        if self.credit.load(Relaxed) == UNOPENED {
+            // Whoever is first opens the record.
+            let _ = self.credit.compare_exchange(UNOPENED, wanted.frame.saturating_mul(OPENING), Relaxed, Relaxed);
+        }
+        let expected = self.expected(wanted, method, self.estimate(best).unwrap_or(1));
+        let before = self.credit.fetch_sub(expected, Relaxed);
+        if before.cast_signed() >= expected.cast_signed() {
+            self.turn.store(method as u64 + 1, Relaxed);
+            return Some(expected);
+        }
+        self.credit.fetch_add(expected, Relaxed);
+        None
+    }
+
+    /// What a trial of a method is expected to cost, where the best takes `fastest`.
+    fn expected(&self, wanted: Wanted, method: usize, fastest: Rate) -> u64 {
+        let fastest = u64::from(fastest);
+        let reading = match (wanted.reads, self.reading.load(Relaxed)) {
+            (false, _) => 0,
+            (true, 0) => fastest / 2,
+            (true, reading) => reading,
+        };
+        // A method that nobody knows is expected to take twice as long; one that was fast once can be so again.
+        let rate = lowest(self.samples[method].load(Relaxed)).map_or(fastest * 2, u64::from);
+        excess(wanted.trial(), rate, reading, fastest)
+    }
+
+    fn give(&self, more: u64, less: u64) {
+        if self.credit.load(Relaxed) != UNOPENED {
+            self.credit.fetch_add(more.wrapping_sub(less), Relaxed);
+        }
+    }
+
+    /// Adds a sample in place of the oldest.
+    fn push(&self, method: u8, rate: Rate) {
+        let Some(word) = self.samples.get(usize::from(method)) else { return };
+        word.store(word.load(Relaxed) << 16 | u64::from(rate), Relaxed);
+    }
+
+    fn estimate(&self, method: usize) -> Option<Rate> {
+        estimate(self.samples.get(method)?.load(Relaxed))
+    }
+
+    /// Puts the fastest method in use, and gives its rate. A difference of less than half a percent changes nothing.
+    fn elect(&self, wanted: Wanted) -> Rate {
+        let best = self.best_of(wanted);
+        let needed = count(self.samples[best].load(Relaxed)).min(2);
+        let fastest = (0..METHODS)
+            .filter(|method| wanted.may_use(*method))
+            .filter_map(|method| {
+                let word = self.samples[method].load(Relaxed);
+                (count(word) >= needed).then_some((estimate(word)?, method))
+            })
+            .min();
+        let own = self.estimate(best);
+        match (fastest, own) {
+            (Some((rate, method)), Some(own)) if u64::from(rate) * 1000 < u64::from(own) * 995 => {
+                self.best.store(method as u64, Relaxed);
+                rate
+            }
+            (Some((rate, method)), None) => {
+                self.best.store(method as u64, Relaxed);
+                rate
+            }
+            (_, own) => own.unwrap_or(Rate::MAX),
+        }
+    }
+}
+
+/// The excess of copying `bytes` at `rate` and reading them at `reading`, of which `rate` is a part, where `best` was possible.
+const fn excess(bytes: u64, rate: u64, reading: u64, best: u64) -> u64 {
+    let best = if best == 0 { 1 } else { best };
+    bytes.saturating_mul(rate.saturating_sub(best).saturating_add(reading)) / best
+}
+
+/// Sixteenths of a picosecond a byte, at least 1.
+fn rate(nanoseconds: u64, bytes: u64) -> Rate {
+    rate_or_zero(nanoseconds, bytes).max(1)
+}
+
+fn rate_or_zero(nanoseconds: u64, bytes: u64) -> Rate {
+    Rate::try_from(nanoseconds.saturating_mul(16_000) / bytes.max(1)).unwrap_or(Rate::MAX)
+}
+
+fn sample(word: u64, nth: u32) -> Rate {
+    (word >> (16 * nth)) as Rate
+}
+
+fn count(word: u64) -> u32 {
+    (0..SAMPLES).filter(|nth| sample(word, *nth) != 0).count() as u32
+}
+
+fn lowest(word: u64) -> Option<Rate> {
+    (0..SAMPLES).map(|nth| sample(word, nth)).filter(|rate| *rate != 0).min()
+}
+
+/// What a method takes: the middle of its samples. Of two the lower, since a program that is interrupted only ever loses.
+fn estimate(word: u64) -> Option<Rate> {
+    let mut samples: [Rate; SAMPLES as usize] = core::array::from_fn(|nth| sample(word, nth as u32));
+    // Those that are missing are 0, and come first.
+    samples.sort_unstable();
+    let [first, second, third, fourth] = samples;
+    match count(word) {
+        0 => None,
+        1 => Some(fourth),
+        2 => Some(third),
+        3 => Some(third),
+        _ => Some(((u32::from(second) + u32::from(third)) / 2) as Rate).filter(|_| first != 0),
+    }
+}

@@ -1,0 +1,139 @@
+//! A record's choices against methods whose times are made up: what it spends, and what it settles on.
+//!
+//! Nothing here depends on how fast the machine is: the times are numbers.
+
+use vgpu_perception_testkit::Rng;
+
+use super::Method;
+use super::record::{Record, Wanted};
+
+/// Sixteenths of a picosecond a byte of each method, and of reading what it copied.
+#[derive(Clone, Debug)]
+struct Machine {
+    copy: Vec<u64>,
+    read: Vec<u64>,
+    /// Percent by which a sample is off, either way.
+    noise: u64,
+}
+
+impl Machine {
+    fn draw(rng: &mut Rng, methods: usize, noise: u64) -> Self {
+        let mut some = |low, span| (0..methods).map(|_| low + rng.below(span)).collect();
+        Self { copy: some(600, 1800), read: some(100, 700), noise }
+    }
+
+    /// What a byte costs a caller that reads the copy, or does not.
+    fn whole(&self, method: usize, reads: bool) -> u64 {
+        self.copy[method] + if reads { self.read[method] } else { 0 }
+    }
+
+    fn best(&self, reads: bool) -> u64 {
+        (0..self.copy.len()).map(|method| self.whole(method, reads)).min().unwrap()
+    }
+}
+
+/// Copies a frame in calls of `call` bytes as the backend does. Gives what it took beyond the best method, in bytes of that.
+fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, call: u64, reads: bool) -> f64 {
+    let usable = (1_u16 << machine.copy.len()) - 1;
+    let best = machine.best(reads) as f64;
+    let mut excess = 0.0;
+    let mut left = frame;
+    while left > 0 {
+        let mut in_call = call.min(left);
+        left -= in_call;
+        while in_call > 0 {
+            let wanted = Wanted { usable, left: in_call, frame, reads };
+            let step = record.next(wanted);
+            let bytes = in_call.min(step.limit);
+            let method = usize::from(step.method);
+            assert!(method < machine.copy.len(), "a method that exists");
+            let off = |rate: u64, rng: &mut Rng| rate * (100 - machine.noise + rng.below(2 * machine.noise + 1)) / 100;
+            let nanoseconds = |rate: u64| rate * bytes / 16_000;
+            let copied = nanoseconds(off(machine.copy[method], rng));
+            let read = if step.is_trial && reads { nanoseconds(off(machine.read[method], rng)) } else { 0 };
+            let again = if step.is_trial && reads { machine.read[method] } else { 0 };
+            excess += bytes as f64 * ((machine.whole(method, reads) + again) as f64 - best) / best;
+            record.learn(wanted, step, bytes, copied, read);
+            in_call -= bytes;
+        }
+    }
+    excess
+}
+
+const SHAPES: [(u64, u64); 5] =
+    [(8_294_400, 2 << 20), (8_294_400, 8_294_400), (33_177_600, 2 << 20), (33_177_600, 33_177_600), (1 << 20, 1 << 20)];
+
+#[test]
+fn a_hundred_frames_cost_five_percent_and_later_ones_one() {
+    let mut rng = Rng::new(3);
+    for _ in 0..300 {
+        for (frame, call) in SHAPES {
+            for reads in [false, true] {
+                let methods = 2 + rng.below(Method::ALL.len() as u64 - 2) as usize;
+                let machine = Machine::draw(&mut rng, methods, 0);
+                let record = Record::new(rng.below(methods as u64) as u8);
+                let mut run = |frames: usize| {
+                    let total: f64 =
+                        (0..frames).map(|_| copy_frame(&record, &machine, &mut rng, frame, call, reads)).sum();
+                    total / (frames as u64 * frame) as f64
+                };
+                let (opening, later) = (run(100), run(1000));
+                assert!(opening <= 0.05, "{opening} in frames of {frame} in {call}, read {reads}: {machine:?}");
+                assert!(later <= 0.01, "{later} in frames of {frame} in {call}, read {reads}: {machine:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_chosen_under_noise_is_close_to_the_best() {
+    let mut rng = Rng::new(5);
+    for _ in 0..200 {
+        let (frame, call) = SHAPES[rng.below(5) as usize];
+        let machine = Machine::draw(&mut rng, 11, 8);
+        let record = Record::new(0);
+        for _ in 0..300 {
+            copy_frame(&record, &machine, &mut rng, frame, call, false);
+        }
+        let total: f64 = (0..300).map(|_| copy_frame(&record, &machine, &mut rng, frame, call, false)).sum();
+        let excess = total / (300 * frame) as f64;
+        assert!(excess <= 0.05, "{excess} with samples that are off by 8 %: {machine:?}");
+    }
+}
+
+#[test]
+fn a_method_that_becomes_the_best_is_found() {
+    let mut rng = Rng::new(9);
+    for reads in [false, true] {
+        let mut machine = Machine { copy: vec![1000, 1200, 1300, 1900], read: vec![300; 4], noise: 2 };
+        let record = Record::new(1);
+        let mut run = |machine: &Machine, frames: usize| {
+            for _ in 0..frames {
+                copy_frame(&record, machine, &mut rng, 8_294_400, 2 << 20, reads);
+            }
+            record.chosen().0
+        };
+        assert_eq!(run(&machine, 100), 0);
+        // Another method wins by a little, then by much; then the frames lie in a cache, where plain copies are best.
+        machine.copy[2] = 900;
+        assert_eq!(run(&machine, 2000), 2);
+        machine.copy = vec![300, 200, 400, 100];
+        assert_eq!(run(&machine, 8000), 3);
+    }
+}
+
+#[test]
+fn rates_that_are_given_back_are_used_from_the_first_frame() {
+    let machine = Machine { copy: vec![1500, 700, 1300], read: vec![300; 3], noise: 0 };
+    let mut rng = Rng::new(9);
+    let record = Record::new(0);
+    for _ in 0..100 {
+        copy_frame(&record, &machine, &mut rng, 8_294_400, 2 << 20, false);
+    }
+    let again = Record::new(0);
+    again.restore(&record.rates());
+    assert_eq!(again.chosen(), record.chosen());
+    assert_eq!(again.chosen().0, 1);
+    let excess = copy_frame(&again, &machine, &mut rng, 8_294_400, 2 << 20, false);
+    assert_eq!(excess, 0.0, "no round of trials");
+}
