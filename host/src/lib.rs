@@ -1,7 +1,25 @@
 //! From a guest's name to its frames: attach, survey, confirm, read, watch.
+//!
+//! [`Guest::attach`] takes the name of a guest: a VM's, a process, a monitor's socket, RAM files, a core file. [`Guest::survey`] finds the candidates for regions in its processes. The
+//! caller waits as long as [`Survey::wait`] says; [`Survey::confirm`] then gives the producers whose heartbeat moved, each as a
+//! [`Live`] from which frames are taken. A [`Watch`] does all of that in steps, and goes on after a producer has restarted
+//! or the guest has rebooted.
+//!
+//! Nothing here sleeps, starts a thread or writes to the guest.
 #![forbid(unsafe_code)]
 
 pub mod attach;
+mod guest;
+mod live;
+mod memory;
 mod ram;
+mod survey;
+mod watch;
 
+pub use guest::{FoundKernel, Guest, Refresh, RefreshError, Refreshed, SurveyError};
+pub use live::Live;
+pub use memory::Shared;
 pub use ram::Ram;
+pub use survey::{Limits, Sighting, Survey, TooEarly};
+pub use vgpu_perception::region::Sample;
+pub use watch::{Event, Watch};

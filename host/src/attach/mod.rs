@@ -34,6 +34,7 @@ pub use source::Held;
 pub use spec::{GuestSource, GuestSpec};
 pub use vmm::Vmm;
 
+use crate::memory::Shared;
 use crate::ram::Ram;
 use source::Plan;
 use vmm::Vm;
@@ -43,7 +44,7 @@ use vmm::Vm;
 #[non_exhaustive]
 pub struct Attachment {
     /// Its RAM.
-    pub ram: Ram,
+    pub ram: Shared<Ram>,
     /// A page-table root of the guest, where one is known.
     pub root: Option<Cr3>,
     /// The root is what a processor had loaded, not what the user gave: it may be one of user mode alone.
@@ -96,7 +97,7 @@ pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
         (None, Some((root, mode))) => (Some(root), Some(mode), true),
         (None, None) => (None, None, false),
     };
-    Ok(Attachment { ram, root, root_is_guess, mode, live: true, notes, spec: spec.clone(), held })
+    Ok(Attachment { ram: Shared::new(ram), root, root_is_guess, mode, live: true, notes, spec: spec.clone(), held })
 }
 
 type Opened = (Ram, Option<(Cr3, PagingMode)>, Option<(Vm, Plan)>);
@@ -122,7 +123,7 @@ impl Attachment {
     /// now. The RAM of before stays in place then, and must not be used.
     pub fn refresh(&mut self) -> Result<(), AttachError> {
         let Some((vm, plan)) = &self.held else {
-            if let Ram::Mapped(ram) = &self.ram {
+            if let Ram::Mapped(ram) = self.ram.get() {
                 ram.check()?;
             }
             return Ok(());
@@ -153,7 +154,7 @@ impl Attachment {
         if let (Some((root, mode)), true) = (root, self.root_is_guess) {
             (self.root, self.mode) = (Some(root), Some(mode));
         }
-        let same_map = match &self.ram {
+        let same_map = match self.ram.get() {
             Ram::Mapped(ram) => ram.check().is_ok(),
             Ram::Process(ram) => ram.revalidate().is_ok(),
         };
@@ -162,7 +163,7 @@ impl Attachment {
         }
         let ram = source::open(&vm.proc, &found, &mut notes)?;
         self.notes = notes;
-        self.ram = ram;
+        self.ram = Shared::new(ram);
         if let Some((_, plan)) = &mut self.held {
             *plan = found;
         }
