@@ -287,7 +287,7 @@ impl Guest<Ram> {
 impl From<Attachment> for Guest<Ram> {
     fn from(mut attachment: Attachment) -> Self {
         let memory = attachment.ram.clone();
-        let end = memory.get().end();
+        let end = memory.end();
         let mut guest = Self::of(memory, end).with_mode(attachment.mode);
         guest = match (attachment.root, attachment.root_is_guess) {
             (Some(root), false) => guest.with_root(root),
@@ -299,7 +299,7 @@ impl From<Attachment> for Guest<Ram> {
         guest.with_refresh(Box::new(move || {
             attachment.refresh()?;
             Ok(Refreshed {
-                end: attachment.ram.get().end(),
+                end: attachment.ram.end(),
                 memory: attachment.ram.clone(),
                 hint: attachment.root,
                 mode: attachment.mode,

@@ -1,5 +1,6 @@
 //! A guest's memory, owned by everybody who reads it.
 
+use core::ops::Deref;
 use std::sync::Arc;
 
 use vgpu_perception::{CopyHint, Extent, Gpa, Line, PageKind, PhysError, PhysRead, PhysRun, Window};
@@ -16,16 +17,18 @@ impl<M> Shared<M> {
         Self(Arc::new(memory))
     }
 
-    /// The memory itself.
-    #[must_use]
-    pub fn get(&self) -> &M {
-        &self.0
-    }
-
     /// Whether both are the same memory.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<M> Deref for Shared<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.0
     }
 }
 

@@ -65,7 +65,7 @@ fn every_way(options: Options) -> Result<()> {
         let attached = begun.elapsed();
         show(&attachment, ready, SIZE).map_err(|error| format!("{memory:?} by {way}: {error}"))?;
         ensure!(attachment.ram.bytes() == ram_mib << 20, "{memory:?} by {way}: {} bytes", attachment.ram.bytes());
-        let how = match attachment.ram {
+        let how = match &*attachment.ram {
             Ram::Mapped(_) => "mapped",
             Ram::Process(_) => "through the process",
             _ => "another way",

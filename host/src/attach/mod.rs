@@ -123,7 +123,7 @@ impl Attachment {
     /// now. The RAM of before stays in place then, and must not be used.
     pub fn refresh(&mut self) -> Result<(), AttachError> {
         let Some((vm, plan)) = &self.held else {
-            if let Ram::Mapped(ram) = self.ram.get() {
+            if let Ram::Mapped(ram) = &*self.ram {
                 ram.check()?;
             }
             return Ok(());
@@ -154,7 +154,7 @@ impl Attachment {
         if let (Some((root, mode)), true) = (root, self.root_is_guess) {
             (self.root, self.mode) = (Some(root), Some(mode));
         }
-        let same_map = match self.ram.get() {
+        let same_map = match &*self.ram {
             Ram::Mapped(ram) => ram.check().is_ok(),
             Ram::Process(ram) => ram.revalidate().is_ok(),
         };
