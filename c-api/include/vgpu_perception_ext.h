@@ -13,7 +13,7 @@ extern "C" {
 
 #define VGPUX_E_ARGUMENT (-1)  /* NULL, misaligned or out of range */
 #define VGPUX_E_HANDLE (-2)    /* not a handle of this kind, or closed */
-#define VGPUX_E_BUSY (-3)      /* the handle is in use by another call */
+/* -3 is not used: a call never fails because another call uses its handle. */
 #define VGPUX_E_READ (-4)      /* guest memory that cannot be read, or is not mapped */
 #define VGPUX_E_NOT_FOUND (-5) /* nothing was found */
 #define VGPUX_E_OPEN (-6)      /* a RAM file or a segment map that cannot be used */
@@ -39,6 +39,7 @@ int vgpux_last_error_code(void);
 #define VGPUX_SKIP_BAD_LATEST 7u     /* `latest` names no slot */
 #define VGPUX_SKIP_BAD_DESCRIPTOR 8u /* a descriptor that cannot be */
 #define VGPUX_SKIP_TOO_SMALL 9u      /* the frame is larger than the buffer */
+#define VGPUX_SKIP_BUSY_HANDLE 10u   /* another call is taking a frame through this handle */
 #define VGPUX_SKIP_OTHER 99u         /* a reason that this header does not know */
 
 /* Why a read was skipped; fields that the reason does not name are 0. */
@@ -146,7 +147,7 @@ int vgpux_guard_sigbus(void);
  * aligned to VGPUX_STORAGE_ALIGN. It may be reused or released after the handle was closed; the same functions close. The
  * returned handle is the storage's address. No function takes more than 64 KiB of stack, the callback's own apart. */
 #define VGPUX_STORAGE_ALIGN 16u
-#define VGPUX_MEM_STORAGE_BYTES 4096u
+#define VGPUX_MEM_STORAGE_BYTES 8192u
 #define VGPUX_WIN32_STORAGE_BYTES 1024u
 #define VGPUX_REGION_STORAGE_BYTES 20480u
 #define VGPUX_SCAN_STORAGE_BYTES 8192u

@@ -1,145 +1,124 @@
-//! Which of several candidates a caller of the two-phase handshake is given.
+//! Which of several candidates a caller who takes one is given.
 //!
-//! The handshake shows one candidate, and any process of the guest can forge some. So what the caller found out about
-//! liveness decides first, then what the producer says of itself. A forged candidate that stands still is given at most
-//! once: after it was asked about, it comes last.
+//! Any process of the guest can forge candidates, as many as it likes. So they come in turn: one is current until the caller
+//! finds out that nobody beats behind it; then comes the next in an order that depends on the candidates alone, and after the
+//! last the first again. What is remembered is one place, however many there are.
 
-use vgpu_perception::abi::State;
+use vgpu_perception::find::{Rank, Verdict};
 use vgpu_perception::region::Pulse;
-use vgpu_perception::scan::Candidate;
-use vgpu_perception::{Gpa, Gva};
+use vgpu_perception::scan::{Candidate, Found, FoundBy};
+use vgpu_perception::{AddressSpace, Gpa, Gva, Process};
 
 use crate::kernel::Paging;
 
-/// Candidates that are remembered; of more, the oldest is forgotten.
-const REMEMBERED: usize = 32;
+/// Where a candidate is: the table at its root, and its first address.
+pub(crate) type Place = (Gpa, Gva);
 
-/// What is known about a candidate.
+/// The place at `base` of the space at `root`.
+pub(crate) const fn place(space: &AddressSpace<Paging>, base: Gva) -> Place {
+    (space.root.table(), base)
+}
+
+/// The candidate that is given.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    place: (Gpa, Gva),
+pub(crate) struct Current {
+    pub(crate) space: AddressSpace<Paging>,
+    pub(crate) base: Gva,
+    /// Its place in the order of all candidates, which has nothing to do with what the caller found out.
+    rank: Rank,
     /// What was handed out, and what the next question is compared with.
-    pulse: Pulse,
-    verdict: Verdict,
+    pub(crate) pulse: Pulse,
+    /// The caller found it alive.
+    alive: bool,
 }
 
-/// The caller's last answer about a candidate, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Verdict {
-    /// The heartbeat advanced.
-    Alive,
-    /// Nobody asked.
-    Unknown,
-    /// It stood still.
-    Still,
+impl Current {
+    pub(crate) fn new(space: AddressSpace<Paging>, base: Gva, found: &Found) -> Self {
+        let (process, found) = (Process::unnamed(space), *found);
+        Self::of(&Candidate { process, base, found, by: FoundBy::Page })
+    }
+
+    pub(crate) fn of(candidate: &Candidate<Paging>) -> Self {
+        let rank = Rank::of(candidate, Verdict::Unknown);
+        let (space, pulse) = (candidate.process.space, candidate.found.pulse);
+        Self { space, base: candidate.base, rank, pulse, alive: false }
+    }
+
+    pub(crate) const fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse, ..self }
+    }
+
+    pub(crate) fn is_at(&self, at: Place) -> bool {
+        place(&self.space, self.base) == at
+    }
 }
 
-/// The candidates of one guest, as far as the caller asked about them.
+/// What is remembered of a guest's candidates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    pub(crate) current: Option<Current>,
+    /// Whose turn was last.
+    after: Option<Rank>,
+}
+
+impl Choice {
+    pub(crate) const NONE: Self = Self { current: None, after: None };
+
+    /// Whoever is current, looked at again.
+    pub(crate) fn renewed(mut self, at: Place, pulse: Pulse) -> Option<Self> {
+        let current = self.current.filter(|current| current.is_at(at))?;
+        self.current = Some(current.with_pulse(pulse));
+        Some(self)
+    }
+
+    /// The candidate at `at` has had its turn, if it was its turn.
+    pub(crate) fn passed_over(self, at: Place) -> Option<Self> {
+        let current = self.current.filter(|current| current.is_at(at))?;
+        Some(Self { current: None, after: Some(current.rank) })
+    }
+
+    /// The caller found the candidate alive. It stays, unless another that was found alive is there.
+    pub(crate) fn found_alive(self, candidate: Current) -> Option<Self> {
+        let at = place(&candidate.space, candidate.base);
+        match self.current {
+            Some(current) if current.alive && !current.is_at(at) => None,
+            _ => Some(Self { current: Some(Current { alive: true, ..candidate }), after: self.after }),
+        }
+    }
+
+    /// The candidate is given from now on.
+    pub(crate) const fn taken(self, candidate: Current) -> Self {
+        Self { current: Some(candidate), after: self.after }
+    }
+}
+
+/// Finds whose turn it is among candidates that come in any order, and perhaps more than once.
 #[derive(Debug)]
-pub(crate) struct Seen {
-    entries: [Option<Entry>; REMEMBERED],
-    next: usize,
+pub(crate) struct Round {
+    after: Option<Rank>,
+    first: Option<Current>,
+    next: Option<Current>,
 }
 
-impl Seen {
-    pub(crate) const fn new() -> Self {
-        Self { entries: [None; REMEMBERED], next: 0 }
+impl Round {
+    pub(crate) const fn new(choice: &Choice) -> Self {
+        Self { after: choice.after, first: None, next: None }
     }
 
-    fn entry(&mut self, place: (Gpa, Gva)) -> Option<&mut Entry> {
-        self.entries.iter_mut().flatten().find(|entry| entry.place == place)
-    }
-
-    fn put(&mut self, new: Entry) {
-        if let Some(entry) = self.entry(new.place) {
-            *entry = new;
-            return;
-        }
-        if let Some(slot) = self.entries.get_mut(self.next) {
-            *slot = Some(new);
-        }
-        self.next = (self.next + 1) % REMEMBERED;
-    }
-
-    /// Remembers a pulse that was handed out; what is known about it stays.
-    pub(crate) fn handed_out(&mut self, place: (Gpa, Gva), pulse: Pulse) {
-        let verdict = self.verdict(place, pulse);
-        self.put(Entry { place, pulse, verdict });
-    }
-
-    /// The session in which `heartbeat` was handed out, where that is known.
-    pub(crate) fn epoch_of(&mut self, place: (Gpa, Gva), heartbeat: u64) -> Option<u32> {
-        self.entry(place).filter(|entry| entry.pulse.heartbeat == heartbeat).map(|entry| entry.pulse.run_epoch)
-    }
-
-    /// Remembers an answer.
-    pub(crate) fn answered(&mut self, place: (Gpa, Gva), pulse: Pulse, verdict: Verdict) {
-        self.put(Entry { place, pulse, verdict });
-    }
-
-    /// What is known of a candidate that shows `pulse` now. One that moved after it was called still is open again.
-    pub(crate) fn verdict(&mut self, place: (Gpa, Gva), pulse: Pulse) -> Verdict {
-        match self.entry(place) {
-            Some(entry) if entry.verdict == Verdict::Still && entry.pulse != pulse => Verdict::Unknown,
-            Some(entry) => entry.verdict,
-            None => Verdict::Unknown,
-        }
-    }
-
-    /// The order in which candidates are given: the least first.
-    pub(crate) fn rank(&mut self, candidate: &Candidate<Paging>) -> Rank {
-        let found = &candidate.found;
-        let state = match found.status {
-            State::CAPTURING => 0,
-            State::PAUSED => 1,
-            State::INIT => 2,
-            State::ERROR => 3,
-            _ => 4,
+    pub(crate) fn see(&mut self, candidate: Current) {
+        let least = |best: &mut Option<Current>| {
+            if best.as_ref().is_none_or(|best| candidate.rank < best.rank) {
+                *best = Some(candidate);
+            }
         };
-        Rank(self.verdict(place_of(candidate), found.pulse), state, found.frame_id == 0)
-    }
-}
-
-/// How good a candidate is: the least is the best.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank(Verdict, u8, bool);
-
-/// What a candidate is remembered under.
-pub(crate) const fn place_of(candidate: &Candidate<Paging>) -> (Gpa, Gva) {
-    (candidate.process.space.root.table(), candidate.base)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: (Gpa, Gva) = (Gpa::new(0x1000), Gva::new(0x7000));
-
-    const fn pulse(heartbeat: u64) -> Pulse {
-        Pulse { heartbeat, run_epoch: 1 }
-    }
-
-    #[test]
-    fn an_answer_holds_until_the_heartbeat_moves() {
-        let mut seen = Seen::new();
-        assert_eq!(seen.verdict(A, pulse(5)), Verdict::Unknown);
-        seen.handed_out(A, pulse(5));
-        assert_eq!(seen.epoch_of(A, 5), Some(1));
-        assert_eq!(seen.epoch_of(A, 6), None);
-        seen.answered(A, pulse(5), Verdict::Still);
-        assert_eq!(seen.verdict(A, pulse(5)), Verdict::Still);
-        assert_eq!(seen.verdict(A, pulse(6)), Verdict::Unknown);
-        seen.handed_out(A, pulse(5));
-        assert_eq!(seen.verdict(A, pulse(5)), Verdict::Still, "handing it out again is no news");
-    }
-
-    #[test]
-    fn the_oldest_is_forgotten() {
-        let mut seen = Seen::new();
-        seen.answered(A, pulse(1), Verdict::Alive);
-        for n in 0..REMEMBERED as u64 {
-            seen.answered((Gpa::new(n << 20), Gva::new(0)), pulse(1), Verdict::Still);
+        least(&mut self.first);
+        if self.after.is_some_and(|after| candidate.rank > after) {
+            least(&mut self.next);
         }
-        assert_eq!(seen.verdict(A, pulse(1)), Verdict::Unknown);
+    }
+
+    /// The one after the last that had its turn; after the last of all, the first.
+    pub(crate) fn chosen(self) -> Option<Current> {
+        self.next.or(self.first)
     }
 }

@@ -2,34 +2,21 @@
 
 use core::ffi::{c_char, c_int};
 
-use vgpu_perception::paging::Residence;
-use vgpu_perception::region::{Region, Sample, Skip};
-use vgpu_perception::scan::{Candidate, Found, probe};
-use vgpu_perception::{Budget, Gva, Step};
+use core::sync::atomic::Ordering;
 
-use crate::choice::place_of;
+use vgpu_perception::paging::Residence;
+use vgpu_perception::region::{Pulse, ReadError, Region, Sample};
+use vgpu_perception::scan::{Candidate, probe};
+use vgpu_perception::{Budget, Gva, PhysRead, Step};
+
 use crate::failure::{self, Failure, code};
 use crate::ffi::{Out, export};
-use crate::kernel::{Paging, Win32, Win32Handle};
+use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
-use crate::perception::{RegionHandle, RegionState};
-use crate::scan::{ScanHandle, best, every};
-use crate::win32::name_field;
-
-/// `VGPUX_SKIP_*`.
-pub(crate) mod reason {
-    pub(crate) const NONE: u32 = 0;
-    pub(crate) const BUSY: u32 = 1;
-    pub(crate) const TORN: u32 = 2;
-    pub(crate) const MOVED: u32 = 3;
-    pub(crate) const NO_FRAME: u32 = 4;
-    pub(crate) const UNCHANGED: u32 = 5;
-    pub(crate) const OLDER: u32 = 6;
-    pub(crate) const BAD_LATEST: u32 = 7;
-    pub(crate) const BAD_DESCRIPTOR: u32 = 8;
-    pub(crate) const TOO_SMALL: u32 = 9;
-    pub(crate) const OTHER: u32 = 99;
-}
+use crate::region::{RegionHandle, RegionState, Snapshot, snapshot};
+use crate::scan::{ScanHandle, every, take};
+use crate::skip::SkipC;
+use crate::win32::{Win32, Win32Handle, name_field};
 
 /// `VGPUX_SCAN_*`.
 pub(crate) mod step {
@@ -38,39 +25,6 @@ pub(crate) mod step {
     pub(crate) const DONE: c_int = 0;
     pub(crate) const FOUND: c_int = 1;
     pub(crate) const PENDING: c_int = 2;
-}
-
-/// `vgpux_skip`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SkipC {
-    pub(crate) reason: u32,
-    pub(crate) seq: u32,
-    pub(crate) slot: u32,
-    pub(crate) reserved: u32,
-    pub(crate) needed: u64,
-    pub(crate) capacity: u64,
-    pub(crate) frame_id: u64,
-    pub(crate) last: u64,
-}
-
-impl SkipC {
-    fn of(skip: Option<Skip>) -> Self {
-        let none = Self::default();
-        match skip {
-            None => Self { reason: reason::NONE, ..none },
-            Some(Skip::Busy { seq }) => Self { reason: reason::BUSY, seq, ..none },
-            Some(Skip::Torn { seq }) => Self { reason: reason::TORN, seq, ..none },
-            Some(Skip::Moved) => Self { reason: reason::MOVED, ..none },
-            Some(Skip::NoFrame) => Self { reason: reason::NO_FRAME, ..none },
-            Some(Skip::Unchanged { frame_id }) => Self { reason: reason::UNCHANGED, frame_id, ..none },
-            Some(Skip::Older { frame_id, last }) => Self { reason: reason::OLDER, frame_id, last, ..none },
-            Some(Skip::BadLatest(slot)) => Self { reason: reason::BAD_LATEST, slot, ..none },
-            Some(Skip::BadDescriptor { slot, .. }) => Self { reason: reason::BAD_DESCRIPTOR, slot, ..none },
-            Some(Skip::TooSmall { needed, capacity }) => Self { reason: reason::TOO_SMALL, needed, capacity, ..none },
-            Some(_) => Self { reason: reason::OTHER, ..none },
-        }
-    }
 }
 
 /// `vgpux_candidate`.
@@ -121,22 +75,33 @@ pub(crate) struct StatsC {
     pub(crate) truncated: u64,
 }
 
-/// A new region: of the candidate, judged again, or of the best one.
-pub(crate) fn bind(win32: &mut Win32, candidate: Option<CandidateC>) -> Result<RegionState, Failure> {
-    let region = match candidate {
-        None => best(win32)?.region(),
-        Some(candidate) => win32.mem.read(|mem| judged_again(mem, &candidate))?,
-    };
-    Ok(RegionState::new(region))
+/// A new region: of the candidate, judged again, or of the one whose turn it is.
+pub(crate) fn bind(win32: &Win32, candidate: Option<CandidateC>) -> Result<RegionState, Failure> {
+    let region = win32.read_mem(|mem| match candidate {
+        None => take(win32, mem).map(|current| Region::new(current.space, current.base)),
+        Some(candidate) => mem.caught(|| judged_again(mem, &candidate)),
+    })?;
+    Ok(RegionState::new(region, win32.mem()))
 }
 
 fn judged_again(mem: &Mem, candidate: &CandidateC) -> Result<Region<Paging>, Failure> {
     let space = mem.process_space(candidate.proc_cr3);
     let base = Gva::new(candidate.region_gva);
-    let found: Found = probe(mem.ram(), &space, base)
+    probe(mem.ram(), &space, base)
         .map_err(|why| Failure::new(code::NOT_FOUND, format_args!("no region at {base} any more: {why}")))?;
-    mem.seen(|seen| seen.handed_out(Mem::place(candidate.proc_cr3, base), found.pulse));
-    Ok(found.region(space, base))
+    Ok(Region::new(space, base))
+}
+
+/// The heartbeat and its session.
+struct Heartbeat;
+
+impl Snapshot for Heartbeat {
+    type Of = Pulse;
+
+    #[inline(always)]
+    fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Pulse>, ReadError> {
+        region.read_pulse(mem)
+    }
 }
 
 export! {
@@ -145,14 +110,14 @@ export! {
         let last = failure::last();
         let buf = buf.array(cap, "buf")?;
         let room = cap.saturating_sub(1);
-        let bytes = last.text.bytes().take(room);
+        let bytes = last.text().iter().take(room);
         let mut end = 0;
         for byte in bytes {
-            buf.put(end, c_char::from_ne_bytes([byte]));
+            buf.put(end, c_char::from_ne_bytes([*byte]));
             end += 1;
         }
         buf.put(end, 0);
-        Ok(last.text.len())
+        Ok(last.text().len())
     }
 
     /// See `vgpu_perception_ext.h`.
@@ -163,14 +128,16 @@ export! {
     /// See `vgpu_perception_ext.h`.
     fn vgpux_last_skip(r: RegionHandle, out: Out<SkipC>) -> c_int {
         let out = out.required("out")?;
-        out.set(SkipC::of(r.read(|state| Ok(state.skip))?));
+        out.set(r.read_with_id(|id, state| Ok(state.last_skip(id)))?);
         Ok(0)
     }
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_frames_missed(r: RegionHandle, out_last: Out<u64>, out_total: Out<u64>) -> c_int {
         let (last, total) = (out_last.optional("out_last")?, out_total.optional("out_total")?);
-        let (missed_last, missed_total) = r.read(|state| Ok((state.missed_last, state.missed_total)))?;
+        let (missed_last, missed_total) = r.read(|state| {
+            Ok((state.missed_last.load(Ordering::Relaxed), state.missed_total.load(Ordering::Relaxed)))
+        })?;
         if let Some(last) = last {
             last.set(missed_last);
         }
@@ -182,9 +149,9 @@ export! {
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_forget_frames(r: RegionHandle) -> c_int {
-        r.update(|state| {
-            state.region.forget_frames();
-            state.missed_last = 0;
+        r.read(|state| {
+            state.forget.store(true, Ordering::Relaxed);
+            state.missed_last.store(0, Ordering::Relaxed);
             Ok(0)
         })
     }
@@ -192,7 +159,7 @@ export! {
     /// See `vgpu_perception_ext.h`.
     fn vgpux_region_place(r: RegionHandle, out_proc_cr3: Out<u64>, out_region_gva: Out<u64>) -> c_int {
         let (cr3, gva) = (out_proc_cr3.optional("out_proc_cr3")?, out_region_gva.optional("out_region_gva")?);
-        let (root, base) = r.read(|state| Ok((state.region.space().root, state.region.base())))?;
+        let (root, base) = r.read(|state| Ok((state.bound.space().root, state.bound.base())))?;
         if let Some(cr3) = cr3 {
             cr3.set(root.get());
         }
@@ -211,15 +178,7 @@ export! {
     ) -> c_int {
         let heartbeat = out_heartbeat.required("out_heartbeat")?;
         let run_epoch = out_run_epoch.optional("out_run_epoch")?;
-        let sample = r.update(|state| m.read(|mem| {
-            let sample = state.region.read_pulse(mem.ram()).map_err(Failure::read)?;
-            state.skip = match sample {
-                Sample::Skip(skip) => Some(skip),
-                Sample::Fresh(_) => None,
-            };
-            Ok(sample)
-        }))?;
-        let Sample::Fresh(pulse) = sample else { return Ok(0) };
+        let Some(pulse) = snapshot::<Heartbeat>(r, m, |_, _| {})? else { return Ok(0) };
         heartbeat.set(pulse.heartbeat);
         if let Some(run_epoch) = run_epoch {
             run_epoch.set(pulse.run_epoch);
@@ -231,38 +190,38 @@ export! {
     fn vgpux_candidates(v: Win32Handle, out: Out<CandidateC>, cap: usize) -> c_int {
         let out = out.array(cap, "out")?;
         let mut count = 0_usize;
-        v.update(|win32| every(win32, |mem, candidate| {
-            mem.seen(|seen| seen.handed_out(place_of(candidate), candidate.found.pulse));
+        v.read(|win32| win32.read_mem(|mem| every(win32, mem, |candidate| {
             out.put(count, CandidateC::of(candidate));
             count = count.saturating_add(1);
-            Ok(())
-        }))?;
+        })))?;
         Ok(c_int::try_from(count).unwrap_or(c_int::MAX))
     }
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_scan_step(s: ScanHandle, budget: u64, out: Out<CandidateC>) -> c_int {
         let out = out.required("out")?;
-        s.update(|scan| {
-            let discovery = &mut scan.discovery;
-            scan.mem.read(|mem| {
-                Ok(match discovery.step(mem.ram(), &mut Budget::new(budget)).map_err(Failure::read)? {
-                    Step::Done => step::DONE,
-                    Step::Pending => step::PENDING,
-                    Step::Found(candidate) => {
-                        mem.seen(|seen| seen.handed_out(place_of(&candidate), candidate.found.pulse));
-                        out.set(CandidateC::of(&candidate));
-                        step::FOUND
-                    }
-                })
+        s.read(|scan| scan.mem.read_same(scan.mem_id, |mem| {
+            // Another call goes on with this scan: there is nothing to do for this one now.
+            let Some(mut work) = scan.work.take() else { return Ok(step::PENDING) };
+            let stepped = mem.caught(|| {
+                work.discovery.step(mem.ram(), &mut Budget::new(budget)).map_err(Failure::read)
+            });
+            scan.stats.set(work.discovery.stats());
+            Ok(match stepped? {
+                Step::Done => step::DONE,
+                Step::Pending => step::PENDING,
+                Step::Found(candidate) => {
+                    out.set(CandidateC::of(&candidate));
+                    step::FOUND
+                }
             })
-        })
+        }))
     }
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_scan_get_stats(s: ScanHandle, out: Out<StatsC>) -> c_int {
         let out = out.required("out")?;
-        let stats = s.read(|scan| Ok(scan.discovery.stats()))?;
+        let stats = s.read(|scan| Ok(scan.stats.get()))?;
         out.set(StatsC {
             spaces: stats.spaces,
             tables: stats.tables,
@@ -278,6 +237,6 @@ export! {
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_scan_close(s: ScanHandle) {
-        s.close()
+        s.close().map(drop)
     }
 }

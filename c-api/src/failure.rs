@@ -3,15 +3,12 @@
 use core::ffi::c_int;
 use core::fmt::{self, Write as _};
 
-use heapless::String;
-
 /// Codes of `vgpu_perception_ext.h`, `VGPUX_E_*`.
 pub(crate) mod code {
     use core::ffi::c_int;
 
     pub(crate) const ARGUMENT: c_int = -1;
     pub(crate) const HANDLE: c_int = -2;
-    pub(crate) const BUSY: c_int = -3;
     pub(crate) const READ: c_int = -4;
     pub(crate) const NOT_FOUND: c_int = -5;
     #[cfg(feature = "std")]
@@ -32,8 +29,8 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: c_int, text: fmt::Arguments<'_>) -> Self {
-        let mut last = Last { code, text: String::new() };
-        let _ = Cut(&mut last.text).write_fmt(text);
+        let mut last = Last { code, ..Last::NONE };
+        let _ = last.write_fmt(text);
         store::set(last);
         Self { code }
     }
@@ -42,37 +39,50 @@ impl Failure {
         Self::new(code::ARGUMENT, format_args!("{name} {why}"))
     }
 
+    /// The allocator has no more.
+    #[cfg(feature = "std")]
+    #[cold]
+    pub(crate) fn memory(what: &str) -> Self {
+        Self::new(code::MEMORY, format_args!("out of memory: no room for {what}"))
+    }
+
     pub(crate) fn read(error: impl fmt::Display) -> Self {
         Self::new(code::READ, format_args!("{error}"))
     }
 }
 
 /// What can be asked for after a failure.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Last {
     pub(crate) code: c_int,
-    pub(crate) text: String<TEXT>,
+    len: usize,
+    bytes: [u8; TEXT],
 }
 
 impl Last {
-    const NONE: Self = Self { code: 0, text: String::new() };
+    const NONE: Self = Self { code: 0, len: 0, bytes: [0; TEXT] };
+
+    /// Its text, UTF-8.
+    pub(crate) fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Last {
+    /// Takes what fits, to the letter, instead of refusing all of it.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for letter in text.chars() {
+            let room = self.bytes.get_mut(self.len..self.len.wrapping_add(letter.len_utf8())).ok_or(fmt::Error)?;
+            letter.encode_utf8(room);
+            self.len = self.len.wrapping_add(letter.len_utf8());
+        }
+        Ok(())
+    }
 }
 
 /// The last failure of this thread; without a heap, of the program.
 pub(crate) fn last() -> Last {
     store::get()
-}
-
-/// Takes what fits of a text instead of refusing all of it.
-struct Cut<'t>(&'t mut String<TEXT>);
-
-impl fmt::Write for Cut<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for letter in text.chars() {
-            self.0.push(letter).map_err(|_| fmt::Error)?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(feature = "std")]
@@ -91,23 +101,23 @@ mod store {
     }
 
     pub(super) fn get() -> Last {
-        LAST.try_with(|slot| slot.borrow().clone()).unwrap_or(Last::NONE)
+        LAST.try_with(|slot| *slot.borrow()).unwrap_or(Last::NONE)
     }
 }
 
 #[cfg(not(feature = "std"))]
 mod store {
     use super::Last;
-    use crate::ffi::Spin;
+    use crate::ffi::cells::Latest;
 
-    static LAST: Spin<Last> = Spin::new(Last::NONE);
+    static LAST: Latest<Last> = Latest::new(Last::NONE);
 
     pub(super) fn set(last: Last) {
-        LAST.with(|slot| *slot = last);
+        LAST.set(last);
     }
 
     pub(super) fn get() -> Last {
-        LAST.with(|slot| slot.clone())
+        LAST.get()
     }
 }
 
@@ -120,7 +130,7 @@ mod tests {
         let long = "é".repeat(400);
         assert_eq!(Failure::read(format_args!("x{long}")), Failure { code: -4 });
         let last = last();
-        assert_eq!((last.code, last.text.len()), (-4, 255));
-        assert!(last.text.starts_with("xé"));
+        assert_eq!((last.code, last.text().len()), (-4, 255));
+        assert!(last.text().starts_with("xé".as_bytes()));
     }
 }

@@ -13,13 +13,17 @@ use vgpu_perception_mapped::{
 
 use crate::ext::{CandidateC, bind};
 use crate::failure::{Failure, code};
-use crate::ffi::{Handle, In, Out, Scratch, export};
-use crate::kernel::{Win32, Win32Handle};
-use crate::memory::{Mem, MemHandle, Ram};
-use crate::perception::RegionHandle;
+use crate::ffi::{Handle, In, Out, Scratch, boxed, caught, export, list};
+use crate::memory::{Mem, MemHandle};
+use crate::ram::Ram;
 use crate::reader::ReadFn;
+use crate::region::RegionHandle;
 use crate::scan::{Scan, ScanHandle, scratch_bytes};
 use crate::storage::{SegC, reader};
+use crate::win32::{Win32, Win32Handle};
+
+/// What opening a RAM file allocates in small pieces, and more.
+const ROOM: usize = 64 << 10;
 
 /// The most scratch memory that is allocated: enough for 256 GiB of RAM. Beyond, searches are slower and as complete.
 const SCRATCH: usize = 8 << 20;
@@ -37,16 +41,20 @@ static GUARD: OnceLock<SigbusGuard> = OnceLock::new();
 
 /// Maps the file at `path` as `map` says of its length.
 fn mapped(path: &Path, map: impl FnOnce(u64) -> Result<SegmentMap, MapError>) -> Result<MemHandle, Failure> {
-    let file = RamFile::open(path).map_err(open_failed)?;
-    let map = map(file.len()).map_err(open_failed)?;
-    let options = GUARD.get().map_or(RamOptions::new(), |guard| RamOptions::new().guard(*guard));
-    let ram = GuestRam::new(vec![file], map, options).map_err(open_failed)?;
-    Handle::boxed(Mem::new(Ram::Mapped(Box::new(ram))))
+    // Opening makes small allocations that cannot be refused, so there has to be room before.
+    drop(list::<u8>(ROOM)?);
+    let ram = caught(|| {
+        let file = RamFile::open(path).map_err(open_failed)?;
+        let map = map(file.len()).map_err(open_failed)?;
+        let options = GUARD.get().map_or(RamOptions::new(), |guard| RamOptions::new().guard(*guard));
+        GuestRam::new(vec![file], map, options).map_err(open_failed)
+    })?;
+    Handle::boxed(Mem::new(Ram::Mapped(boxed(ram)?)))
 }
 
 /// Scratch memory that suits the guest behind `mem`.
-fn scratch(mem: &Mem) -> Result<Scratch, Failure> {
-    Ok(Scratch::new(scratch_bytes(mem.ram().end().map_err(Failure::read)?).min(SCRATCH)))
+pub(crate) fn scratch(mem: &Mem) -> Result<Scratch, Failure> {
+    Scratch::new(scratch_bytes(mem.ram().end().map_err(Failure::read)?).min(SCRATCH))
 }
 
 export! {
@@ -61,7 +69,7 @@ export! {
         if n > MAX_SEGMENTS {
             return Err(open_failed(MapError::TooMany { count: n }));
         }
-        let mut list = Vec::new();
+        let mut list = list(n)?;
         for index in 0..n {
             let SegC { gpa, len, file_off } = segs.at(index, "segs")?;
             list.push(Segment { gpa: Gpa::new(gpa), len, file: 0, offset: file_off });
@@ -106,17 +114,17 @@ export! {
 
     /// See `vgpu_perception.h`.
     fn vgpup_open(v: Win32Handle) -> RegionHandle {
-        Handle::boxed(v.update(|win32| bind(win32, None))?)
+        Handle::boxed(v.read(|win32| bind(win32, None))?)
     }
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_region_open(v: Win32Handle, c: In<CandidateC>) -> RegionHandle {
         let candidate = c.get("c")?;
-        Handle::boxed(v.update(|win32| bind(win32, Some(candidate)))?)
+        Handle::boxed(v.read(|win32| bind(win32, Some(candidate)))?)
     }
 
     /// See `vgpu_perception_ext.h`.
     fn vgpux_scan_open(v: Win32Handle) -> ScanHandle {
-        Handle::boxed(v.read(|win32| Ok(Scan::new(win32, win32.mem.read(scratch)?)))?)
+        Handle::boxed(v.read(|win32| Ok(Scan::new(win32, win32.read_mem(scratch)?)))?)
     }
 }

@@ -1,41 +1,11 @@
-//! What a `vmie_win32` is: a guest's kernel, as far as it gives address spaces.
+//! A guest's kernel, as far as it gives address spaces.
 
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging, GuestProcesses, GuestSearch};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
-use vgpu_perception::{AddressSpace, Budget, Cr3, ProcessSource, Step};
+use vgpu_perception::{AddressSpace, Budget, Cr3, PhysRead, ProcessSource, Step};
 
 use crate::failure::{Failure, code};
-use crate::ffi::{Handle, Object, Scratch};
-use crate::memory::{MemHandle, Ram};
-
-/// A `vmie_win32`.
-#[derive(Debug)]
-pub(crate) struct Win32 {
-    pub(crate) mem: MemHandle,
-    pub(crate) kernel: GuestKernel,
-    pub(crate) scratch: Scratch,
-}
-
-impl Object for Win32 {
-    const MAGIC: u64 = u64::from_le_bytes(*b"vmiewin3");
-    const NAME: &'static str = "vmie_win32";
-    const STORAGE: usize = 1024;
-}
-
-/// A handle on a [`Win32`].
-pub(crate) type Win32Handle = Handle<Win32>;
-
-impl Win32 {
-    /// Finds the kernel, and tells the memory how this guest's tables are read.
-    pub(crate) fn attach(mem: MemHandle, kcr3: u64, mut scratch: Scratch) -> Result<Self, Failure> {
-        let kernel = mem.read(|mem| {
-            let kernel = find(mem.ram(), kcr3, &mut scratch)?;
-            mem.learn(kernel);
-            Ok(kernel)
-        })?;
-        Ok(Self { mem, kernel, scratch })
-    }
-}
+use crate::ffi::Scratch;
 
 /// What absent entries mean in this guest.
 pub(crate) type Paging = GuestPaging;
@@ -44,7 +14,7 @@ pub(crate) type Paging = GuestPaging;
 pub(crate) type Source = GuestProcesses;
 
 /// Finds the kernel that `kcr3` leads to; with 0, whichever there is.
-fn find(ram: &Ram, kcr3: u64, scratch: &mut Scratch) -> Result<GuestKernel, Failure> {
+pub(crate) fn find(ram: &impl PhysRead, kcr3: u64, scratch: &mut Scratch) -> Result<GuestKernel, Failure> {
     if kcr3 != 0 {
         return GuestKernel::attach(ram, Cr3::new(kcr3), None).map_err(Failure::read);
     }
@@ -61,7 +31,7 @@ fn find(ram: &Ram, kcr3: u64, scratch: &mut Scratch) -> Result<GuestKernel, Fail
 
 /// The address space of the process of `kernel` whose root is `cr3`: unlike the kernel's own at that root, it knows the
 /// process's address descriptors.
-pub(crate) fn space_of_process(ram: &Ram, kernel: &GuestKernel, cr3: Cr3) -> Option<AddressSpace<Paging>> {
+pub(crate) fn space_of_process(ram: &impl PhysRead, kernel: &GuestKernel, cr3: Cr3) -> Option<AddressSpace<Paging>> {
     // Roots have nothing to add, and to list them takes a pass over RAM.
     let GuestKernel::Nt(kernel) = kernel else { return None };
     let mut source = kernel.processes();

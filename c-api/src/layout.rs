@@ -7,16 +7,17 @@ use std::process::Command;
 
 use vgpu_perception::abi::{self, Backend, CursorId, State};
 
-use crate::ext::{CandidateC, SkipC, StatsC, reason, step};
+use crate::ext::{CandidateC, StatsC, step};
 use crate::failure::code;
 use crate::ffi::{Object, STORAGE_ALIGN, Scratch};
-use crate::kernel::Win32;
 use crate::memory::Mem;
-use crate::perception::{ControlC, CursorC, FrameDescC, FrameInfoC, GeometryC, IntentC, RegionState, StatusC};
+use crate::perception::{ControlC, CursorC, FrameDescC, FrameInfoC, GeometryC, IntentC, StatusC};
 use crate::reader::SEGMENTS;
+use crate::region::RegionState;
 use crate::scan::{Scan, scratch_bytes};
+use crate::skip::{SkipC, reason};
 use crate::storage::SegC;
-use crate::win32::ProcessC;
+use crate::win32::{ProcessC, Win32};
 
 fn said_by_headers() -> BTreeMap<String, i64> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -122,7 +123,6 @@ fn surface(ours: &mut Ours) {
     let codes = [
         ("ARGUMENT", code::ARGUMENT),
         ("HANDLE", code::HANDLE),
-        ("BUSY", code::BUSY),
         ("READ", code::READ),
         ("NOT_FOUND", code::NOT_FOUND),
         ("OPEN", code::OPEN),
@@ -143,6 +143,7 @@ fn surface(ours: &mut Ours) {
         ("BAD_LATEST", reason::BAD_LATEST),
         ("BAD_DESCRIPTOR", reason::BAD_DESCRIPTOR),
         ("TOO_SMALL", reason::TOO_SMALL),
+        ("BUSY_HANDLE", reason::BUSY_HANDLE),
         ("OTHER", reason::OTHER),
     ];
     for (name, value) in reasons {

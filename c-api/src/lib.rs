@@ -21,8 +21,13 @@ mod failure;
 mod ffi;
 mod kernel;
 mod memory;
+mod ram;
 mod reader;
+mod region;
 mod scan;
+#[cfg(feature = "std")]
+mod seats;
+mod skip;
 
 mod ext;
 mod memmodel;

@@ -1,54 +1,24 @@
 //! `vgpu_perception.h`: discovery, liveness, snapshots, the control image.
 
 use core::ffi::c_int;
+use core::sync::atomic::Ordering;
 
 use vgpu_perception::abi::{self, Command};
-use vgpu_perception::region::{ControlIntent, FrameScratch, Pulse, ReadError, Region, Sample, Skip};
-use vgpu_perception::{Gva, NextUse};
+use vgpu_perception::region::{
+    ControlIntent, CursorSnapshot, GeometrySnapshot, Liveness, Pulse, ReadError, Region, Sample, StatusSnapshot,
+};
+use vgpu_perception::scan::probe;
+use vgpu_perception::{Gva, NextUse, PhysRead};
 
-use crate::choice::Verdict;
-use crate::failure::Failure;
-use crate::ffi::{Handle, In, Object, Out, export};
-use crate::kernel::{Paging, Win32Handle};
-use crate::memory::{Mem, MemHandle, Ram};
-use crate::scan::best;
-
-/// A `vgpup_region`.
-#[derive(Debug)]
-pub(crate) struct RegionState {
-    pub(crate) region: Region<Paging>,
-    pub(crate) skip: Option<Skip>,
-    pub(crate) missed_last: u64,
-    pub(crate) missed_total: u64,
-    scratch: FrameScratch,
-}
-
-impl Object for RegionState {
-    const MAGIC: u64 = u64::from_le_bytes(*b"vgpuregn");
-    const NAME: &'static str = "vgpup_region";
-    const STORAGE: usize = 20480;
-}
-
-/// A handle on a [`RegionState`].
-pub(crate) type RegionHandle = Handle<RegionState>;
-
-impl RegionState {
-    pub(crate) const fn new(region: Region<Paging>) -> Self {
-        Self { region, skip: None, missed_last: 0, missed_total: 0, scratch: FrameScratch::new() }
-    }
-
-    /// Remembers why there is nothing, where there is nothing.
-    fn note<T>(&mut self, sample: Result<Sample<T>, ReadError>) -> Result<Option<T>, Failure> {
-        self.skip = None;
-        match sample.map_err(Failure::read)? {
-            Sample::Fresh(value) => Ok(Some(value)),
-            Sample::Skip(skip) => {
-                self.skip = Some(skip);
-                Ok(None)
-            }
-        }
-    }
-}
+use crate::choice::{Current, place};
+use crate::failure::{Failure, code};
+use crate::ffi::{In, Out, export};
+use crate::kernel::Paging;
+use crate::memory::{Mem, MemHandle};
+use crate::region::{RegionHandle, Snapshot, snapshot};
+use crate::scan::take;
+use crate::skip::SkipC;
+use crate::win32::Win32Handle;
 
 /// `vgpup_frame_desc`.
 #[repr(C)]
@@ -138,49 +108,81 @@ pub(crate) struct IntentC {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ControlC(pub(crate) abi::Control);
 
-/// A snapshot function's tail: reads under the region's handle, and stores what there is.
-fn snapshot<T, C: Copy>(
-    r: RegionHandle,
-    m: MemHandle,
-    out: Out<C>,
-    read: impl FnOnce(&mut Region<Paging>, &Ram) -> Result<Sample<T>, ReadError>,
-    convert: impl FnOnce(&T) -> C,
-) -> Result<c_int, Failure> {
-    let out = out.required("out")?;
-    let found = r.update(|state| {
-        m.read(|mem| {
-            let sample = read(&mut state.region, mem.ram());
-            state.note(sample)
-        })
-    })?;
-    Ok(match found {
-        Some(value) => {
-            out.set(convert(&value));
-            1
-        }
-        None => 0,
-    })
+/// The cursor.
+struct Cursor;
+
+impl Snapshot for Cursor {
+    type Of = CursorSnapshot;
+
+    #[inline(always)]
+    fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<CursorSnapshot>, ReadError> {
+        region.read_cursor(mem)
+    }
 }
 
-/// What the second reading of a heartbeat says about the first. Remembers the answer.
+/// The geometry.
+struct Geometry;
+
+impl Snapshot for Geometry {
+    type Of = GeometrySnapshot;
+
+    #[inline(always)]
+    fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<GeometrySnapshot>, ReadError> {
+        region.read_geometry(mem)
+    }
+}
+
+/// The lifecycle line.
+struct Status;
+
+impl Snapshot for Status {
+    type Of = StatusSnapshot;
+
+    #[inline(always)]
+    fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<StatusSnapshot>, ReadError> {
+        region.read_status(mem)
+    }
+}
+
+/// What the second reading of a heartbeat says about the first. Whose turn it is depends on it.
 fn confirm(mem: &Mem, proc_cr3: u64, base: Gva, hb0: u64) -> Result<c_int, Failure> {
-    let place = Mem::place(proc_cr3, base);
-    let pulse = |space| Region::new(space, base).read_pulse(mem.ram());
     // The tables alone mostly tell; the process has to be looked up only where its page was trimmed.
-    let pulse = pulse(mem.space(proc_cr3)).or_else(|_| pulse(mem.process_space(proc_cr3)));
-    let Sample::Fresh(now) = pulse.map_err(Failure::read)? else { return Ok(0) };
-    // The caller hands back a number alone; the session is known where the number came from here.
-    let run_epoch = mem.seen(|seen| seen.epoch_of(place, hb0)).unwrap_or(now.run_epoch);
-    let alive = matches!(now.since(Pulse { heartbeat: hb0, run_epoch }), vgpu_perception::region::Liveness::Alive(_));
-    let verdict = if alive { Verdict::Alive } else { Verdict::Still };
-    mem.seen(|seen| seen.answered(place, now, verdict));
+    let read = |space| (space, Region::new(space, base).read_pulse(mem.ram()));
+    let (space, pulse) = match read(mem.space(proc_cr3)) {
+        (_, Err(_)) => read(mem.process_space(proc_cr3)),
+        read => read,
+    };
+    let at = place(&space, base);
+    let alive = match pulse {
+        Ok(Sample::Fresh(now)) => {
+            // The caller hands back a number alone; the session is known where the number came from here.
+            let current = mem.choice.get().current.filter(|current| current.is_at(at));
+            let given = current.filter(|current| current.pulse.heartbeat == hb0);
+            let run_epoch = given.map_or(now.run_epoch, |given| given.pulse.run_epoch);
+            matches!(now.since(Pulse { heartbeat: hb0, run_epoch }), Liveness::Alive(_))
+        }
+        Ok(Sample::Skip(_)) | Err(_) => false,
+    };
+    if !alive {
+        mem.choice.update(|choice| choice.passed_over(at));
+    } else if let Ok(found) = probe(mem.ram(), &space, base) {
+        mem.choice.update(|choice| choice.found_alive(Current::new(space, base, &found)));
+    }
+    pulse.map_err(Failure::read)?;
     Ok(c_int::from(alive))
 }
 
 export! {
     /// See `vgpu_perception.h`.
     fn vgpup_close(r: RegionHandle) {
-        r.close()
+        // One that could not be read any more has had its turn.
+        let lost = r.read(|state| Ok(state.lost()))?;
+        r.close()?;
+        if let Some((mem, mem_id, at)) = lost {
+            // The memory may have been closed before: then nothing is remembered of its guest.
+            let _ = mem.read_same(mem_id, |mem| Ok(mem.choice.update(|choice| choice.passed_over(at))));
+        }
+        Ok(())
     }
 
     /// See `vgpu_perception.h`.
@@ -192,16 +194,16 @@ export! {
     ) -> c_int {
         let (cr3, gva) = (out_proc_cr3.required("out_proc_cr3")?, out_region_gva.required("out_region_gva")?);
         let hb0 = out_hb0.required("out_hb0")?;
-        let found = v.update(best)?;
-        cr3.set(found.process.space.root.get());
+        let found = v.read(|win32| win32.read_mem(|mem| take(win32, mem)))?;
+        cr3.set(found.space.root.get());
         gva.set(found.base.get());
-        hb0.set(found.found.pulse.heartbeat);
+        hb0.set(found.pulse.heartbeat);
         Ok(0)
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_confirm_alive(m: MemHandle, proc_cr3: u64, region_gva: u64, hb0: u64) -> c_int {
-        m.read(|mem| confirm(mem, proc_cr3, Gva::new(region_gva), hb0))
+        m.read(|mem| mem.caught(|| confirm(mem, proc_cr3, Gva::new(region_gva), hb0)))
     }
 
     /// See `vgpu_perception.h`.
@@ -214,14 +216,24 @@ export! {
     ) -> c_int {
         let info = info.required("info")?;
         let dst = dst.buffer(cap, "dst")?;
-        let found = r.update(|state| m.read(|mem| {
-            let sample = state.region.sample_frame(mem.ram(), &mut state.scratch, dst, NextUse::Unknown);
-            let frame = state.note(sample)?;
-            if let Some(frame) = &frame {
-                state.missed_last = frame.missed;
-                state.missed_total = state.missed_total.saturating_add(frame.missed);
+        let found = r.read_with_id(|id, state| m.read_same(state.mem_id, |mem| {
+            let Some(mut frames) = state.frames.take() else {
+                state.tell(id, SkipC::BUSY_HANDLE);
+                return Ok(None);
+            };
+            let frames = &mut *frames;
+            if state.forget.load(Ordering::Relaxed) && state.forget.swap(false, Ordering::Relaxed) {
+                frames.region.forget_frames();
             }
-            Ok(frame)
+            mem.caught(|| {
+                let sample = frames.region.sample_frame(mem.ram(), &mut frames.scratch, dst, NextUse::Unknown);
+                let frame = state.note(id, sample)?;
+                if let Some(frame) = &frame {
+                    state.missed_last.store(frame.missed, Ordering::Relaxed);
+                    state.missed_total.fetch_add(frame.missed, Ordering::Relaxed);
+                }
+                Ok(frame)
+            })
         }))?;
         let Some(frame) = found else { return Ok(0) };
         let desc = frame.desc;
@@ -241,7 +253,9 @@ export! {
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_cursor(r: RegionHandle, m: MemHandle, out: Out<CursorC>) -> c_int {
-        snapshot(r, m, out, Region::read_cursor, |snapshot| CursorC {
+        let out = out.required("out")?;
+        let Some(snapshot) = snapshot::<Cursor>(r, m, |_, _| {})? else { return Ok(0) };
+        out.set(CursorC {
             seq: snapshot.seq,
             visible: u32::from(snapshot.visible),
             x: snapshot.x,
@@ -251,12 +265,15 @@ export! {
             glyph_w: snapshot.glyph_w,
             glyph_h: snapshot.glyph_h,
             id: snapshot.id.0,
-        })
+        });
+        Ok(1)
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_geometry(r: RegionHandle, m: MemHandle, out: Out<GeometryC>) -> c_int {
-        snapshot(r, m, out, Region::read_geometry, |snapshot| GeometryC {
+        let out = out.required("out")?;
+        let Some(snapshot) = snapshot::<Geometry>(r, m, |_, _| {})? else { return Ok(0) };
+        out.set(GeometryC {
             virt_x: snapshot.virt_x,
             virt_y: snapshot.virt_y,
             virt_w: snapshot.virt_w,
@@ -265,12 +282,21 @@ export! {
             cap_y: snapshot.cap_y,
             dpi: snapshot.dpi,
             refresh_mhz: snapshot.refresh_mhz,
-        })
+        });
+        Ok(1)
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_status(r: RegionHandle, m: MemHandle, out: Out<StatusC>) -> c_int {
-        let read = snapshot(r, m, out, Region::read_status, |snapshot| StatusC {
+        let out = out.required("out")?;
+        let read = snapshot::<Status>(r, m, |state, status| {
+            state.run_epoch.store(status.run_epoch, Ordering::Relaxed);
+        })?;
+        // This function has no "come back later": a page that moves at every try cannot be read.
+        let Some(snapshot) = read else {
+            return Err(Failure::read("the guest remapped the producer page at every try"));
+        };
+        out.set(StatusC {
             heartbeat: snapshot.heartbeat,
             run_epoch: snapshot.run_epoch,
             status: snapshot.status.0,
@@ -281,14 +307,13 @@ export! {
             ctrl_ack: snapshot.ctrl_ack,
             full_frame_ack: snapshot.full_frame_ack,
             content_change_ns: snapshot.content_change_ns,
-        })?;
-        // This function has no "come back later": a page that moves at every try cannot be read.
-        if read == 1 { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }
+        });
+        Ok(0)
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_run_epoch(r: RegionHandle) -> u32 {
-        r.read(|state| Ok(state.region.run_epoch()))
+        r.read(|state| Ok(state.run_epoch.load(Ordering::Relaxed)))
     }
 
     /// See `vgpu_perception.h`.
@@ -303,8 +328,17 @@ export! {
         let intent = intent.get("in")?;
         let (frame, gva) = (out_frame.required("out_frame")?, out_ctrl_gva.required("out_ctrl_gva")?);
         let (off, len) = (out_off.required("out_off")?, out_len.required("out_len")?);
+        // A block with other values would keep readers from taking the region for one.
+        let known = Command(intent.desired_state).name().is_some();
+        if !known || intent.draw_cursor > 1 {
+            let IntentC { desired_state, draw_cursor, .. } = intent;
+            let text = format_args!(
+                "desired_state {desired_state} and draw_cursor {draw_cursor}: VGPU_CMD_* and 0 or 1 are possible"
+            );
+            return Err(Failure::new(code::ARGUMENT, text));
+        }
         let write = r.read(|state| {
-            Ok(state.region.build_control_write(&ControlIntent {
+            Ok(state.bound.build_control_write(&ControlIntent {
                 desired_state: Command(intent.desired_state),
                 target_fps: intent.target_fps,
                 draw_cursor: intent.draw_cursor != 0,

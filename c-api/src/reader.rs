@@ -6,10 +6,11 @@ use core::fmt;
 
 use vgpu_perception::{Extent, Gpa, PAGE_BYTES, PhysError, PhysErrorKind, PhysRead, next_in};
 
-use crate::ffi::{Out, Spin};
+use crate::ffi::cells::Once;
+use crate::ffi::{Context, Out};
 
 /// The callback of `memmodel.h`.
-pub(crate) type ReadFn = extern "C" fn(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int;
+pub(crate) type ReadFn = extern "C-unwind" fn(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int;
 
 /// Segments that a map can have: `VGPUX_MEM_SEGMENTS`.
 pub(crate) const SEGMENTS: usize = 64;
@@ -73,11 +74,11 @@ impl Map {
 /// Guest memory behind a callback.
 pub(crate) struct Reader {
     call: ReadFn,
-    ctx: *mut c_void,
+    ctx: Context,
     /// Whether the caller said where RAM is: then nothing else is asked for.
     told: bool,
-    /// `None` until it is needed.
-    map: Spin<Option<Map>>,
+    /// Found when it is needed.
+    map: Once<Map>,
 }
 
 impl fmt::Debug for Reader {
@@ -88,21 +89,21 @@ impl fmt::Debug for Reader {
 
 impl Reader {
     pub(crate) fn new(call: ReadFn, ctx: Out<c_void>, map: Option<Map>) -> Self {
-        Self { call, ctx: ctx.as_ptr(), told: map.is_some(), map: Spin::new(map) }
+        Self { call, ctx: Context::new(ctx), told: map.is_some(), map: Once::new(map) }
     }
 
     fn ask(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
         if self.told && !self.is_ram(gpa, dst.len()) {
             return Err(PhysError::new(gpa, PhysErrorKind::Gap));
         }
-        match (self.call)(self.ctx, gpa.get(), dst.as_mut_ptr().cast(), dst.len()) {
+        match (self.call)(self.ctx.get(), gpa.get(), dst.as_mut_ptr().cast(), dst.len()) {
             0 => Ok(()),
             code => Err(PhysError::new(gpa, PhysErrorKind::Backend(code))),
         }
     }
 
     fn is_ram(&self, gpa: Gpa, len: usize) -> bool {
-        let extent = self.map.with(|map| map.as_ref().and_then(|map| next_in(map.extents(), gpa)));
+        let extent = self.map.get().and_then(|map| next_in(map.extents(), gpa));
         extent.is_some_and(|extent| extent.start == gpa && len as u64 <= extent.len)
     }
 
@@ -110,7 +111,7 @@ impl Reader {
     #[cfg(feature = "std")]
     pub(crate) fn end(&self) -> Result<u64, PhysError> {
         self.next_extent(Gpa::new(0))?;
-        let last = self.map.with(|map| map.as_ref().and_then(|map| map.extents().last().copied()));
+        let last = self.map.get().and_then(|map| map.extents().last().copied());
         Ok(last.map_or(0, |extent| extent.end().get()))
     }
 
@@ -200,13 +201,13 @@ impl PhysRead for Reader {
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
-        if let Some(next) = self.map.with(|map| map.as_ref().map(|map| next_in(map.extents(), from))) {
-            return Ok(next);
+        if let Some(map) = self.map.get() {
+            return Ok(next_in(map.extents(), from));
         }
-        // Asking calls the callback, which must not happen under the lock. Two threads may both ask: they find the same.
+        // Two threads may both ask: they find the same.
         let found = self.find_map();
         let next = next_in(found.extents(), from);
-        self.map.with(|map| *map = Some(found));
+        self.map.set(found);
         Ok(next)
     }
 }
@@ -222,7 +223,7 @@ mod tests {
         asked: AtomicU64,
     }
 
-    extern "C" fn read(ctx: *mut c_void, gpa: u64, _: *mut c_void, len: usize) -> c_int {
+    extern "C-unwind" fn read(ctx: *mut c_void, gpa: u64, _: *mut c_void, len: usize) -> c_int {
         let fake = crate::ffi::tests::context::<Fake>(ctx);
         fake.asked.fetch_add(1, Ordering::Relaxed);
         let inside = |(start, end): &(u64, u64)| gpa >= *start && gpa + len as u64 <= *end;

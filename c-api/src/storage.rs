@@ -7,11 +7,12 @@ use vgpu_perception::{Extent, Gpa, PAGE_BYTES};
 use crate::ext::{CandidateC, bind};
 use crate::failure::{Failure, code};
 use crate::ffi::{Handle, In, Out, Scratch, export};
-use crate::kernel::{Win32, Win32Handle};
-use crate::memory::{Mem, MemHandle, Ram};
-use crate::perception::RegionHandle;
+use crate::memory::{Mem, MemHandle};
+use crate::ram::Ram;
 use crate::reader::{Map, ReadFn, Reader, SEGMENTS};
+use crate::region::RegionHandle;
 use crate::scan::{Scan, ScanHandle};
+use crate::win32::{Win32, Win32Handle};
 
 /// `gpa_seg` of `memmodel.h`.
 #[repr(C)]
@@ -79,7 +80,7 @@ export! {
     /// See `vgpu_perception_ext.h`.
     fn vgpux_region_init(storage: Out<c_void>, size: usize, v: Win32Handle, c: In<CandidateC>) -> RegionHandle {
         let candidate = if c.is_null() { None } else { Some(c.get("c")?) };
-        Handle::place(storage, size, v.update(|win32| bind(win32, candidate))?)
+        Handle::place(storage, size, v.read(|win32| bind(win32, candidate))?)
     }
 
     /// See `vgpu_perception_ext.h`.

@@ -1,14 +1,67 @@
-//! `win32.h`: the process list, and the end of a kernel handle.
+//! `win32.h`: what a `vmie_win32` is, and the process list.
 
 use core::ffi::c_int;
 
 use vgpu_perception::process::ProcessName;
+use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::{Budget, ProcessSource, Step};
 
 use crate::failure::Failure;
-use crate::ffi::{Out, export};
-use crate::kernel::Win32Handle;
-use crate::memory::MemHandle;
+use crate::ffi::cells::TryLock;
+use crate::ffi::{Handle, Object, Out, Scratch, export};
+use crate::kernel::find;
+use crate::memory::{Mem, MemHandle};
+
+/// A `vmie_win32`.
+#[derive(Debug)]
+pub(crate) struct Win32 {
+    mem: MemHandle,
+    mem_id: u64,
+    pub(crate) kernel: GuestKernel,
+    scratch: TryLock<Scratch>,
+}
+
+impl Object for Win32 {
+    const KIND: u8 = 2;
+    const NAME: &'static str = "vmie_win32";
+    const STORAGE: usize = 1024;
+}
+
+/// A handle on a [`Win32`].
+pub(crate) type Win32Handle = Handle<Win32>;
+
+impl Win32 {
+    /// Finds the kernel, and tells the memory how this guest's tables are read.
+    pub(crate) fn attach(m: MemHandle, kcr3: u64, mut scratch: Scratch) -> Result<Self, Failure> {
+        let (mem_id, kernel) = m.read_with_id(|id, mem| {
+            let kernel = mem.caught(|| find(mem.ram(), kcr3, &mut scratch))?;
+            mem.learn(kernel);
+            Ok((id, kernel))
+        })?;
+        Ok(Self { mem: m, mem_id, kernel, scratch: TryLock::new(scratch) })
+    }
+
+    /// The memory that it was opened on, and what only that one has.
+    pub(crate) const fn mem(&self) -> (MemHandle, u64) {
+        (self.mem, self.mem_id)
+    }
+
+    /// Uses the memory that it was opened on; it may have been closed.
+    pub(crate) fn read_mem<R>(&self, work: impl FnOnce(&Mem) -> Result<R, Failure>) -> Result<R, Failure> {
+        self.mem.read_same(self.mem_id, work)
+    }
+
+    /// Uses scratch memory: its own, or where another call has that, some for this call alone.
+    pub(crate) fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> Result<R, Failure>) -> Result<R, Failure> {
+        match self.scratch.take() {
+            Some(mut scratch) => work(&mut scratch),
+            #[cfg(feature = "std")]
+            None => work(&mut self.read_mem(crate::heap::scratch)?),
+            #[cfg(not(feature = "std"))]
+            None => Scratch::on_stack(work),
+        }
+    }
+}
 
 /// `process` of `win32.h`.
 #[repr(C)]
@@ -41,7 +94,7 @@ pub(crate) fn name_field(name: Option<ProcessName>) -> [u8; 16] {
 export! {
     /// See `win32.h`.
     fn vmie_win32_close(v: Win32Handle) {
-        v.close()
+        v.close().map(drop)
     }
 
     /// See `win32.h`.
@@ -52,7 +105,7 @@ export! {
     /// See `win32.h`.
     fn proc_list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> c_int {
         let out = out.array(cap, "out")?;
-        v.read(|win32| win32.mem.read(|mem| {
+        v.read(|win32| win32.read_mem(|mem| mem.caught(|| {
             let mut source = win32.kernel.processes();
             let mut count = 0_usize;
             loop {
@@ -71,6 +124,6 @@ export! {
                     Step::Done => return Ok(c_int::try_from(count).unwrap_or(c_int::MAX)),
                 }
             }
-        }))
+        })))
     }
 }

@@ -2,7 +2,8 @@
 
 use core::ffi::c_void;
 
-use super::{Out, STORAGE_ALIGN};
+use super::STORAGE_ALIGN;
+use super::pointers::Out;
 use crate::failure::{Failure, code};
 
 /// Scratch memory of a search: lent by the caller, or the library's own.
@@ -11,21 +12,24 @@ pub(crate) struct Scratch {
     at: *mut u8,
     len: usize,
     #[cfg(feature = "std")]
-    _own: Option<Box<[core::mem::MaybeUninit<u128>]>>,
+    _own: Option<Vec<core::mem::MaybeUninit<u128>>>,
 }
+
+// SAFETY: the memory is this object's alone, wherever it is used.
+unsafe impl Send for Scratch {}
 
 impl Scratch {
     /// The least that is taken: `VGPUX_SCRATCH_MIN_BYTES`.
     pub(crate) const MIN: usize = 16384;
 
     pub(crate) fn lent(scratch: Out<c_void>, len: usize) -> Result<Self, Failure> {
-        if scratch.is_null() || !scratch.0.addr().is_multiple_of(STORAGE_ALIGN) {
+        if scratch.is_null() || !scratch.as_ptr().addr().is_multiple_of(STORAGE_ALIGN) {
             return Err(Failure::argument("scratch", "is NULL or not aligned to VGPUX_STORAGE_ALIGN"));
         }
         if len < Self::MIN {
             return Err(Failure::new(code::MEMORY, format_args!("scratch memory needs at least {} bytes", Self::MIN)));
         }
-        let at = scratch.0.cast();
+        let at = scratch.as_ptr().cast();
         Ok(Self {
             at,
             len: len.min(isize::MAX.unsigned_abs()),
@@ -35,9 +39,18 @@ impl Scratch {
     }
 
     #[cfg(feature = "std")]
-    pub(crate) fn new(len: usize) -> Self {
-        let mut own = Box::new_uninit_slice(len.max(Self::MIN).div_ceil(STORAGE_ALIGN));
-        Self { at: own.as_mut_ptr().cast(), len: size_of_val(&*own), _own: Some(own) }
+    pub(crate) fn new(len: usize) -> Result<Self, Failure> {
+        let n = len.max(Self::MIN).div_ceil(STORAGE_ALIGN);
+        // Its length stays 0: what is in it is written before it is read.
+        let mut own = super::memory::list::<core::mem::MaybeUninit<u128>>(n)?;
+        Ok(Self { at: own.as_mut_ptr().cast(), len: n * STORAGE_ALIGN, _own: Some(own) })
+    }
+
+    /// Runs `work` with scratch memory of the least size, where the handle's own is in use by another call.
+    #[cfg(not(feature = "std"))]
+    pub(crate) fn on_stack<R>(work: impl FnOnce(&mut Self) -> R) -> R {
+        let mut memory = [core::mem::MaybeUninit::<u128>::uninit(); Self::MIN / STORAGE_ALIGN];
+        work(&mut Self { at: memory.as_mut_ptr().cast(), len: size_of_val(&memory) })
     }
 
     pub(crate) const fn len(&self) -> usize {

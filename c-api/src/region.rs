@@ -1,0 +1,174 @@
+//! What a `vgpup_region` is, and how calls share it.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use vgpu_perception::PhysRead;
+use vgpu_perception::region::{FrameScratch, ReadError, Region, Sample};
+
+use crate::choice::{Place, place};
+use crate::failure::Failure;
+use crate::ffi::cells::{Latest, TryLock};
+#[cfg(feature = "std")]
+use crate::ffi::threads;
+use crate::ffi::{Handle, Object};
+use crate::kernel::Paging;
+use crate::memory::MemHandle;
+use crate::ram::Ram;
+use crate::skip::{SkipC, reason};
+
+/// A `vgpup_region`.
+///
+/// Snapshots of single lines need nothing of it but its place: each thread keeps for itself where the pages are. Frames need which
+/// one was taken last, so one call at a time takes frames.
+#[derive(Debug)]
+pub(crate) struct RegionState {
+    /// As it was bound.
+    pub(crate) bound: Region<Paging>,
+    mem: MemHandle,
+    /// Whose memory it was found in.
+    pub(crate) mem_id: u64,
+    pub(crate) frames: TryLock<Frames>,
+    #[cfg(not(feature = "std"))]
+    seat: TryLock<Region<Paging>>,
+    pub(crate) run_epoch: AtomicU32,
+    pub(crate) missed_last: AtomicU64,
+    pub(crate) missed_total: AtomicU64,
+    /// The next frame is fresh whatever its number.
+    pub(crate) forget: AtomicBool,
+    /// A read could not read.
+    failed: AtomicBool,
+    skipped: AtomicBool,
+    skip: Latest<SkipC>,
+}
+
+/// What taking frames needs.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    pub(crate) region: Region<Paging>,
+    pub(crate) scratch: FrameScratch,
+}
+
+impl Object for RegionState {
+    const KIND: u8 = 3;
+    const NAME: &'static str = "vgpup_region";
+    const STORAGE: usize = 20480;
+}
+
+/// A handle on a [`RegionState`].
+pub(crate) type RegionHandle = Handle<RegionState>;
+
+impl RegionState {
+    pub(crate) const fn new(bound: Region<Paging>, (mem, mem_id): (MemHandle, u64)) -> Self {
+        Self {
+            bound,
+            mem,
+            mem_id,
+            frames: TryLock::new(Frames { region: bound, scratch: FrameScratch::new() }),
+            #[cfg(not(feature = "std"))]
+            seat: TryLock::new(bound),
+            run_epoch: AtomicU32::new(0),
+            missed_last: AtomicU64::new(0),
+            missed_total: AtomicU64::new(0),
+            forget: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            skipped: AtomicBool::new(false),
+            skip: Latest::new(SkipC::NONE),
+        }
+    }
+
+    /// Runs `work` with what is remembered of the place.
+    #[inline(always)]
+    fn with_seat<R>(&self, id: u64, work: impl FnOnce(&mut Region<Paging>) -> R) -> Result<R, Failure> {
+        #[cfg(feature = "std")]
+        return threads::with(|own| own.seats.with(id, &self.bound, work));
+        #[cfg(not(feature = "std"))]
+        {
+            let _ = id;
+            Ok(match self.seat.take() {
+                Some(mut seat) => work(&mut seat),
+                None => work(&mut self.bound.clone()),
+            })
+        }
+    }
+
+    /// Remembers why a read gave nothing, where it gave nothing.
+    #[inline(always)]
+    pub(crate) fn note<T>(&self, id: u64, sample: Result<Sample<T>, ReadError>) -> Result<Option<T>, Failure> {
+        match sample {
+            Ok(Sample::Fresh(value)) => {
+                self.tell(id, SkipC::NONE);
+                Ok(Some(value))
+            }
+            Ok(Sample::Skip(skip)) => {
+                self.tell(id, SkipC::of(skip));
+                Ok(None)
+            }
+            Err(error) => {
+                self.tell(id, SkipC::NONE);
+                self.failed.store(true, Ordering::Relaxed);
+                Err(Failure::read(error))
+            }
+        }
+    }
+
+    /// Remembers the outcome of a read for [`last_skip`](Self::last_skip).
+    #[inline(always)]
+    pub(crate) fn tell(&self, id: u64, skip: SkipC) {
+        #[cfg(feature = "std")]
+        let _ = threads::with(|own| own.seats.note(id, skip));
+        let _ = id;
+        // Fresh snapshots, which are most, store nothing that threads share.
+        let skipped = skip.reason != reason::NONE;
+        if skipped || self.skipped.load(Ordering::Relaxed) {
+            self.skipped.store(skipped, Ordering::Relaxed);
+            self.skip.set(skip);
+        }
+    }
+
+    /// Why the last read gave nothing: this thread's, or where this thread read something else since, anybody's.
+    pub(crate) fn last_skip(&self, id: u64) -> SkipC {
+        #[cfg(feature = "std")]
+        if let Ok(Some(skip)) = threads::with(|own| own.seats.last(id)) {
+            return skip;
+        }
+        let _ = id;
+        self.skip.get()
+    }
+
+    /// Whose turn is over, where a read failed.
+    pub(crate) fn lost(&self) -> Option<(MemHandle, u64, Place)> {
+        let at = place(self.bound.space(), self.bound.base());
+        self.failed.load(Ordering::Relaxed).then_some((self.mem, self.mem_id, at))
+    }
+}
+
+/// What one call reads.
+pub(crate) trait Snapshot {
+    /// What it gives.
+    type Of;
+
+    fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Self::Of>, ReadError>;
+}
+
+/// Takes a snapshot. Nothing is caught: the core has no panics, and this is the path that is taken most.
+#[inline(always)]
+pub(crate) fn snapshot<S: Snapshot>(
+    r: RegionHandle,
+    m: MemHandle,
+    fresh: impl FnOnce(&RegionState, &S::Of),
+) -> Result<Option<S::Of>, Failure> {
+    r.read_with_id(|id, state| {
+        m.read_same(state.mem_id, |mem| {
+            let sample = state.with_seat(id, |region| match mem.ram() {
+                #[cfg(feature = "std")]
+                Ram::Mapped(ram) => S::read(region, &**ram),
+                Ram::Reader(ram) => S::read(region, ram),
+            })?;
+            let value = state.note(id, sample)?;
+            if let Some(value) = &value {
+                fresh(state, value);
+            }
+            Ok(value)
+        })
+    })
+}
