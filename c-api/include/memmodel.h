@@ -5,8 +5,8 @@
  * Every function takes NULL, misaligned and closed handles and pointers: it then returns NULL or a negative number, and does
  * nothing else. vgpux_last_error (vgpu_perception_ext.h) says what was wrong.
  *
- * Threads: a vmie_mem may be used by several threads at once if its callback may. Closing it while a call is under way is
- * refused.
+ * Threads: a vmie_mem may be used by several threads at once if its callback may. It can be closed while calls use it: they go on,
+ * and it is released when the last of them ends. No callback is called after that, and none by a call that begins after closing.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -43,7 +43,7 @@ vmie_mem* vmie_mem_open_segs(const char* path, const gpa_seg* segs, size_t n);
  * map from the caller instead. */
 vmie_mem* vmie_mem_from_reader(int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len), void* ctx);
 
-/* Releases the handle. Does nothing on NULL, and nothing while a call uses the handle. */
+/* Releases the handle. Does nothing on NULL. */
 void vmie_mem_close(vmie_mem* m);
 
 /* Copies len bytes at gva of the address space at cr3, whose flag bits are ignored. 0, or < 0; dst is then partly filled or

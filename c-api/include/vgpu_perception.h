@@ -14,8 +14,15 @@
  * NULL where an object is needed, a pointer that is not aligned for its type, and a handle that was closed are
  * errors (VGPUX_E_ARGUMENT, VGPUX_E_HANDLE).
  *
- * Threads: calls on different handles may run at once. Two calls at once on one vgpup_region or vmie_win32: one of them
- * returns VGPUX_E_BUSY (or NULL).
+ * Threads: any functions may be called at once, on the same handles too, and none waits for another. A frame is taken by one
+ * call at a time: a second one on the same region gives 0 (VGPUX_SKIP_BUSY_HANDLE). < 0 is never contention: it is guest memory
+ * that cannot be read (VGPUX_E_READ), or an argument, a handle or memory at fault; vgpux_last_error_code tells which.
+ *
+ * Handles: one that was closed is refused, for ever, whatever was allocated since. Closing a handle that calls are using is done at
+ * the end of the last of them; no call begins on it after.
+ *
+ * The right guest: a region is read through the vmie_mem in which it was found; another is refused (VGPUX_E_ARGUMENT), and nothing
+ * is read.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -29,14 +36,18 @@ extern "C" {
 /* A region that was found. */
 typedef struct vgpup_region vgpup_region;
 
-/* Finds the regions of all processes, chooses one, and binds a handle to it; NULL where there is none. Of several, in this
- * order: one that vgpup_confirm_alive found alive, one that was not asked about, one that did not advance; then CAPTURING before
- * PAUSED, INIT, ERROR and STOPPED; then one with frames; then the first met. vgpux_candidates lists all.
+/* Binds a handle to the guest's current candidate; NULL where there is none. vgpup_discover_candidate names the same one.
+ *
+ * Any process of the guest can forge candidates, so they come in turn. One stays current until vgpup_confirm_alive answers <= 0 for
+ * it, or a handle on it is closed after a read < 0 (VGPUX_E_READ). Then comes the next: CAPTURING before PAUSED, INIT, ERROR and the
+ * rest, those with frames before those without, then by root, then by address; after the last, the first again. One that was
+ * confirmed alive stays. So a loop that opens, waits, confirms and closes meets every candidate once in as many rounds as there are
+ * candidates (vgpux_candidates says how many): bound it by that number.
  *
  * Whether a producer lives is not known yet: see vgpup_confirm_alive. v is borrowed. */
 vgpup_region* vgpup_open(vmie_win32* v);
 
-/* Releases the handle; v and its memory stay. Does nothing on NULL, and nothing while a call uses the handle. */
+/* Releases the handle; v and its memory stay. Does nothing on NULL. */
 void vgpup_close(vgpup_region* r);
 
 /* Finds a region as vgpup_open does and chooses the same way; without news about liveness in between, the same one. Stores the

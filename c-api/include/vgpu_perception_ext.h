@@ -144,8 +144,9 @@ int vgpux_guard_sigbus(void);
 
 /* A library that is built without a heap has these in place of the functions that return new handles (those of the section above,
  * vmie_mem_open, vmie_mem_open_segs, vmie_mem_from_reader, vmie_win32_open and vgpup_open). Storage has at least the stated size and is
- * aligned to VGPUX_STORAGE_ALIGN. It may be reused or released after the handle was closed; the same functions close. The
- * returned handle is the storage's address. No function takes more than 64 KiB of stack, the callback's own apart. */
+ * aligned to VGPUX_STORAGE_ALIGN. It may be reused or released
+ * after the handle was closed and the calls that used it ended: no list says when, so that is the caller's to know. Use the handle that is
+ * returned, not the storage's address. No function takes more than 64 KiB of stack, the callback's own apart. */
 #define VGPUX_STORAGE_ALIGN 16u
 #define VGPUX_MEM_STORAGE_BYTES 8192u
 #define VGPUX_WIN32_STORAGE_BYTES 1024u

@@ -33,7 +33,7 @@ typedef struct process {
  * looks like one. */
 vmie_win32* vmie_win32_open(vmie_mem* m, uint64_t kcr3);
 
-/* Releases the handle, not its vmie_mem. Does nothing on NULL, and nothing while a call uses the handle. */
+/* Releases the handle, not its vmie_mem. Does nothing on NULL. */
 void vmie_win32_close(vmie_win32* v);
 
 /* The vmie_mem that v was opened on, or NULL. */

@@ -122,3 +122,85 @@ impl Round {
         self.next.or(self.first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vgpu_perception::Cr3;
+    use vgpu_perception::abi::State;
+    use vgpu_perception::paging::Residence;
+
+    use super::*;
+
+    fn candidate(number: u64, status: State) -> Current {
+        let space = AddressSpace::new(Cr3::new((number * 7919 % 1009) << 12)).with_resolver(Paging::Hardware);
+        let pulse = Pulse { heartbeat: 7, run_epoch: 1 };
+        let found = Found { page: Gpa::new(0), residence: Residence::Present, pulse, status, frame_id: 5 };
+        Current::new(space, Gva::new(number << 32), &found)
+    }
+
+    fn at(current: &Current) -> Place {
+        place(&current.space, current.base)
+    }
+
+    /// What `scan::take` does, over candidates that are there all the time.
+    fn take(choice: &mut Choice, there: &[Current]) -> Current {
+        if let Some(current) = choice.current {
+            return current;
+        }
+        let mut round = Round::new(choice);
+        there.iter().for_each(|candidate| round.see(*candidate));
+        let chosen = round.chosen().unwrap();
+        *choice = choice.taken(chosen);
+        chosen
+    }
+
+    #[test]
+    fn every_candidate_has_its_turn_once_a_round() {
+        let there: Vec<_> = (0..201).map(|number| candidate(number, State(number as u32 % 5))).collect();
+        let mut choice = Choice::NONE;
+        let mut rounds = Vec::new();
+        for _ in 0..3 * there.len() {
+            let current = take(&mut choice, &there);
+            assert_eq!(at(&take(&mut choice, &there)), at(&current), "it stays until the caller answers");
+            rounds.push(at(&current));
+            choice = choice.passed_over(at(&current)).unwrap();
+        }
+        let (first, rest) = rounds.split_at(there.len());
+        assert_eq!((first, first), rest.split_at(there.len()), "each round is the same");
+        let mut places: Vec<_> = first.to_vec();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), there.len());
+    }
+
+    #[test]
+    fn one_that_was_confirmed_stays() {
+        let there: Vec<_> = (0..9).map(|number| candidate(number, State::CAPTURING)).collect();
+        let mut choice = Choice::NONE;
+        let first = take(&mut choice, &there);
+        let other = *there.iter().find(|candidate| at(candidate) != at(&first)).unwrap();
+        let third = *there.iter().find(|candidate| ![at(&first), at(&other)].contains(&at(candidate))).unwrap();
+        assert!(choice.passed_over(at(&other)).is_none(), "it was not its turn");
+        choice = choice.found_alive(other).unwrap();
+        assert_eq!(at(&take(&mut choice, &there)), at(&other));
+        assert!(choice.found_alive(third).is_none(), "the one that was there stays");
+        choice = choice.found_alive(other).unwrap().passed_over(at(&other)).unwrap();
+        assert_ne!(at(&take(&mut choice, &there)), at(&other));
+    }
+
+    #[test]
+    fn one_that_vanished_costs_nobody_a_turn() {
+        let mut there: Vec<_> = (0..5).map(|number| candidate(number, State::CAPTURING)).collect();
+        there.sort_by_key(|candidate| candidate.rank);
+        let mut choice = Choice::NONE;
+        let first = take(&mut choice, &there);
+        choice = choice.passed_over(at(&first)).unwrap();
+        let gone = there.remove(0);
+        assert_eq!(at(&gone), at(&first));
+        for next in there.clone() {
+            assert_eq!(at(&take(&mut choice, &there)), at(&next));
+            choice = choice.passed_over(at(&next)).unwrap();
+        }
+        assert_eq!(at(&take(&mut choice, &there)), at(&there[0]), "after the last, the first");
+    }
+}

@@ -168,7 +168,7 @@ fn confirm(mem: &Mem, proc_cr3: u64, base: Gva, hb0: u64) -> Result<c_int, Failu
     } else if let Ok(found) = probe(mem.ram(), &space, base) {
         mem.choice.update(|choice| choice.found_alive(Current::new(space, base, &found)));
     }
-    pulse.map_err(Failure::read)?;
+    let _ = pulse.map_err(Failure::read)?;
     Ok(c_int::from(alive))
 }
 

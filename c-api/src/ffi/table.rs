@@ -41,7 +41,7 @@ pub(super) struct Entry {
 pub(super) struct Record {
     pub(super) hazards: [AtomicU64; HAZARDS],
     owned: AtomicU32,
-    next: AtomicPtr<Record>,
+    next: AtomicPtr<Self>,
 }
 
 /// All handles of the program.
