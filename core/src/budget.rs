@@ -39,6 +39,12 @@ impl Budget {
         had_some
     }
 
+    /// What was taken off a budget that began [`unlimited`](Self::unlimited).
+    #[must_use]
+    pub(crate) const fn spent(&self) -> u64 {
+        u64::MAX.wrapping_sub(self.left)
+    }
+
     /// Whether nothing is left.
     #[must_use]
     pub const fn is_spent(&self) -> bool {

@@ -4,10 +4,11 @@
 use super::entry::{Level, PagingMode, Pte, Rights};
 use super::error::WalkError;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
+use super::table::{ENTRIES, LeafEntries, LeafTable};
 use super::walk::{PageWalker, Residence};
 use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
-use crate::phys::{PhysError, PhysRead};
+use crate::phys::{PageKind, PhysError, PhysRead};
 
 /// A page that the space maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,23 +25,13 @@ pub struct Leaf {
     pub residence: Residence,
 }
 
-/// A page table: 512 entries of 4 KiB each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeafTable {
-    /// The first address that it translates.
-    pub gva: Gva,
-    /// Where it lies.
-    pub table: Gpa,
-    /// What the walk to it grants.
-    pub rights: Rights,
-}
-
 /// What one step of an enumeration gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeafStep {
     /// A page.
     Leaf(Leaf),
-    /// A page table that was not entered: only from a cursor that was told so, see [`LeafCursor::stopping_at_tables`].
+    /// A page table that was not entered, or what stands for one: only from a cursor that was told so, see
+    /// [`LeafCursor::stopping_at_tables`].
     Table(LeafTable),
     /// A stretch that cannot be enumerated, named by its first entry; the enumeration goes on after it.
     Skipped(WalkError),
@@ -73,6 +64,8 @@ pub struct LeafCursor {
     next: u64,
     end: u64,
     tables_left: u64,
+    /// Loads of a resolver that the tables taken off so far still pay for.
+    paid: u64,
     truncated: bool,
     /// The tables on the path to `next`, by level: index 0 is the page table.
     path: [Option<Open>; 5],
@@ -96,6 +89,7 @@ impl LeafCursor {
             next: start.get(),
             end: end.get(),
             tables_left: Self::TABLES,
+            paid: 0,
             truncated: false,
             path: [None; 5],
             previous: [0; 5],
@@ -170,6 +164,19 @@ impl LeafCursor {
         self.half_end = if self.next < user_end { self.end.min(user_end) } else { self.end };
     }
 
+    /// Takes `loads` off the limit, as the loads of tables: what a resolver reads bounds an enumeration as its tables do.
+    /// False, and the end, where it has no room for them.
+    pub(crate) const fn charge(&mut self, loads: u64) -> bool {
+        while self.paid < loads {
+            if !self.visit(1) {
+                return false;
+            }
+            self.paid = self.paid.wrapping_add(ENTRIES);
+        }
+        self.paid = self.paid.wrapping_sub(loads);
+        true
+    }
+
     /// Entries of the table of `level` from the one that translates `next` on, to its end or to that of the range.
     fn entries_left(&self, level: Level) -> u64 {
         let span = level.span();
@@ -232,15 +239,18 @@ impl LeafCursor {
 
 impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// The next page of the enumeration, whatever it grants; absent entries that the resolver finds in RAM are included.
-    /// An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps anything.
+    /// An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps anything. Holes of a
+    /// sparse RAM file are not touched.
     ///
     /// # Bound
-    /// One entry load a step of `budget`; in all at most 512 loads for each of the cursor's tables. A table that leads to
-    /// itself or to a table above it is passed over, and so is an entry equal to the one before it.
+    /// One entry load a step of `budget`, which one answer of the resolver can overdraw. In all at most 512 loads for each of
+    /// the cursor's tables, and one answer: what the resolver reads is taken off the limit of tables, and so is each page that
+    /// an entry above the page tables leads to. A table that leads to itself or to a table above it is passed over, and so is
+    /// an entry equal to the one before it.
     pub fn next_leaf(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> LeafStep {
         loop {
             cursor.leap(self.space().mode);
-            if cursor.next >= cursor.end {
+            if cursor.next >= cursor.end || cursor.truncated {
                 return LeafStep::Done;
             }
             let (level, open) = match self.lowest_open(cursor) {
@@ -389,7 +399,16 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             }
         } else {
             let asked = NotPresentEntry { gva, level, entry: entry.get(), rights: open.rights };
-            let answer = match self.meaning(&asked, &mut R::Lookup::default(), budget) {
+            let mut cost = Budget::unlimited();
+            let answer = self.meaning(&asked, &mut R::Lookup::default(), &mut cost);
+            let loads = cost.spent();
+            budget.spend(loads);
+            // A page of an entry above the page tables costs the entry's own load once more each time.
+            let again = u64::from(level != Level::Pt);
+            if R::RESOLVES && !cursor.charge(loads.saturating_add(again)) {
+                return Some(LeafStep::Done);
+            }
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
                     cursor.pass(level);
@@ -397,21 +416,26 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 }
             };
             match (answer.resolution, level.below()) {
-                (Resolution::Page { gpa, rights }, _) if rights.unwrap_or(open.rights).grant(cursor.need) => {
-                    let leaf = Leaf {
+                (Resolution::Page { .. }, Some(_)) if cursor.stop_at_tables => {
+                    if !cursor.visit(1) {
+                        return Some(LeafStep::Done);
+                    }
+                    cursor.pass(Level::Pd);
+                    let entries = LeafEntries::Above { level, entry: entry.get() };
+                    let gva = gva.align_down(PageSize::Size2M);
+                    return Some(LeafStep::Table(LeafTable { gva, entries, rights: open.rights }));
+                }
+                (Resolution::Page { gpa, rights }, _) => {
+                    let rights = rights.unwrap_or(open.rights);
+                    // The answer is for this page alone: the entry of an upper level is asked again for the next one.
+                    cursor.pass(Level::Pt);
+                    return rights.grant(cursor.need).then_some(LeafStep::Leaf(Leaf {
                         gva: gva.align_down(PageSize::Size4K),
                         gpa,
                         size: PageSize::Size4K,
-                        rights: rights.unwrap_or(open.rights),
+                        rights,
                         residence: Residence::Trimmed,
-                    };
-                    // The answer is for this page alone: the entry of an upper level is asked again for the next one.
-                    cursor.pass(Level::Pt);
-                    return Some(LeafStep::Leaf(leaf));
-                }
-                (Resolution::Page { .. }, _) => {
-                    cursor.pass(Level::Pt);
-                    return None;
+                    }));
                 }
                 (Resolution::Table(table), Some(below)) => (table, below, open.rights, Residence::Trimmed),
                 (Resolution::NotResident, _) => {
@@ -430,12 +454,21 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             return None;
         }
         cursor.remember(below, entry);
+        // A table in a hole is all zeros, and reading it would fill the hole.
+        if self.mem().page_kind(table) == PageKind::Hole {
+            cursor.pass(level);
+            return None;
+        }
         if below == Level::Pt && cursor.stop_at_tables {
             if !cursor.visit(1) {
                 return Some(LeafStep::Done);
             }
             cursor.pass(level);
-            return Some(LeafStep::Table(LeafTable { gva: gva.align_down(PageSize::Size2M), table, rights }));
+            return Some(LeafStep::Table(LeafTable {
+                gva: gva.align_down(PageSize::Size2M),
+                entries: LeafEntries::At(table),
+                rights,
+            }));
         }
         if self.push(cursor, below, Open { table, rights, residence }).is_none() {
             cursor.truncated = true;

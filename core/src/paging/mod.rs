@@ -7,12 +7,15 @@ mod error;
 mod leaves;
 mod not_present;
 mod runs;
+mod table;
 mod trail;
 mod walk;
 
 pub use entry::{Level, PagingMode, Pte, Rights};
 pub use error::WalkError;
-pub use leaves::{Leaf, LeafCursor, LeafStep, LeafTable};
+pub use leaves::{Leaf, LeafCursor, LeafStep};
 pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
+pub(crate) use table::{BLOCK, ENTRIES, TableRead, each_entry};
+pub use table::{LeafEntries, LeafTable};
 pub use trail::Trail;
 pub use walk::{AddressSpace, PageWalker, Residence, Translation};

@@ -4,33 +4,72 @@ use heapless::VecView;
 
 use super::entry::{Grants, Level, Pte, Rights};
 use super::error::WalkError;
-use super::not_present::{NotPresentEntry, NotPresentResolver, Resolved};
+use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution, Resolved};
+use super::table::BLOCK;
 use super::trail::Record;
 use super::walk::PageWalker;
-use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysRead, PhysRun};
 
-/// Entries of a leaf table that are read at a time.
-const BLOCK: usize = 64;
-
-/// Notes the table and index of the last entry of a walk, so that the entries after it can be read in sequence.
+/// Notes the last entry of a walk and what the entries above it grant, so that the entries after it can be read in sequence.
 struct LastEntry<L> {
     at: Gpa,
-    trimmed: bool,
+    last: Pte,
+    above: Grants,
+    /// The level of the entry without P that the walk met last, if any.
+    asked: Option<Level>,
     /// What the resolver remembers from one page of the range to the next.
     lookup: L,
 }
 
+impl<L: Default> LastEntry<L> {
+    fn new() -> Self {
+        Self { at: Gpa::new(0), last: Pte::new(0), above: Grants::START, asked: None, lookup: L::default() }
+    }
+
+    /// Begins another walk. What the resolver remembers stays.
+    const fn restart(&mut self) {
+        self.last = Pte::new(0);
+        self.above = Grants::START;
+        self.asked = None;
+    }
+
+    /// Whether the last entry was one of a page table.
+    fn is_in_leaf_table(&self, size: PageSize) -> bool {
+        size == PageSize::Size4K && (self.last.is_present() || self.asked == Some(Level::Pt))
+    }
+}
+
 impl<R: NotPresentResolver> Record<R> for LastEntry<R::Lookup> {
     #[inline]
-    fn step(&mut self, at: Gpa, _entry: Pte) {
+    fn step(&mut self, at: Gpa, entry: Pte) {
+        // An entry without P that led to a table takes nothing away.
+        if self.last.is_present() {
+            self.above = self.above.and(self.last);
+        }
         self.at = at;
+        self.last = entry;
     }
     fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
-        self.trimmed = true;
+        self.asked = Some(entry.level);
         walker.meaning(entry, &mut self.lookup, &mut Budget::unlimited())
     }
+}
+
+/// What a resolver is asked with.
+struct Asking<'l, L> {
+    above: Rights,
+    lookup: &'l mut L,
+}
+
+/// What became of entries that were taken one by one.
+enum OneByOne {
+    All,
+    /// One of them needs a walk of its own; those before it were taken.
+    NeedsAWalk,
+    /// One of them was not taken.
+    Refused,
 }
 
 /// What becomes of the pieces of a range, in order.
@@ -134,8 +173,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Leaf tables are read in sequence: a range costs one walk for every 2 MiB it touches, not one a page.
     ///
     /// # Bound
-    /// A walk for every 2 MiB window and one entry for every 4 KiB page. Pages that a resolver finds cost a walk and the
-    /// resolver's loads each, and up to 64 entries that were read in vain ahead of it.
+    /// A walk for every 2 MiB window and one entry for every 4 KiB page; what a resolver reads comes on top, at most
+    /// [`NotPresentResolver::LOADS`] for each page. Where an entry above the page tables stands for a whole table, each of its
+    /// pages costs a walk to that entry.
     ///
     /// # Errors
     /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next call,
@@ -160,10 +200,10 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     fn pieces(&self, gva: Gva, len: u64, to: &mut impl Pieces) -> Result<u64, WalkError> {
         let mut covered = 0_u64;
-        let mut last = LastEntry { at: Gpa::new(0), trimmed: false, lookup: R::Lookup::default() };
+        let mut last = LastEntry::new();
         while covered < len {
             let Some(at) = gva.checked_add(covered) else { return Self::end(covered, WalkError::NonCanonical { gva }) };
-            last.trimmed = false;
+            last.restart();
             let found = match self.walk(at, &mut last) {
                 Ok(found) => found,
                 Err(error) => return Self::end(covered, error),
@@ -173,8 +213,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 return Ok(covered);
             }
             covered = covered.wrapping_add(take);
-            if found.size == PageSize::Size4K && !last.trimmed {
-                covered = match self.rest_of_table(at, last.at, found.rights, covered, len, to) {
+            if last.is_in_leaf_table(found.size) {
+                covered = match self.rest_of_table(at, &mut last, covered, len, to) {
                     (covered, true) => covered,
                     (covered, false) => return Ok(covered),
                 };
@@ -187,20 +227,20 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         if covered == 0 { Err(error) } else { Ok(covered) }
     }
 
-    /// Goes on in the leaf table after the entry at `entry_at`, which translated `gva`. Returns what is covered and whether
-    /// all of it was taken. Stops, with all taken, at the first entry that needs a walk of its own.
+    /// Goes on in the leaf table after the entry `last`, which translated `gva`. Returns what is covered and whether all of it
+    /// was taken. Stops, with all taken, at the first entry that needs a walk of its own.
     #[inline(always)]
     fn rest_of_table(
         &self,
         gva: Gva,
-        entry_at: Gpa,
-        first: Rights,
+        last: &mut LastEntry<R::Lookup>,
         mut covered: u64,
         len: u64,
         to: &mut impl Pieces,
     ) -> (u64, bool) {
         let mut left_in_table = 511_u64.wrapping_sub(Level::Pt.index(gva));
-        let mut at = entry_at.wrapping_add(8);
+        let above = last.above.rights();
+        let mut at = last.at.wrapping_add(8);
         let mut block = [0_u64; BLOCK];
         while left_in_table > 0 && covered < len {
             let pages = len.wrapping_sub(covered).div_ceil(PAGE_BYTES).min(left_in_table);
@@ -209,7 +249,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             if self.mem().load_words(at, words).is_err() {
                 return (covered, true);
             }
-            let (sound, all_sound) = self.sound_entries(first, words);
+            let (sound, all_sound) = self.sound_entries(above, words);
             if let Some(frame) = one_run(words).filter(|_| all_sound) {
                 let take = (count as u64).wrapping_mul(PAGE_BYTES).min(len.wrapping_sub(covered));
                 if !to.take(frame, take) {
@@ -226,7 +266,18 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 }
             }
             if !all_sound {
-                return (covered, true);
+                if !R::RESOLVES {
+                    return (covered, true);
+                }
+                let rest = words.get(sound..).unwrap_or_default();
+                let index = 512_u64.wrapping_sub(left_in_table).wrapping_add(sound as u64);
+                let page = gva.align_down(PageSize::Size2M).wrapping_add(index << PAGE_SHIFT);
+                let asking = Asking { above, lookup: &mut last.lookup };
+                match self.one_by_one(page, rest, asking, (&mut covered, len), to) {
+                    OneByOne::All => {}
+                    OneByOne::NeedsAWalk => return (covered, true),
+                    OneByOne::Refused => return (covered, false),
+                }
             }
             let count = count as u64;
             left_in_table = left_in_table.wrapping_sub(count);
@@ -235,27 +286,64 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         (covered, true)
     }
 
+    /// Takes the entries `words` of a page table, the first of which translates `page`, each by itself; those without P as the
+    /// resolver says.
+    #[cold]
+    #[inline(never)]
+    fn one_by_one(
+        &self,
+        page: Gva,
+        words: &[u64],
+        asking: Asking<'_, R::Lookup>,
+        (covered, len): (&mut u64, u64),
+        to: &mut impl Pieces,
+    ) -> OneByOne {
+        let mut gva = page;
+        for raw in words {
+            let entry = Pte::new(*raw);
+            let gpa = if entry.is_present() {
+                if !self.follows(asking.above, Grants::START.and(entry)) {
+                    return OneByOne::NeedsAWalk;
+                }
+                entry.frame(PageSize::Size4K)
+            } else {
+                let asked = NotPresentEntry { gva, level: Level::Pt, entry: *raw, rights: asking.above };
+                match self.meaning(&asked, asking.lookup, &mut Budget::unlimited()).map(|answer| answer.resolution) {
+                    Ok(Resolution::Page { gpa, rights }) if self.judge_rights(&asked, rights).is_ok() => gpa,
+                    // The walk says what is wrong.
+                    _ => return OneByOne::NeedsAWalk,
+                }
+            };
+            let take = PAGE_BYTES.min(len.wrapping_sub(*covered));
+            if !to.take(gpa, take) {
+                return OneByOne::Refused;
+            }
+            *covered = covered.wrapping_add(take);
+            gva = gva.wrapping_add(PAGE_BYTES);
+        }
+        OneByOne::All
+    }
+
     /// How many entries of a page table, from the first on, a walk would follow without asking anybody, and whether that is
     /// all of them.
     #[inline(always)]
-    fn sound_entries(&self, first: Rights, words: &[u64]) -> (usize, bool) {
+    fn sound_entries(&self, above: Rights, words: &[u64]) -> (usize, bool) {
         // What all set and what any sets decide for nearly every block; a page of it that does not fit is found one by one.
         let mut met = Grants::START;
         for raw in words {
             met = met.and(Pte::new(*raw));
         }
-        if self.follows(first, met) {
+        if self.follows(above, met) {
             return (words.len(), true);
         }
-        let sound = words.iter().take_while(|raw| self.follows(first, Grants::START.and(Pte::new(**raw)))).count();
+        let sound = words.iter().take_while(|raw| self.follows(above, Grants::START.and(Pte::new(**raw)))).count();
         (sound, false)
     }
 
-    /// Each entry's own bits count as they would in a walk; a grant that the first entry lacked is not inferred, so a page
-    /// that needs it is walked again from the top.
+    /// The bits of the entries count as they would in a walk, under what the levels above grant.
     #[inline(always)]
-    fn follows(&self, first: Rights, met: Grants) -> bool {
-        met.present() && met.any_of(self.beyond()) == 0 && first.and(met.rights()).grant(self.need())
+    fn follows(&self, above: Rights, met: Grants) -> bool {
+        met.present() && met.any_of(self.beyond()) == 0 && above.and(met.rights()).grant(self.need())
     }
 }
 

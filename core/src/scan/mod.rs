@@ -4,11 +4,13 @@
 //! process can forge one, so liveness ([`crate::Region::confirm_alive`]) has the last word.
 
 mod discovery;
-mod mark;
+mod marked;
 mod page_set;
 mod probe;
 mod report;
+mod reverse;
 mod spans;
+mod sweep;
 
 pub use discovery::Discovery;
 pub use probe::{Found, NoRegion, probe};

@@ -31,6 +31,11 @@ impl<'s> PageSet<'s> {
         }
     }
 
+    /// Whether a page has a place in the set.
+    pub(super) fn holds(&self, gpa: Gpa) -> bool {
+        Self::place(gpa).0 < self.words.len()
+    }
+
     /// Takes the first frame at or after `from` out of the set.
     #[inline]
     pub(super) fn take_from(&mut self, from: Gpa) -> Option<Gpa> {

@@ -1,22 +1,25 @@
 //! Is there a region at this address? All of the structural rules, on copies.
 
 use core::fmt;
+use core::ops::ControlFlow;
 
-use super::spans::BLOCK;
 use crate::abi::{self, Control, ProducerPage, State, producer};
 use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
-    AddressSpace, LeafCursor, LeafStep, LeafTable, Level, NotPresentEntry, NotPresentResolver, PageWalker, Pte,
-    Residence, Resolution, Rights, WalkError,
+    AddressSpace, LeafCursor, LeafEntries, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Residence,
+    Rights, WalkError, each_entry,
 };
 use crate::phys::{PhysError, PhysRead};
 use crate::region::{Pulse, Region};
 use crate::seqlock::ATTEMPTS;
 use crate::structure::{JUDGED, Refusal, check_control, check_producer};
 
-/// What a copy of the producer page costs of a budget.
-const LINES: u64 = JUDGED.div_ceil(64) as u64;
+/// Words of a copy of the producer page, and of the control block.
+const PAGE_LOADS: u64 = JUDGED.div_ceil(8) as u64;
+const CONTROL_LOADS: u64 = 3;
+/// Words of the line that refuses most pages.
+const LINE_LOADS: usize = 5;
 
 /// What stands at an address that satisfies every structural rule. Whether a producer is behind it is another question:
 /// [`Region::confirm_alive`].
@@ -64,7 +67,9 @@ impl core::error::Error for NoRegion {}
 /// Judges the bytes at `base` of `space` by every structural rule.
 ///
 /// # Bound
-/// Two walks, 8 copies of at most 41 loads, and one load for each entry of the ring's tables: at most 26,000.
+/// Two walks, 8 copies of at most 41 loads, and one load for each entry of the ring's tables: at most 26,000, and what the
+/// resolver reads for an entry of each walk and for each 2 MiB of the ring that has no page table, 51 times
+/// [`NotPresentResolver::LOADS`] at most.
 ///
 /// # Errors
 /// [`NoRegion`], the first rule that is broken.
@@ -73,35 +78,77 @@ pub fn probe<M: PhysRead, R: NotPresentResolver>(
     space: &AddressSpace<R>,
     base: Gva,
 ) -> Result<Found, NoRegion> {
-    probe_spending(mem, space, base, &mut Budget::unlimited())
+    let mut probe = Probe::new(base);
+    loop {
+        if let Some(verdict) = probe.step(mem, space, &mut Budget::unlimited()) {
+            return verdict;
+        }
+    }
 }
 
-/// [`probe`], charged to a budget that is not asked: the verdict has to be whole.
-pub(super) fn probe_spending<M: PhysRead, R: NotPresentResolver>(
-    mem: &M,
-    space: &AddressSpace<R>,
+/// A probe in progress: the verdict has to be whole, the way there need not be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Probe {
+    base: Gva,
+    /// What the pages gave, once they are judged: then the ring.
+    ring: Option<(Found, Ring)>,
+}
+
+impl Probe {
+    pub(super) const fn new(base: Gva) -> Self {
+        Self { base, ring: None }
+    }
+
+    /// Goes on until there is a verdict, or the budget is spent.
+    ///
+    /// # Bound
+    /// What a budget can be overdrawn by: two walks and the copies, or a page table of the ring, and the resolver's loads for
+    /// two entries.
+    pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
+        &mut self,
+        mem: &M,
+        space: &AddressSpace<R>,
+        budget: &mut Budget,
+    ) -> Option<Result<Found, NoRegion>> {
+        let walker = PageWalker::new(mem, *space);
+        let (found, mut ring) = match self.ring {
+            Some(ring) => ring,
+            None => match judge_pages(&walker, self.base, budget) {
+                Ok(begun) => begun,
+                Err(no) => return Some(Err(no)),
+            },
+        };
+        let verdict = ring.check(&walker, budget);
+        self.ring = Some((found, ring));
+        verdict.map(|verdict| verdict.map(|()| found))
+    }
+}
+
+/// The rules for the producer page and the control page; what is left is the ring.
+fn judge_pages<M: PhysRead, R: NotPresentResolver>(
+    walker: &PageWalker<&M, R>,
     base: Gva,
     budget: &mut Budget,
-) -> Result<Found, NoRegion> {
-    let end = base.checked_add(abi::REGION_BYTES).filter(|end| *end < space.mode.user_end());
+) -> Result<(Found, Ring), NoRegion> {
+    let end = base.checked_add(abi::REGION_BYTES).filter(|end| *end < walker.space().mode.user_end());
     let (true, Some(end)) = (base.is_aligned(PageSize::Size4K), end) else { return Err(NoRegion::BadBase(base)) };
-    let walker = PageWalker::new(mem, *space);
     // The producer writes its page all the time: it is writable at every level, whatever the system does to clean pages.
     let page = walker.needing(Rights::USER_WRITE).translate_spending(base, budget).map_err(NoRegion::Page)?;
     let control_at = base.wrapping_add(abi::CONTROL_OFFSET);
     let control = walker.needing(Rights::USER).translate_spending(control_at, budget).map_err(NoRegion::Page)?;
-    let judged = judge(mem, page.gpa, control.gpa, budget).map_err(|error| match error {
+    let judged = judge(*walker.mem(), page.gpa, control.gpa, budget).map_err(|error| match error {
         Judged::Unreadable(error) => NoRegion::Page(WalkError::Page { gva: base, error }),
         Judged::Refused(refusal) => NoRegion::Structure(refusal),
     })?;
-    check_ring(&walker, base.wrapping_add(abi::RING_OFFSET), end, budget)?;
-    Ok(Found {
+    let found = Found {
         page: page.gpa,
         residence: page.residence,
         pulse: Pulse { heartbeat: judged.status.heartbeat.get(), run_epoch: judged.status.run_epoch.get() },
         status: State(judged.status.status.get()),
         frame_id: judged.heads.frame_id.get(),
-    })
+    };
+    let start = base.wrapping_add(abi::RING_OFFSET);
+    Ok((found, Ring { start, end, cursor: LeafCursor::new(start, end).stopping_at_tables() }))
 }
 
 enum Judged {
@@ -113,7 +160,7 @@ enum Judged {
 fn judge<M: PhysRead>(mem: &M, page: Gpa, control: Gpa, budget: &mut Budget) -> Result<ProducerPage, Judged> {
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
-        budget.spend(LINES);
+        budget.spend(PAGE_LOADS.wrapping_add(CONTROL_LOADS));
         let copy = copy_page(mem, page).map_err(Judged::Unreadable)?;
         let block = copy_control(mem, control).map_err(Judged::Unreadable)?;
         match check_producer(&copy).and_then(|()| check_control(&block)) {
@@ -134,10 +181,11 @@ fn copy_control<M: PhysRead>(mem: &M, control: Gpa) -> Result<Control, PhysError
     crate::region::load_wire::<M, Control, 3>(mem, control)
 }
 
-/// One cache line of a frame, enough to refuse nearly every page that is no producer page.
+/// One cache line of a page, enough to refuse nearly every page that is no producer page.
 #[inline]
-pub(super) fn could_be_producer<M: PhysRead>(mem: &M, page: Gpa) -> bool {
-    let mut line = [0_u64; 5];
+fn could_be_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> bool {
+    let mut line = [0_u64; LINE_LOADS];
+    budget.spend(LINE_LOADS as u64);
     if mem.load_words(page.wrapping_add(producer::STATUS), &mut line).is_err() {
         return false;
     }
@@ -153,79 +201,65 @@ pub(super) fn could_be_producer<M: PhysRead>(mem: &M, page: Gpa) -> bool {
 
 /// Whether the whole of the producer page could be a producer's, or is being written.
 pub(super) fn looks_like_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> bool {
-    if !could_be_producer(mem, page) {
+    if !could_be_producer(mem, page, budget) {
         return false;
     }
-    budget.spend(LINES);
+    budget.spend(PAGE_LOADS);
     copy_page(mem, page).is_ok_and(|copy| match check_producer(&copy) {
         Ok(()) => true,
         Err(why) => why.may_be_a_race(),
     })
 }
 
-/// No page of the ring may be the supervisor's; pages that are not there prove nothing.
-fn check_ring<M: PhysRead, R: NotPresentResolver>(
-    walker: &PageWalker<&M, R>,
-    ring: Gva,
-    end: Gva,
-    budget: &mut Budget,
-) -> Result<(), NoRegion> {
-    let mut cursor = LeafCursor::new(ring, end).stopping_at_tables();
-    let mut own = Budget::unlimited();
-    let verdict = loop {
-        let supervisor = match walker.next_leaf(&mut cursor, &mut own) {
-            LeafStep::Leaf(leaf) => (!leaf.rights.user).then_some(leaf.gva),
-            LeafStep::Table(table) => supervisor_page(walker, &table, ring, end, &mut own),
-            LeafStep::Skipped(_) => None,
-            LeafStep::Pending | LeafStep::Done => break Ok(()),
-        };
-        if let Some(gva) = supervisor {
-            break Err(NoRegion::SupervisorRing(gva));
-        }
-    };
-    budget.spend(u64::MAX.wrapping_sub(own.left()));
-    verdict
-}
-
-/// The first page of a page table, in `start .. end`, that user mode may not access.
-fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
-    walker: &PageWalker<&M, R>,
-    table: &LeafTable,
+/// The rule for the ring: no page of it may be the supervisor's; pages that are not there prove nothing.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
     start: Gva,
     end: Gva,
-    budget: &mut Budget,
-) -> Option<Gva> {
-    let inside = |gva: Gva| (gva.get().saturating_sub(table.gva.get()) >> PAGE_SHIFT).min(512);
-    let (mut index, last) = (inside(start), inside(end));
-    let mut lookup = R::Lookup::default();
-    let mut block = [0_u64; BLOCK];
-    while index < last {
-        let count = usize::try_from(last.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
-        let words = block.get_mut(..count)?;
-        budget.spend(count as u64);
-        walker.mem().load_words(table.table.wrapping_add(index.wrapping_mul(8)), words).ok()?;
-        for word in words {
-            let gva = table.gva.wrapping_add(index << PAGE_SHIFT);
-            index = index.wrapping_add(1);
-            let entry = Pte::new(*word);
-            let user = if entry.is_present() {
-                // An entry with reserved bits maps nothing.
-                table.rights.and(entry.rights()).user || walker.is_reserved(Level::Pt, entry)
-            } else if entry.get() != 0 && R::RESOLVES {
-                let asked = NotPresentEntry { gva, level: Level::Pt, entry: entry.get(), rights: table.rights };
-                match walker.meaning(&asked, &mut lookup, budget).map(|answer| answer.resolution) {
-                    Ok(Resolution::Page { rights: Some(rights), .. }) => rights.user,
-                    Ok(_) | Err(_) => true,
-                }
-            } else {
-                true
+    cursor: LeafCursor,
+}
+
+impl Ring {
+    /// Goes on until there is a verdict, or the budget is spent.
+    fn check<M: PhysRead, R: NotPresentResolver>(
+        &mut self,
+        walker: &PageWalker<&M, R>,
+        budget: &mut Budget,
+    ) -> Option<Result<(), NoRegion>> {
+        loop {
+            let supervisor = match walker.next_leaf(&mut self.cursor, budget) {
+                LeafStep::Leaf(leaf) => (!leaf.rights.user).then_some(leaf.gva),
+                LeafStep::Table(table) => self.supervisor_page(walker, &table, budget),
+                LeafStep::Skipped(_) => None,
+                LeafStep::Pending => return None,
+                LeafStep::Done => return Some(Ok(())),
             };
-            if !user {
-                return Some(gva);
+            if let Some(gva) = supervisor {
+                return Some(Err(NoRegion::SupervisorRing(gva)));
             }
         }
     }
-    None
+
+    /// The first page of a page table that user mode may not access. An entry without P has no such bit: it counts as what the
+    /// levels above grant, unasked, if it is not empty.
+    fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
+        &self,
+        walker: &PageWalker<&M, R>,
+        table: &LeafTable,
+        budget: &mut Budget,
+    ) -> Option<Gva> {
+        let LeafEntries::At(at) = table.entries else { return (!table.rights.user).then_some(table.gva) };
+        let found = each_entry(*walker.mem(), at, table.inside(self.start, self.end), budget, |index, entry| {
+            let user = if entry.is_present() {
+                // An entry with reserved bits maps nothing.
+                table.rights.and(entry.rights()).user || walker.is_reserved(Level::Pt, entry)
+            } else {
+                table.rights.user || entry.get() == 0 || !R::RESOLVES
+            };
+            if user { ControlFlow::Continue(()) } else { ControlFlow::Break(index) }
+        });
+        found.ok().flatten().map(|index| table.gva.wrapping_add(index << PAGE_SHIFT))
+    }
 }
 
 impl Found {

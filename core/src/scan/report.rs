@@ -41,10 +41,10 @@ pub enum FoundBy {
 /// Scratch memory of a scan, lent by the caller. Its contents before and after mean nothing.
 #[derive(Debug)]
 pub struct ScanScratch<'s, R> {
-    /// Processes that are scanned together: at least one. With room for all of a guest's, each frame is read once.
+    /// Processes that are scanned together: at least one. With room for all of a guest's, each page is read once.
     pub processes: &'s mut [Process<R>],
-    /// One bit for each 4 KiB page of RAM: [`ScanScratch::page_bitmap_words`]. Frames beyond are read as they are met, which is
-    /// slower; more than 64 of those that look like producer pages at once are counted as skipped.
+    /// One bit for each 4 KiB page of RAM: [`ScanScratch::page_bitmap_words`]. Pages beyond are read as they are met, once for
+    /// each process that maps them, which is slower; nothing is missed.
     pub page_bitmap: &'s mut [u64],
 }
 
@@ -69,10 +69,12 @@ pub struct ScanStats {
     pub tables: u64,
     /// Runs of present user pages that are long enough for a region.
     pub runs: u64,
-    /// Frames that were read to see whether they are producer pages.
+    /// Pages that were read to see whether they are producer pages.
     pub pages: u64,
     /// Places that were judged by all rules.
     pub judged: u64,
+    /// Places where the guest was sampling who uses the page, so that its rights cannot be told: a later scan can tell.
+    pub undecided: u64,
     /// Candidates.
     pub candidates: u64,
     /// Marked pages that are not RAM, or hold no data.

@@ -4,10 +4,14 @@
 //! only every 48th span has to be looked into: where its pages are not all there, no run covers it. Typical processes have
 //! no such run, and nearly all of their page tables are never read.
 
+use core::ops::ControlFlow;
+
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
-use crate::paging::{LeafCursor, LeafStep, Level, NotPresentResolver, PageWalker, Pte, Rights};
+use crate::paging::{
+    BLOCK, LeafCursor, LeafEntries, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Pte, Rights, each_entry,
+};
 use crate::phys::PhysRead;
 
 /// Bytes of a span: what one page table maps.
@@ -110,10 +114,10 @@ impl RunFinder {
                 return RunStep::Done;
             }
             let (start, len) = match walker.next_leaf(&mut self.cursor, budget) {
-                LeafStep::Table(table) => (table.gva.get(), SPAN),
+                LeafStep::Table(LeafTable { gva, entries: LeafEntries::At(_), .. }) => (gva.get(), SPAN),
                 LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => (leaf.gva.get(), leaf.size.bytes()),
                 // A trimmed page: the first pass is about present ones.
-                LeafStep::Leaf(_) | LeafStep::Skipped(_) => continue,
+                LeafStep::Leaf(_) | LeafStep::Table(_) | LeafStep::Skipped(_) => continue,
                 LeafStep::Pending => return RunStep::Pending,
                 LeafStep::Done => {
                     self.ended = true;
@@ -216,12 +220,18 @@ pub(super) enum Span {
 }
 
 /// Walks to the directory entry of the span at `start`.
-pub(super) fn span_at<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M, R>, start: u64) -> Span {
+pub(super) fn span_at<M: PhysRead, R: NotPresentResolver>(
+    walker: &PageWalker<&M, R>,
+    start: u64,
+    budget: &mut Budget,
+) -> Span {
     let end = Gva::new(start.wrapping_add(SPAN));
     let mut cursor = LeafCursor::new(Gva::new(start), end).needing(Rights::USER).stopping_at_tables();
-    let mut budget = Budget::unlimited();
-    match walker.next_leaf(&mut cursor, &mut budget) {
-        LeafStep::Table(found) => Span::Table { table: found.table, rights: found.rights },
+    let mut own = Budget::unlimited();
+    let step = walker.next_leaf(&mut cursor, &mut own);
+    budget.spend(own.spent());
+    match step {
+        LeafStep::Table(LeafTable { entries: LeafEntries::At(table), rights, .. }) => Span::Table { table, rights },
         LeafStep::Leaf(leaf) if leaf.size != PageSize::Size4K => {
             // A 1 GiB page is reported by its start: this span is a part of it.
             let skip = start.wrapping_sub(leaf.gva.get()) & leaf.size.offset_mask();
@@ -234,43 +244,43 @@ pub(super) fn span_at<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M
 /// How far user pages reach from both ends of the span at `start`. Reads up to the first page that is missing, and then
 /// from the other end.
 fn span_fill<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M, R>, start: u64, budget: &mut Budget) -> Fill {
-    budget.spend(4);
-    let (table, above) = match span_at(walker, start) {
+    let (table, above) = match span_at(walker, start, budget) {
         Span::Large { .. } => return Fill::FULL,
         Span::Nothing => return Fill::EMPTY,
         Span::Table { table, rights } => (table, rights),
     };
-    let is_user = |word: u64| {
-        let entry = Pte::new(word);
-        entry.is_present() && above.and(entry.rights()).user && !walker.is_reserved(Level::Pt, entry)
-    };
-    let mut block = [0_u64; BLOCK];
+    let is_user =
+        |entry: Pte| entry.is_present() && above.and(entry.rights()).user && !walker.is_reserved(Level::Pt, entry);
+    let mem = walker.mem();
     let mut leading = 0_u64;
-    let mut load = |at: u64, block: &mut [u64; BLOCK]| {
-        budget.spend(BLOCK as u64);
-        walker.mem().load_words(table.wrapping_add(at.wrapping_mul(8)), block).is_ok()
-    };
-    while leading < PAGES && load(leading, &mut block) {
-        let here = block.iter().take_while(|word| is_user(**word)).count() as u64;
-        leading = leading.wrapping_add(here);
-        if here < BLOCK as u64 {
-            break;
-        }
-    }
-    if leading == PAGES {
-        return Fill::FULL;
+    let missing = each_entry(mem, table, 0..PAGES, budget, |index, entry| {
+        leading = index;
+        if is_user(entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    match missing {
+        Ok(None) => return Fill::FULL,
+        Ok(Some(())) => {}
+        Err(_) => return Fill::EMPTY,
     }
     let mut trailing = 0_u64;
-    while trailing < PAGES && load(PAGES.wrapping_sub(BLOCK as u64).wrapping_sub(trailing), &mut block) {
-        let here = block.iter().rev().take_while(|word| is_user(**word)).count() as u64;
+    let mut from = PAGES;
+    while let Some(first) = from.checked_sub(BLOCK as u64) {
+        // How many pages in a row end this block, or `None` where all of it and more.
+        let mut here = 0_u64;
+        let read = each_entry(mem, table, first..from, budget, |_, entry| {
+            here = if is_user(entry) { here.wrapping_add(1) } else { 0 };
+            ControlFlow::<()>::Continue(())
+        });
+        if read.is_err() {
+            break;
+        }
         trailing = trailing.wrapping_add(here);
         if here < BLOCK as u64 {
             break;
         }
+        from = first;
     }
     Fill { leading, trailing: trailing.min(PAGES.wrapping_sub(1)) }
 }
 
-/// Entries of a page table that are read at a time.
-pub(super) const BLOCK: usize = 64;
 const _: () = assert!(PAGES.is_multiple_of(BLOCK as u64));

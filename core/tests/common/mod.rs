@@ -7,13 +7,13 @@ use vgpu_perception::{AddressSpace, Budget, Gpa, PhysError, PhysRead, Process, P
 
 /// A source of spaces that are known already.
 #[derive(Debug)]
-pub struct These<R> {
+pub(crate) struct These<R> {
     spaces: Vec<AddressSpace<R>>,
     next: usize,
 }
 
 impl<R> These<R> {
-    pub const fn new(spaces: Vec<AddressSpace<R>>) -> Self {
+    pub(crate) const fn new(spaces: Vec<AddressSpace<R>>) -> Self {
         Self { spaces, next: 0 }
     }
 }
@@ -29,7 +29,7 @@ impl<R: NotPresentResolver> ProcessSource for These<R> {
 }
 
 /// All candidates, with a budget of `budget` a step and scratch memory for `batch` processes and `words` x 64 pages.
-pub fn scan<S: ProcessSource>(
+pub(crate) fn scan<S: ProcessSource>(
     mem: &impl PhysRead,
     source: S,
     budget: u64,
@@ -53,6 +53,6 @@ where
     }
 }
 
-pub fn words(end: u64) -> usize {
+pub(crate) fn words(end: u64) -> usize {
     usize::try_from(ScanScratch::<()>::page_bitmap_words(Gpa::new(end))).unwrap()
 }
