@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::core_file::ReadAt;
 use crate::error::OpenError;
 
 /// A file that holds guest RAM, open for reading alone.
@@ -105,13 +106,15 @@ impl RamFile {
         Ok(u64::try_from(rustix::fs::fstat(&self.fd)?.st_size).unwrap_or(0))
     }
 
-    /// Whether as many blocks are allocated as the file is long. Files in memory count nothing else; elsewhere a few holes
-    /// can hide behind blocks of another kind, and reading those does no harm.
+    /// Whether as many blocks are allocated as the file is long now: one that grew has blocks that are not those of the part
+    /// that was opened. Files in memory count nothing else; elsewhere a few holes can hide behind blocks of another kind, and
+    /// reading those does no harm.
     fn is_dense(&self) -> bool {
         // Blocks of 512 bytes, whatever the filesystem's own are (`stat(2)`).
         let dense = rustix::fs::fstat(&self.fd).is_ok_and(|stat| {
             let (blocks, size) = (u64::try_from(stat.st_blocks), u64::try_from(stat.st_size));
-            blocks.is_ok_and(|blocks| blocks.saturating_mul(512) >= self.len) && size.is_ok_and(|size| size >= self.len)
+            let (Ok(blocks), Ok(size)) = (blocks, size) else { return false };
+            size >= self.len && blocks.saturating_mul(512) >= size
         });
         self.has_holes.store(!dense, Ordering::Relaxed);
         dense
@@ -158,6 +161,24 @@ impl RamFile {
             }
         }
         Err(DataError::Errno(Errno::AGAIN.raw_os_error()))
+    }
+}
+
+impl ReadAt for RamFile {
+    fn read_at(&self, dst: &mut [u8], at: u64) -> io::Result<()> {
+        let (mut rest, mut at) = (dst, at);
+        while !rest.is_empty() {
+            match rustix::io::pread(&self.fd, &mut *rest, at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    rest = rest.get_mut(count..).unwrap_or_default();
+                    at = at.saturating_add(count as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 }
 

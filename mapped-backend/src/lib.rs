@@ -15,6 +15,7 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("this backend maps whole RAM files through Linux interfaces: it needs 64-bit Linux");
 
+mod core_file;
 mod error;
 mod file;
 mod machine;
@@ -25,6 +26,7 @@ mod probe;
 mod ram;
 mod raw;
 
+pub use core_file::{CoreError, CoreFile, CoreFormat, CoreLayout, Foreign, ReadAt, Registers};
 pub use error::OpenError;
 pub use file::RamFile;
 pub use machine::{HighBase, Machine, MachineOptions, parse_machine};

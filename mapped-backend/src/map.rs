@@ -42,7 +42,8 @@ pub const MAX_SEGMENTS: usize = 1024;
 impl SegmentMap {
     /// Checks and sorts `segments`.
     ///
-    /// Each is made of whole 4 KiB pages: a guest's page never straddles two pages of the file.
+    /// Each is made of whole 4 KiB pages of the guest, and starts at any multiple of 8 in its file: in RAM files guest pages are
+    /// pages of the file, in dumps they follow headers of any length.
     ///
     /// # Errors
     /// [`MapError`] naming the first segment that cannot be, or the two that collide.
@@ -131,10 +132,13 @@ fn check(segment: &Segment) -> Result<(), MapError> {
     if segment.len == 0 {
         return Err(MapError::ZeroLength { segment });
     }
-    for (field, value) in [("gpa", segment.gpa.get()), ("len", segment.len), ("offset", segment.offset)] {
+    for (field, value) in [("gpa", segment.gpa.get()), ("len", segment.len)] {
         if !value.is_multiple_of(PAGE_BYTES) {
             return Err(MapError::NotPages { segment, field, value });
         }
+    }
+    if !segment.offset.is_multiple_of(8) {
+        return Err(MapError::OddOffset { segment });
     }
     // Nothing a page table can name lies above (Intel SDM vol. 3A, 4.1.4), and sums below it never overflow.
     if segment.gpa.checked_add(segment.len).is_none_or(|end| end.get() > PHYSICAL_END) {
@@ -246,6 +250,11 @@ pub enum MapError {
         /// The value of that field.
         value: u64,
     },
+    /// A segment whose place in its file is not a multiple of 8: its words would not be aligned.
+    OddOffset {
+        /// Which.
+        segment: Segment,
+    },
     /// A segment that reaches past the 52-bit physical address space.
     GpaOverflow {
         /// Which.
@@ -300,6 +309,9 @@ impl fmt::Display for MapError {
             Self::ZeroLength { segment } => write!(f, "segment {segment} has no bytes: leave it out"),
             Self::NotPages { segment, field, value } => {
                 write!(f, "segment {segment}: {field} {value:#x} is not a multiple of 4096")
+            }
+            Self::OddOffset { segment } => {
+                write!(f, "segment {segment}: offset {:#x} is not a multiple of 8", segment.offset)
             }
             Self::GpaOverflow { segment } => {
                 write!(f, "segment {segment} reaches past guest physical 2^52, the last that a page table can name")
@@ -396,13 +408,12 @@ mod tests {
         assert_eq!(SegmentMap::new([]), Err(MapError::NoSegments));
         let empty = segment(0x1000, 0, 0);
         assert_eq!(SegmentMap::new([empty]), Err(MapError::ZeroLength { segment: empty }));
-        for (odd, field, value) in [
-            (segment(1, 0x1000, 0), "gpa", 1),
-            (segment(0, 0x1001, 0), "len", 0x1001),
-            (segment(0, 0x1000, 0x200), "offset", 0x200),
-        ] {
+        for (odd, field, value) in [(segment(1, 0x1000, 0), "gpa", 1), (segment(0, 0x1001, 0), "len", 0x1001)] {
             assert_eq!(SegmentMap::new([odd]), Err(MapError::NotPages { segment: odd, field, value }));
         }
+        assert!(SegmentMap::new([segment(0, 0x1000, 0x488)]).is_ok(), "a dump's first segment follows its headers");
+        let odd = segment(0, 0x1000, 0x484);
+        assert_eq!(SegmentMap::new([odd]), Err(MapError::OddOffset { segment: odd }));
         let last = PHYSICAL_END - 0x1000;
         assert!(SegmentMap::new([segment(last, 0x1000, 0)]).is_ok(), "the last page that can be named");
         let past = segment(last, 0x2000, 0);

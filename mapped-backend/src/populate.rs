@@ -59,7 +59,7 @@ impl GuestRam {
         let mapping = self.space().maps().get(map).ok_or(io::ErrorKind::NotFound)?;
         // Whole pages of the host: an extent can end inside one where a file's blocks are smaller.
         let first = offset & !0xfff;
-        let end = (offset + extent.len).next_multiple_of(4096);
+        let end = (offset + extent.len).next_multiple_of(4096).min(mapping.len() as u64);
         mapping.populate_read(as_usize(first), as_usize(end - first))
     }
 

@@ -4,7 +4,9 @@ use core::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use vgpu_perception::{CopyHint, Extent, Gpa, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
+use vgpu_perception::{
+    CopyHint, Extent, Gpa, PAGE_BYTES, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window,
+};
 use volatile::VolatilePtr;
 use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
@@ -297,7 +299,11 @@ impl PhysRead for GuestRam {
             match file.next_data(first, end) {
                 Ok(None) => {}
                 Ok(Some((start, len))) => {
-                    return Ok(Some(Extent { start: Gpa::new(gpa + (start - segment.offset)), len }));
+                    // Whole guest pages: in a dump one can lie in two pages of the file, of which one has data.
+                    let (start, end) = (start - segment.offset, start - segment.offset + len);
+                    let start = (start & !(PAGE_BYTES - 1)).max(skip);
+                    let end = end.next_multiple_of(PAGE_BYTES).min(segment.len);
+                    return Ok(Some(Extent { start: Gpa::new(gpa + start), len: end - start }));
                 }
                 Err(error) => {
                     let kind = match error {
@@ -318,8 +324,11 @@ impl PhysRead for GuestRam {
         let segment = self.map.segments().iter().find(|segment| gpa.wrapping_sub(segment.gpa.get()) < segment.len);
         let Some(segment) = segment else { return PageKind::Gap };
         let skip = gpa.wrapping_sub(segment.gpa.get());
+        // In a dump a guest page can lie in two pages of the file.
+        let (first, last) = (segment.offset + skip, segment.offset + skip + (PAGE_BYTES - 1));
+        let straddles = !segment.offset.is_multiple_of(PAGE_BYTES);
         match self.files.get(segment.file) {
-            Some(file) if file.has_data_at(segment.offset + skip) => PageKind::Data,
+            Some(file) if file.has_data_at(first) || (straddles && file.has_data_at(last)) => PageKind::Data,
             Some(_) => PageKind::Hole,
             None => PageKind::Gap,
         }

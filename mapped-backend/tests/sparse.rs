@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::FileExt;
 
 use common::{PAGE, allocated, filled, memfd, pattern, ram};
-use vgpu_perception::{Extent, Gpa, PhysRead};
+use vgpu_perception::{Extent, Gpa, PageKind, PhysRead};
 use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam, Populate};
 
 const FILE: u64 = 64 << 20;
@@ -105,4 +105,31 @@ fn a_probe_tells_frozen_ram_from_changing_ram() {
     assert!((80..=100).contains(&few.pages()), "{}", few.pages());
     assert_eq!(ChangeProbe::new(&ram, 0).unwrap().pages(), 0);
     assert_eq!(allocated(&file), before, "looking allocates nothing");
+}
+
+#[test]
+fn a_file_that_grows_after_opening_keeps_its_holes() {
+    let file = memfd(16 << 20);
+    file.write_all_at(&[1; 4096], 0).unwrap();
+    let ram = ram(&[&file], "0:16M:0");
+    // As many blocks as the part that was opened is long, all of them behind it.
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(&vec![1; 20 << 20], 32 << 20).unwrap();
+    assert_eq!(ram.next_extent(Gpa::new(0)).unwrap(), Some(Extent { start: Gpa::new(0), len: PAGE }));
+    assert_eq!(ram.page_kind(Gpa::new(8 << 20)), PageKind::Hole);
+}
+
+#[test]
+fn a_file_that_becomes_sparse_after_opening_has_holes_from_then_on() {
+    let file = filled(1 << 20, pattern);
+    let ram = ram(&[&file], "0:1M:0");
+    let whole = Some(Extent { start: Gpa::new(0), len: 1 << 20 });
+    assert_eq!((ram.next_extent(Gpa::new(0)).unwrap(), ram.page_kind(Gpa::new(0x8000))), (whole, PageKind::Data));
+    // As a balloon, or virtio-mem, gives memory back.
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 0x8000, 0x4000).unwrap();
+    let before = allocated(&file);
+    assert_eq!(ram.next_extent(Gpa::new(0)).unwrap(), Some(Extent { start: Gpa::new(0), len: 0x8000 }));
+    assert_eq!((ram.page_kind(Gpa::new(0x8000)), ram.page_kind(Gpa::new(0xc000))), (PageKind::Hole, PageKind::Data));
+    assert_eq!(allocated(&file), before);
 }

@@ -68,6 +68,11 @@ impl Mapping {
         Ok(Self { base, len, watch: None })
     }
 
+    /// Bytes of it.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Has the signal handler watch this mapping, together with those of the same guest that are watched already.
     pub(crate) fn guard(&mut self, guard: SigbusGuard, others: &[Self]) -> Result<(), Full> {
         let leader = others.iter().find_map(|other| other.watch.as_ref());
@@ -165,14 +170,15 @@ impl Place {
 }
 
 impl Space {
-    /// Places `segments`, ascending and disjoint and made of whole 4 KiB pages, in `maps`; `None` where one lies outside.
+    /// Places `segments`, ascending and disjoint, made of whole 4 KiB pages and at multiples of 8 in `maps`; `None` where one
+    /// lies outside.
     pub(crate) fn new(maps: Vec<Mapping>, segments: &[Placed]) -> Option<Self> {
         let mut spans = Vec::with_capacity(segments.len());
         for segment in segments {
             let map = maps.get(segment.map)?;
             let len = usize::try_from(segment.len).ok()?;
             let offset = usize::try_from(segment.offset).ok()?;
-            let pages = (segment.gpa.get() | segment.len | segment.offset).is_multiple_of(4096);
+            let pages = (segment.gpa.get() | segment.len).is_multiple_of(4096) && offset.is_multiple_of(8);
             if !pages || offset > map.len || len > map.len - offset {
                 return None;
             }
@@ -257,8 +263,8 @@ impl Space {
             return Err(misaligned(gpa));
         }
         let word = if gpa < self.low.len {
-            // SAFETY: the address lies in the segment, which lies inside a live mapping. Segments are whole pages of guest
-            // and host alike, so a multiple of 8 is one there too and 8 bytes follow.
+            // SAFETY: the address lies in the segment, which lies inside a live mapping. Segments are whole pages of the
+            // guest and start at a multiple of 8 in the host, so a multiple of 8 is one there too and 8 bytes follow.
             unsafe { word_at(self.low.zero.wrapping_add(gpa as usize)) }
         } else {
             let Some(place) = self.find_high(gpa) else { return Err(hole(gpa)) };
