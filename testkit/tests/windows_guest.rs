@@ -152,7 +152,7 @@ fn check_process(windows: &WindowsGuest, process: &TruthProcess, kpti: bool) {
             assert_eq!(same.gpa, peb.gpa);
         }
     }
-    if process.peb.get() != 0 && layout.vad.is_some() {
+    if process.peb.get() != 0 {
         for gva in [process.peb.get(), process.section_base.get() + 0x3000] {
             assert!(descriptor(&kernel, layout, process, gva).is_some(), "{name}");
         }
@@ -186,13 +186,13 @@ fn descriptor(kernel: &Kernel<'_>, layout: &Layout, process: &TruthProcess, gva:
     let root_field = process.eprocess.get() + u64::from(layout.vad_root);
     let page = gva >> 12;
     let high = |at: u64, n: u64| kernel.u64(at + 0x20) >> (8 * n) & 0xff;
-    let mut at = match layout.vad? {
+    let mut at = match layout.vad {
         VadShape::Win81 => kernel.u64(root_field),
-        VadShape::Win7 | VadShape::Win8 => kernel.u64(root_field + 0x10),
+        VadShape::Win2003 | VadShape::Win7 | VadShape::Win8 => kernel.u64(root_field + 0x10),
     };
     while at != 0 {
-        let (left, right, first, last) = match layout.vad? {
-            VadShape::Win7 => (8, 0x10, kernel.u64(at + 0x18), kernel.u64(at + 0x20)),
+        let (left, right, first, last) = match layout.vad {
+            VadShape::Win2003 | VadShape::Win7 => (8, 0x10, kernel.u64(at + 0x18), kernel.u64(at + 0x20)),
             VadShape::Win8 => (8, 0x10, kernel.u32(at + 0x18).into(), kernel.u32(at + 0x1c).into()),
             VadShape::Win81 => (
                 0,
@@ -216,18 +216,21 @@ fn descriptor(kernel: &Kernel<'_>, layout: &Layout, process: &TruthProcess, gva:
 fn prototype_by_vad(kernel: &Kernel<'_>, layout: &Layout, process: &TruthProcess, gva: u64) -> Option<u64> {
     let (first, at) = descriptor(kernel, layout, process, gva)?;
     let mut left = (gva >> 12) - first;
-    let contiguous = (kernel.u64(at + 0x58) - kernel.u64(at + 0x50)) / 8 + 1;
+    let old = layout.vad == VadShape::Win2003;
+    let first = if old { 0x38 } else { 0x50 + layout.descriptor_growth() as u64 };
+    let contiguous = (kernel.u64(at + first + 8) - kernel.u64(at + first)) / 8 + 1;
     if left < contiguous {
-        return Some(kernel.u64(at + 0x50) + 8 * left);
+        return Some(kernel.u64(at + first) + 8 * left);
     }
-    let mut subsection = kernel.u64(at + 0x48);
+    let (base, next) = if old { (0x18, 0x28) } else { (8, 0x10) };
+    let mut subsection = kernel.u64(at + first - 8) + if old { 0x48 } else { 0 };
     while subsection != 0 {
-        let count = u64::from(kernel.u32(subsection + u64::from(layout.subsection_ptes)));
+        let count = u64::from(kernel.u32(subsection + u64::from(layout.subsection_ptes())));
         if left < count {
-            return Some(kernel.u64(subsection + 8) + 8 * left);
+            return Some(kernel.u64(subsection + base) + 8 * left);
         }
         left -= count;
-        subsection = kernel.u64(subsection + 0x10);
+        subsection = kernel.u64(subsection + next);
     }
     None
 }
@@ -239,7 +242,7 @@ fn check_region(windows: &WindowsGuest, producer: &TruthProcess, shared: &Shared
         let gva = shared.region.base.get() + page.index * 4096;
         let entry = leaf_entry(&windows.ram, producer.space, gva).unwrap_or(0);
         let by_vad = prototype_by_vad(&kernel, &truth.layout, producer, gva);
-        assert_eq!(by_vad.is_some(), truth.layout.vad.is_some());
+        assert!(by_vad.is_some());
         let prototype = match page.state.entry {
             EntryState::Dirty | EntryState::Clean => {
                 assert_eq!(entry & 1, 1);

@@ -52,7 +52,7 @@ impl<'l> Builder<'l> {
         });
         let mut kernel = Kernel::build(&mut guest, layout, root, &mut rng);
         let nt_base = Gva::new(match (shape, layout.build < 9200) {
-            (Shape::SmallPages, _) => 0xffff_f802_87e1_8000,
+            (Shape::SmallPages | Shape::MiddleOfPage, _) => 0xffff_f802_87e1_8000,
             (_, true) => 0xffff_f800_02a0_0000,
             (_, false) => 0xffff_f804_7ba0_0000,
         });
@@ -103,6 +103,7 @@ impl<'l> Builder<'l> {
             nonpaged: self.kernel.nonpaged.take(&mut self.guest, 0x400, 0x10),
             paged: self.kernel.paged.take(&mut self.guest, 0x400, 0x10),
         };
+        self.fill_pool(&around);
         for made in &made {
             let object = eprocess::bytes(layout, &around, &made.fields);
             self.guest.write(self.kernel.space, Gva::new(made.fields.at), &object);
@@ -136,6 +137,27 @@ impl<'l> Builder<'l> {
         WindowsGuest { ram: self.guest.ram.clone(), guest: self.guest, kernel: self.kernel, truth }
     }
 
+    /// Something that a pointer into pool leads to.
+    fn fill_pool(&mut self, around: &Surroundings) {
+        for at in (0..0x400).step_by(8) {
+            let value = if self.rng.one_in(2) { 0 } else { self.rng.next_u64() >> self.rng.below(64) };
+            self.guest.write(self.kernel.space, around.nonpaged.wrapping_add(at), &value.to_le_bytes());
+            self.guest.write(self.kernel.space, around.paged.wrapping_add(at), &(value ^ at).to_le_bytes());
+        }
+    }
+
+    /// What the process was started from, as the kernel notes it: a counted string and its text. Gives its address.
+    fn audit(&mut self, name: &str) -> u64 {
+        let path = format!("\\Device\\HarddiskVolume3\\Windows\\System32\\{name}");
+        let text: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let at = self.kernel.paged.take(&mut self.guest, 0x10 + text.len() as u64 + 2, 0x10);
+        let bytes = u64::try_from(text.len()).expect("a path is short");
+        self.guest.write(self.kernel.space, at, &(bytes | (bytes + 2) << 16).to_le_bytes());
+        self.guest.write(self.kernel.space, at.wrapping_add(8), &(at.get() + 0x10).to_le_bytes());
+        self.guest.write(self.kernel.space, at.wrapping_add(0x10), &text);
+        at.get()
+    }
+
     /// The tables, user half, descriptors and threads of one process.
     fn process(&mut self, spec: &Spec, library: &Library, region: &mut Option<SharedRegion>) -> Made {
         let layout = self.layout;
@@ -167,6 +189,7 @@ impl<'l> Builder<'l> {
             _ => trimmed = self.user_process(spec, &mut fields, (space, library), region),
         }
         self.tables(spec, &mut fields, space);
+        fields.audit = self.audit(spec.name);
         if !fields.exited {
             fields.object_table = self.handle_table();
             fields.kernel_threads = Some(self.threads(at + u64::from(layout.kernel_thread_list)));
@@ -218,6 +241,7 @@ impl<'l> Builder<'l> {
 
     fn descriptors(&mut self, fields: &mut Fields, ranges: &mut [vad::Range<'_>]) {
         let root_at = Gva::new(fields.at + u64::from(self.layout.vad_root));
+        fields.nodes = ranges.len() as u64;
         (fields.vad_root, fields.vad_hint) =
             vad::build(&mut self.guest, &mut self.kernel, self.layout, ranges, root_at);
     }
@@ -265,12 +289,11 @@ impl<'l> Builder<'l> {
 
     /// Links the processes in order, through the heads in the kernel's data.
     fn link(&mut self, made: &mut [Made]) {
-        let lists = [
-            (self.nt(image::ACTIVE_PROCESS_HEAD), Some(self.layout.links)),
-            (self.nt(image::OTHER_PROCESS_HEAD), eprocess::other_links_at(self.layout)),
-        ];
+        let others = eprocess::other_links_at(self.layout);
+        let heads = (0..).map(|n: u64| self.nt(image::OTHER_PROCESS_HEAD + 0x10 * n));
+        let mut lists = vec![(self.nt(image::ACTIVE_PROCESS_HEAD), self.layout.links)];
+        lists.extend(heads.zip(others));
         for (n, (head, offset)) in lists.into_iter().enumerate() {
-            let Some(offset) = offset else { continue };
             let mut nodes = vec![head.get()];
             nodes.extend(made.iter().map(|made| made.fields.at + u64::from(offset)));
             let count = nodes.len();
@@ -280,7 +303,7 @@ impl<'l> Builder<'l> {
                 if n == 0 {
                     made.fields.links = links;
                 } else {
-                    made.fields.other_links = links;
+                    made.fields.other_links.push((offset, links));
                 }
             }
             let (first, last) = around(0);
@@ -322,10 +345,12 @@ impl<'l> Builder<'l> {
         let self_map = self.self_map_address();
         let cr3 = match self.options.start_block {
             StartBlock::Missing => return,
-            StartBlock::System => self.kernel.space.root.get(),
+            StartBlock::System | StartBlock::Only => self.kernel.space.root.get(),
             StartBlock::Loader | StartBlock::StaleLoader => loader.root.get(),
         };
-        decoys::start_block(&self.guest, decoys::EMPTY_START_BLOCK, code, self_map, 0);
+        if self.options.start_block != StartBlock::Only {
+            decoys::start_block(&self.guest, decoys::EMPTY_START_BLOCK, code, self_map, 0);
+        }
         decoys::start_block(&self.guest, decoys::START_BLOCK, code, self_map, cr3);
     }
 

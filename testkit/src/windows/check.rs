@@ -39,11 +39,12 @@ impl WindowsGuest {
         }
         if let Some((_, shape)) = found.descriptors {
             let shapes = [
+                (VadShape::Win2003, DescriptorShape::Windows7),
                 (VadShape::Win7, DescriptorShape::Windows7),
                 (VadShape::Win8, DescriptorShape::Windows8),
                 (VadShape::Win81, DescriptorShape::Windows81),
             ];
-            let real = self.truth.layout.vad.unwrap_or(VadShape::Win7);
+            let real = self.truth.layout.vad;
             if !shapes.contains(&(real, shape)) {
                 wrong.push(FieldName::VadRoot);
             }

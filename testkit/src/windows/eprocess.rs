@@ -4,7 +4,9 @@ use vgpu_perception::Gva;
 
 use crate::rng::Rng;
 
+use super::by_type;
 use super::layout::Layout;
+use super::lists::Holds;
 
 /// `STATUS_PENDING`: the exit status of a process that runs.
 pub const STILL_ACTIVE: u32 = 0x103;
@@ -26,8 +28,8 @@ pub(super) struct Fields {
     pub ppid: u32,
     /// `ActiveProcessLinks`: next and previous.
     pub links: (u64, u64),
-    /// The links of another list of all processes.
-    pub other_links: (u64, u64),
+    /// The links of other lists of all processes, each with its offset.
+    pub other_links: Vec<(u32, (u64, u64))>,
     /// `ImageFileName`.
     pub name: &'static str,
     /// `Peb`.
@@ -44,6 +46,10 @@ pub(super) struct Fields {
     pub vad_hint: u64,
     /// `ObjectTable`.
     pub object_table: u64,
+    /// Nodes of the tree of descriptors.
+    pub nodes: u64,
+    /// The name that is kept for audits.
+    pub audit: u64,
     /// First and last thread of the kernel's list.
     pub kernel_threads: Option<(u64, u64)>,
     /// First and last thread of the executive's list.
@@ -76,12 +82,16 @@ fn free_slots(layout: &Layout, kpti: bool) -> Vec<u32> {
     (0..layout.size).step_by(8).filter(free).collect()
 }
 
-/// Where the links of the other list lie: two free slots after the root of the descriptors, where there are any.
+/// Where the links of other lists lie: where the field list says so, else two free slots after the root of the descriptors,
+/// where there are any.
 #[must_use]
-pub(super) fn other_links_at(layout: &Layout) -> Option<u32> {
+pub(super) fn other_links_at(layout: &Layout) -> Vec<u32> {
+    if let Some(listed) = layout.listed {
+        return listed.iter().filter(|field| field.holds == Holds::Ring).map(|field| field.at).collect();
+    }
     let free = free_slots(layout, true);
-    let pair = free.windows(2).find(|pair| pair[0] > layout.vad_root + 0x18 && pair[1] == pair[0] + 8)?;
-    Some(pair[0])
+    let pair = free.windows(2).find(|pair| pair[0] > layout.vad_root + 0x18 && pair[1] == pair[0] + 8);
+    pair.map(|pair| pair[0]).into_iter().collect()
 }
 
 /// The object.
@@ -89,7 +99,10 @@ pub(super) fn other_links_at(layout: &Layout) -> Option<u32> {
 pub(super) fn bytes(layout: &Layout, around: &Surroundings, fields: &Fields) -> Vec<u8> {
     let size = usize::try_from(layout.size).expect("small");
     let mut out = vec![0; size.next_multiple_of(16)];
-    fill(&mut out, layout, around, fields);
+    match layout.listed {
+        Some(listed) => by_type::fill(&mut out, listed, around, fields),
+        None => fill(&mut out, layout, around, fields),
+    }
     let mut put = |at: u32, bytes: &[u8]| {
         let at = usize::try_from(at).expect("small");
         out[at..at + bytes.len()].copy_from_slice(bytes);
@@ -104,8 +117,8 @@ pub(super) fn bytes(layout: &Layout, around: &Surroundings, fields: &Fields) -> 
     pair(layout.kernel_thread_list, fields.kernel_threads.unwrap_or(list(layout.kernel_thread_list)));
     pair(layout.thread_list, fields.threads.unwrap_or(list(layout.thread_list)));
     pair(layout.links, fields.links);
-    if let Some(at) = other_links_at(layout) {
-        pair(at, fields.other_links);
+    for (at, links) in &fields.other_links {
+        pair(*at, *links);
     }
     if let Some(at) = layout.user_root_at(around.kpti) {
         pair(at, (fields.user_table.0, fields.user_table.1.into()));

@@ -219,6 +219,16 @@ pub(super) fn place(
 ) {
     let outside = Gpa::new(guest.ram.segments().iter().map(|segment| segment.end().get()).max().unwrap_or(0));
     let mut at = 0;
+    if mapping.large && !base.get().is_multiple_of(2 << 20) {
+        // Its first page and its last are large ones that hold something else too.
+        let first = base.align_down(PageSize::Size2M).get();
+        for here in (first..base.get() + IMAGE_BYTES).step_by(2 << 20) {
+            let piece = Extent { start: guest.frames.contiguous(2 << 20, 2 << 20), len: 2 << 20 };
+            let rwx = flags::P | flags::W | flags::A | flags::D | flags::G;
+            guest.map_pieces(space, Gva::new(here), &[piece], PageSize::Size2M, rwx);
+        }
+        at = IMAGE_BYTES;
+    }
     while at < IMAGE_BYTES {
         let here = base.wrapping_add(at);
         let is_text = (0x40_0000..0x60_0000).contains(&at);

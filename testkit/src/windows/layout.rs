@@ -2,15 +2,32 @@
 
 use crate::rng::Rng;
 
+use super::lists::Listed;
+
 /// How the nodes of the tree of virtual address descriptors look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VadShape {
-    /// Windows 7: table embedded in the process, parent first, 64-bit page numbers.
+    /// Server 2003: as Windows 7, but the descriptor names the control area and not a subsection.
+    Win2003,
+    /// Vista and Windows 7: table embedded in the process, parent first, 64-bit page numbers.
     Win7,
     /// Windows 8.0: table embedded in the process, parent first, 32-bit page numbers.
     Win8,
     /// Windows 8.1 and later: a pointer to the root, children first, 32-bit page numbers with high bytes.
     Win81,
+}
+
+impl VadShape {
+    /// The shape that a build has.
+    #[must_use]
+    pub const fn of(build: u32) -> Self {
+        match build {
+            ..6000 => Self::Win2003,
+            6000..9200 => Self::Win7,
+            9200..9600 => Self::Win8,
+            _ => Self::Win81,
+        }
+    }
 }
 
 /// How entries without P are encoded.
@@ -20,6 +37,14 @@ pub enum PteFormat {
     Old,
     /// From 17763: protection at bit 5, page file number at bit 12, bit 4 says that the entry is not swizzled.
     New,
+}
+
+impl PteFormat {
+    /// The format that a build has.
+    #[must_use]
+    pub const fn of(build: u32) -> Self {
+        if build >= 17763 { Self::New } else { Self::Old }
+    }
 }
 
 /// The offset of the table that user mode runs on.
@@ -86,14 +111,14 @@ pub struct Layout {
     pub object_table: u32,
     /// Byte 2 of the dispatcher header.
     pub header_size: u8,
-    /// The tree of address descriptors, where a source says how it looks.
-    pub vad: Option<VadShape>,
-    /// `SUBSECTION.PtesInSubsection`.
-    pub subsection_ptes: u32,
+    /// The tree of address descriptors.
+    pub vad: VadShape,
     /// Entries without P.
     pub pte: PteFormat,
     /// The kernel finds its own tables at a fixed place.
     pub fixed_self_map: bool,
+    /// Every field of the object, where a list has them; else the bytes between the fields above hold anything.
+    pub listed: Option<&'static [Listed]>,
 }
 
 /// What the columns of the table say; the rest follows from them.
@@ -147,17 +172,11 @@ const fn row(row: &Row) -> Layout {
             7600..9200 => image_name - 0xe0,
             _ => peb + 0x20,
         },
-        // The size no longer fits a byte from 19041 on, and the field is 0.
-        header_size: if kprocess / 4 <= 0xff && build < 19041 { (kprocess / 4) as u8 } else { 0 },
-        vad: match build {
-            ..7600 => None,
-            7600..9200 => Some(VadShape::Win7),
-            9200..9600 => Some(VadShape::Win8),
-            _ => Some(VadShape::Win81),
-        },
-        subsection_ptes: if build < 9600 { 0x18 } else { 0x2c },
-        pte: if build >= 17763 { PteFormat::New } else { PteFormat::Old },
+        header_size: Layout::header_size(build, kprocess),
+        vad: VadShape::of(build),
+        pte: PteFormat::of(build),
         fixed_self_map: build <= 14393,
+        listed: None,
     }
 }
 
@@ -214,9 +233,16 @@ table! {
         [0x440 0x468 0x550 0x5a8 0x7d4 0x840 0x7d8 0x520 0x580 0x5e0];
     "11 24H2", (10, 0, 26100), (0x1c8, 0x840), Always(0x158),
         [0x1d0 0x1f8 0x2e0 0x338 0x554 0x5c0 0x558 0x2b0 0x310 0x370];
+    "11 26H1", (10, 0, 28000), (0x1c8, 0x840), Always(0x158),
+        [0x1d0 0x1f8 0x2e0 0x338 0x554 0x5c0 0x558 0x2b0 0x310 0x370];
 }
 
 impl Layout {
+    /// The size no longer fits a byte from 19041 on, and the field is 0.
+    pub(super) const fn header_size(build: u32, kprocess: u32) -> u8 {
+        if kprocess / 4 <= 0xff && build < 19041 { (kprocess / 4) as u8 } else { 0 }
+    }
+
     /// The layout of that name in [`LAYOUTS`].
     ///
     /// # Panics
@@ -284,6 +310,22 @@ impl Layout {
         }
     }
 
+    /// Bytes by which the descriptor of a section grew since Vista.
+    #[must_use]
+    pub const fn descriptor_growth(&self) -> usize {
+        if self.build >= 28000 { 8 } else { 0 }
+    }
+
+    /// `SUBSECTION.PtesInSubsection`.
+    #[must_use]
+    pub const fn subsection_ptes(&self) -> u32 {
+        match self.build {
+            ..6000 => 0x24,
+            6000..9841 => 0x18,
+            _ => 0x2c,
+        }
+    }
+
     /// Whether the build number is in the page that the kernel shares with user mode.
     #[must_use]
     pub const fn shares_build(&self) -> bool {
@@ -293,7 +335,7 @@ impl Layout {
     /// Bytes at `vad_root`: a pointer, or an embedded table.
     #[must_use]
     pub const fn vad_root_bytes(&self) -> u32 {
-        if matches!(self.vad, Some(VadShape::Win81)) { 8 } else { 0x38 }
+        if matches!(self.vad, VadShape::Win81) { 8 } else { 0x38 }
     }
 
     /// The fields as `(offset, bytes)`, apart from each other.
@@ -354,7 +396,7 @@ mod tests {
     #[test]
     fn fields_do_not_overlap_and_keep_their_distances() {
         LAYOUTS.iter().for_each(check);
-        assert_eq!(LAYOUTS.len(), 19);
+        assert_eq!(LAYOUTS.len(), 20);
     }
 
     #[test]

@@ -12,12 +12,14 @@
 //! ```
 
 mod build;
+mod by_type;
 mod check;
 mod decoys;
 mod eprocess;
 mod image;
 mod kernel;
 mod layout;
+mod lists;
 mod process;
 mod pte;
 mod section;
@@ -34,6 +36,7 @@ pub use decoys::LOADER_TABLE;
 pub use eprocess::STILL_ACTIVE;
 pub use kernel::{Kernel, SHARED_DATA};
 pub use layout::{LAYOUTS, Layout, PteFormat, UserRoot, VadShape};
+pub use lists::{Holds, Listed};
 pub use process::{Kind, PrivateState};
 pub use pte::{PteCodec, SWIZZLE_MASK};
 pub use section::Section;
@@ -48,11 +51,13 @@ pub enum Shape {
     FiveLevel,
     /// 4-level tables, the kernel in 4 KiB pages at a base that is a multiple of no more.
     SmallPages,
+    /// 4-level tables, the kernel in 2 MiB pages, its base in the middle of one: as every real 8.1 has it.
+    MiddleOfPage,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::FourLevel, Self::FiveLevel, Self::SmallPages];
+    pub const ALL: [Self; 4] = [Self::FourLevel, Self::FiveLevel, Self::SmallPages, Self::MiddleOfPage];
 }
 
 /// What the start block in low memory says.
@@ -60,8 +65,10 @@ impl Shape {
 pub enum StartBlock {
     /// There is none.
     Missing,
-    /// It names the System process's tables.
+    /// It names the System process's tables. Below it lies one of a processor that was never started, which names none.
     System,
+    /// As [`System`](Self::System), without the other.
+    Only,
     /// It names the loader's tables, which have the whole kernel half.
     Loader,
     /// It names the loader's tables, which have the kernel's image and no pool.

@@ -5,7 +5,7 @@ use vgpu_perception::{Gpa, Gva};
 use crate::builder::GuestBuilder;
 
 use super::kernel::Kernel;
-use super::layout::Layout;
+use super::layout::{Layout, VadShape};
 
 /// A section object's memory.
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ impl Section {
         let chunks: Vec<&[u64]> = prototypes.chunks(per_subsection).collect();
         let control_area = kernel.nonpaged.take(guest, 0x80 + 0x38, 0x10);
         let segment = kernel.paged.take(guest, 0x58, 0x10).wrapping_add(0x10);
-        let mut subsections = vec![control_area.wrapping_add(0x80)];
+        let old = layout.vad == VadShape::Win2003;
+        let mut subsections = vec![control_area.wrapping_add(if old { 0x48 } else { 0x80 })];
         while subsections.len() < chunks.len() {
             subsections.push(kernel.nonpaged.take(guest, 0x48, 0x10).wrapping_add(0x10));
         }
@@ -49,16 +50,17 @@ impl Section {
         };
         put(control_area, 0, segment.get());
         put(control_area, 0x18, 2 << 32 | 1);
-        put(control_area, 0x40, file);
+        put(control_area, if old { 0x30 } else { 0x40 }, file);
         put(segment, 0, control_area.get());
         put(segment, 8, prototypes.len() as u64);
         put(segment, 0x40, arrays.first().map_or(0, |(array, _)| array.get()));
         for (n, (array, count)) in arrays.iter().enumerate() {
             put(subsections[n], 0, control_area.get());
-            put(subsections[n], 8, array.get());
-            put(subsections[n], 0x10, subsections.get(n + 1).map_or(0, |next| next.get()));
+            let (base, next) = if old { (0x18, 0x28) } else { (8, 0x10) };
+            put(subsections[n], base, array.get());
+            put(subsections[n], next, subsections.get(n + 1).map_or(0, |next| next.get()));
             let count = u32::try_from(*count).expect("a subsection is small").to_le_bytes();
-            guest.write(kernel.space, subsections[n].wrapping_add(layout.subsection_ptes.into()), &count);
+            guest.write(kernel.space, subsections[n].wrapping_add(layout.subsection_ptes().into()), &count);
         }
         Self { control_area, subsection: subsections[0], arrays }
     }

@@ -81,7 +81,7 @@ pub enum Trim {
 }
 
 impl Trim {
-    fn state(self, index: u64, layout: &Layout) -> PageState {
+    fn state(self, index: u64) -> PageState {
         use EntryState::{Clean, ConsultVad, Direct, Dirty, Untouched};
         use PrototypeState::{Transition, Valid};
         let cycle = [
@@ -94,7 +94,7 @@ impl Trim {
             (Untouched, Transition),
             (Untouched, Valid),
         ];
-        let mut state = match self {
+        match self {
             Self::Nothing => PageState::PRESENT,
             Self::Mixed => {
                 // Slots of the ring start at multiples of 512 pages, which would all fall on the first state.
@@ -103,11 +103,7 @@ impl Trim {
                 PageState { entry, prototype }
             }
             Self::With(function) => function(index),
-        };
-        if layout.vad.is_none() && matches!(state.entry, ConsultVad | Untouched) {
-            state.entry = Direct;
         }
-        state
     }
 }
 
@@ -165,7 +161,7 @@ impl SharedRegion {
         let mut prototypes = Vec::new();
         for index in 0..abi::REGION_BYTES / PAGE_BYTES {
             let touched = region.wants(options.ring, index * PAGE_BYTES, PAGE_BYTES);
-            let state = if touched { options.trim.state(index, layout) } else { PageState::NEVER };
+            let state = if touched { options.trim.state(index) } else { PageState::NEVER };
             let frame = state.is_resident().then(|| guest.frames.frame());
             prototypes.push(prototype(codec, state.prototype, frame, index));
             if let Some(gpa) = frame {

@@ -20,7 +20,7 @@ pub(super) struct Range<'s> {
 }
 
 /// Bytes of a descriptor of either kind.
-const NODE: usize = 0x88;
+const NODE: usize = 0x90;
 
 /// Writes the tree into the nonpaged pool. Gives the bytes of the process's root field, and a node for the hint.
 pub(super) fn build(
@@ -31,13 +31,13 @@ pub(super) fn build(
     root_at: Gva,
 ) -> (Vec<u8>, u64) {
     ranges.sort_by_key(|range| range.start);
-    let shape = layout.vad.unwrap_or(VadShape::Win7);
+    let shape = layout.vad;
     let nodes: Vec<u64> = ranges.iter().map(|_| kernel.nonpaged.take(guest, 0xa0, 0x10).get() + 0x10).collect();
-    let tree = Tree { guest, kernel, shape, ranges, nodes: &nodes };
+    let tree = Tree { guest, kernel, shape, ranges, nodes: &nodes, growth: layout.descriptor_growth() };
     let embedded = shape != VadShape::Win81;
     let (root, depth) = tree.write(0, nodes.len(), if embedded { root_at.get() } else { 0 });
-    // The node that was looked up last; the root is that in a process of one range only.
-    let hint = nodes.last().copied().unwrap_or(root);
+    // The node that was looked up last: the root in a process of one range, and now and then in others.
+    let hint = if root_at.get() >> 6 & 3 == 0 { root } else { nodes.last().copied().unwrap_or(root) };
     if !embedded {
         return (root.to_le_bytes().to_vec(), hint);
     }
@@ -57,6 +57,7 @@ struct Tree<'t> {
     shape: VadShape,
     ranges: &'t [Range<'t>],
     nodes: &'t [u64],
+    growth: usize,
 }
 
 impl Tree<'_> {
@@ -91,11 +92,11 @@ impl Tree<'_> {
                 put(0x1c, &low(last));
                 put(0x20, &[u8::try_from(first >> 32).expect("47 bits"), u8::try_from(last >> 32).expect("47 bits")]);
             }
-            VadShape::Win7 | VadShape::Win8 => {
+            VadShape::Win2003 | VadShape::Win7 | VadShape::Win8 => {
                 put(0, &(parent | u64::from(left == 0 && right != 0)).to_le_bytes());
                 put(8, &left.to_le_bytes());
                 put(0x10, &right.to_le_bytes());
-                if self.shape == VadShape::Win7 {
+                if self.shape != VadShape::Win8 {
                     put(0x18, &first.to_le_bytes());
                     put(0x20, &last.to_le_bytes());
                 } else {
@@ -105,11 +106,19 @@ impl Tree<'_> {
                 }
             }
         }
+        if self.shape == VadShape::Win2003 {
+            if let Some(section) = range.section {
+                put(0x30, &section.control_area.get().to_le_bytes());
+                put(0x38, &section.first_prototype().get().to_le_bytes());
+                put(0x40, &section.last_contiguous().get().to_le_bytes());
+            }
+            return node;
+        }
         put(0x30, &0x0420_0004_u32.to_le_bytes());
         if let Some(section) = range.section {
-            put(0x48, &section.subsection.get().to_le_bytes());
-            put(0x50, &section.first_prototype().get().to_le_bytes());
-            put(0x58, &section.last_contiguous().get().to_le_bytes());
+            put(0x48 + self.growth, &section.subsection.get().to_le_bytes());
+            put(0x50 + self.growth, &section.first_prototype().get().to_le_bytes());
+            put(0x58 + self.growth, &section.last_contiguous().get().to_le_bytes());
         }
         node
     }

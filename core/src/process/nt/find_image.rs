@@ -17,6 +17,10 @@ const END: Gva = Gva::new(0xffff_f808_0000_0000);
 const PAGES: u64 = 1 << 20;
 /// Tables of that range that are visited in each pass.
 const TABLES: u64 = 1 << 14;
+/// Loads for the first word of a page: five levels at most.
+const WALK: u64 = 6;
+/// Loads for the headers of an image.
+const IMAGE: u64 = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
@@ -74,7 +78,6 @@ impl ImageSearch {
                 Stage::End => return Step::Done,
                 Stage::Down { next, left } => {
                     let page = Gva::new(*next);
-                    budget.spend(5);
                     *left = left.wrapping_sub(1);
                     *next = next.wrapping_sub(PAGE_BYTES);
                     if *left == 0 || *next < START.get() {
@@ -114,14 +117,15 @@ impl ImageSearch {
                     let page = Gva::new(*next);
                     *next = next.wrapping_add(PAGE_BYTES);
                     self.left = self.left.wrapping_sub(1);
-                    budget.spend(5);
                     page
                 }
             };
-            if word(walker, page).is_ok_and(|word| word & 0xffff == 0x5a4d)
-                && let Some(image) = KernelImage::read(walker, page)
-            {
-                return Step::Found(image);
+            budget.spend(WALK);
+            if word(walker, page).is_ok_and(|word| word & 0xffff == 0x5a4d) {
+                budget.spend(IMAGE);
+                if let Some(image) = KernelImage::read(walker, page) {
+                    return Step::Found(image);
+                }
             }
         }
     }

@@ -1,23 +1,20 @@
 //! A Windows kernel that was found: what is kept of it, and how that is told to be still so.
 
+use super::attach::Attempt;
 use super::eprocess::Object;
 use super::error::NtError;
-use super::find_image::ImageSearch;
-use super::infer::{self, Inferred};
 use super::layout::{FieldName, Layout};
 use super::list::ProcessList;
 use super::memory::{pointer, word};
 use super::paging::{KernelPaging, NtPaging};
 use super::pe::KernelImage;
-use super::shared_data::{Version, version};
+use super::shared_data::Version;
 use crate::addr::{Cr3, Gva};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, PageWalker, PagingMode};
 use crate::phys::PhysRead;
 use crate::process::Step;
 
-/// The exported variable that holds the address of the System process's object.
-const INITIAL_SYSTEM_PROCESS: &str = "PsInitialSystemProcess";
 /// The first build whose absent entries can be swizzled.
 const SWIZZLING_BUILD: u32 = 17763;
 
@@ -138,105 +135,7 @@ impl NtKernel {
     }
 }
 
-fn may_swizzle(version: Option<Version>) -> bool {
+pub(super) fn may_swizzle(version: Option<Version>) -> bool {
     // Where nothing says how old it is, the entry has to be readable in one way only.
     version.is_none_or(|version| version.build.is_some_and(|build| build >= SWIZZLING_BUILD))
-}
-
-/// The way from one root to a kernel: resumable.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
-    space: AddressSpace<KernelPaging>,
-    version: Option<Version>,
-    search: Option<ImageSearch>,
-    found: Cr3,
-    origin: RootOrigin,
-    /// What is known to be in the way.
-    pub(super) error: NtError,
-}
-
-impl Attempt {
-    /// The way from `root`; `code` is an address that may be in the image.
-    pub(super) fn new<M: PhysRead>(
-        mem: &M,
-        root: Cr3,
-        mode: Option<PagingMode>,
-        code: Option<Gva>,
-        origin: RootOrigin,
-    ) -> Self {
-        let space = AddressSpace::new(root).with_resolver(KernelPaging);
-        let read = |mode| version(&PageWalker::new(mem, space.with_mode(mode)));
-        // The shared page is found under one reading of the tables only, and so tells how deep they are.
-        let modes = match mode {
-            Some(mode) => [mode, mode],
-            None => [PagingMode::FourLevel, PagingMode::FiveLevel],
-        };
-        let found = modes.into_iter().find_map(|mode| Some((mode, read(mode)?)));
-        let (mode, version) = match found {
-            Some((mode, version)) => (mode, Some(version)),
-            None => (modes[0], None),
-        };
-        // The start block's word counts without the page as well.
-        let go_on = version.is_some() || origin == RootOrigin::StartBlock;
-        Self {
-            space: space.with_mode(mode),
-            version,
-            search: go_on.then(|| ImageSearch::new(code)),
-            found: root,
-            origin,
-            error: if go_on { NtError::NoImage { root } } else { NtError::NoSharedData { root } },
-        }
-    }
-
-    /// Goes on; `Done` where this root leads to no kernel, for the reason in `error`.
-    pub(super) fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Step<NtKernel> {
-        let walker = PageWalker::new(mem, self.space);
-        let Some(search) = &mut self.search else { return Step::Done };
-        loop {
-            match search.step(&walker, budget) {
-                Step::Pending => return Step::Pending,
-                Step::Done => {
-                    self.search = None;
-                    return Step::Done;
-                }
-                Step::Found(image) => match finish(&walker, image, self.version) {
-                    Ok((system, Inferred { layout, root })) => {
-                        self.search = None;
-                        return Step::Found(NtKernel {
-                            root,
-                            mode: self.space.mode,
-                            found: self.found,
-                            origin: self.origin,
-                            image,
-                            system,
-                            version: self.version,
-                            layout,
-                        });
-                    }
-                    Err(error) => {
-                        if error.progress() >= self.error.progress() {
-                            self.error = error;
-                        }
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// From the image to the layout.
-fn finish<M: PhysRead>(
-    walker: &PageWalker<&M, KernelPaging>,
-    image: KernelImage,
-    version: Option<Version>,
-) -> Result<(Gva, Inferred), NtError> {
-    let variable = image
-        .export(walker, INITIAL_SYSTEM_PROCESS.as_bytes())
-        .ok_or(NtError::NoExport { image: image.base, name: INITIAL_SYSTEM_PROCESS })?;
-    let system = word(walker, variable)
-        .ok()
-        .and_then(|value| pointer(walker.space().mode, value))
-        .ok_or(NtError::NoSystem { variable })?;
-    let kernel = infer::Kernel { walker: *walker, image, may_swizzle: may_swizzle(version) };
-    Ok((system, infer::infer(&kernel, system)?))
 }

@@ -37,20 +37,7 @@ impl FieldName {
     /// What the field was told by.
     #[must_use]
     pub const fn rule(self) -> &'static str {
-        match self {
-            Self::DirectoryTableBase => "names a top table with the kernel half of the System process",
-            Self::UserDirectoryTableBase => "names a table that refers to itself and has the process's user half alone",
-            Self::UniqueProcessId => "4 in the System process, before links that lead to process objects and back",
-            Self::ActiveProcessLinks => "leads to process objects and back, after the System process's number 4",
-            Self::ImageFileName => "reads \"System\" in the System process, and a name in the others",
-            Self::CreateTime => "a date in every process",
-            Self::ExitTime => "a date after its creation in each process that ended, 0 in the others",
-            Self::ExitStatus => "STILL_ACTIVE in each process that lives and in no other",
-            Self::Peb => "a user page whose ImageBaseAddress is the process's SectionBaseAddress",
-            Self::SectionBaseAddress => "a user page that starts an image, and what the environment block names",
-            Self::InheritedFromUniqueProcessId => "0 in the System process, the number of a listed process in others",
-            Self::VadRoot => "the root of a tree that covers environment block and image, in nodes of their own",
-        }
+        super::infer::rule(self)
     }
 }
 
@@ -145,6 +132,14 @@ impl Offsets {
             *word &= other;
         }
         both
+    }
+
+    pub(super) fn or(self, other: Self) -> Self {
+        let mut either = self;
+        for (word, other) in either.0.iter_mut().zip(other.0) {
+            *word |= other;
+        }
+        either
     }
 
     pub(super) fn count(&self) -> u32 {

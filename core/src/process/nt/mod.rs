@@ -15,6 +15,8 @@
 //! [`NtKernel::revalidate`] tells whether a kernel that was kept still runs. [`ProcessList`] is a
 //! [`ProcessSource`](crate::ProcessSource), and [`NtPaging`] what absent entries mean in its processes.
 
+mod attach;
+mod charged;
 mod eprocess;
 mod error;
 mod find_image;
@@ -28,6 +30,7 @@ mod paging;
 mod pe;
 mod pte;
 mod search;
+mod section;
 mod self_map;
 mod shared_data;
 mod start_block;
@@ -37,7 +40,7 @@ pub use error::NtError;
 pub use kernel::{NtKernel, RootOrigin};
 pub use layout::{Field, FieldName, Layout};
 pub use list::{ListStats, NtProcess, ProcessList, ProcessState, RootBy};
-pub use paging::NtPaging;
+pub use paging::{NtLookup, NtPaging};
 pub use pe::KernelImage;
 pub use search::KernelSearch;
 pub use shared_data::Version;

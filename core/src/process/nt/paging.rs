@@ -1,9 +1,11 @@
 //! What absent entries mean in a Windows guest: pages and tables that were trimmed but are still in RAM are found.
 
+use super::charged::Charged;
 use super::memory::word;
 use super::pte::{Absent, Prototype, decode, prototype};
-use super::vad::{DescriptorShape, Descriptors};
-use crate::addr::{Cr3, Gva};
+use super::section::Section;
+use super::vad::{Covered, DescriptorShape, Descriptors};
+use crate::addr::{Cr3, Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
     AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Resolved, Rights,
@@ -61,11 +63,12 @@ pub(super) struct Owner {
 /// On machines with the L1TF mitigation an address in an absent entry can carry one more bit. A prototype's address that can
 /// be read both ways is taken as the address descriptor has it, and is `NotResident` where that cannot decide.
 ///
-/// Holds no translation: kernel tables, descriptors and prototypes are read anew every time, and a process object that was
-/// reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by themselves.
+/// Holds no translation: kernel tables, descriptors and prototypes are read anew in every operation, and a process object that
+/// was reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by themselves.
 ///
 /// # Bound
-/// At most 2^13 loads for an entry: a walk of the kernel's tables for each word that is read.
+/// At most 2^13 loads for an entry, whatever the guest shows; what would cost more is `NotResident`. In an operation over many
+/// pages the descriptor is looked up once for its range, and a page costs one load more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NtPaging {
     kernel: Cr3,
@@ -73,6 +76,32 @@ pub struct NtPaging {
     phys_bits: u32,
     may_swizzle: bool,
     owner: Option<Owner>,
+}
+
+/// What [`NtPaging`] remembers within one operation: the section of the last descriptor, and where the last prototypes lay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NtLookup {
+    section: Option<Section>,
+    /// A page of kernel addresses, by its number, and where it is.
+    page: Option<(u64, Gpa)>,
+}
+
+/// Where the prototype of a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Described {
+    At(Gva),
+    /// A descriptor covers the page and leads to no prototype; so do the pages up to this one.
+    Private(u64),
+    /// No descriptor covers the page, nor the pages up to this one.
+    Nothing(u64),
+}
+
+/// The work of one answer.
+struct Question<'q, 'm, M> {
+    paging: &'q NtPaging,
+    walker: PageWalker<&'q Charged<'m, M>, KernelPaging>,
+    lookup: &'q mut NtLookup,
+    absent: &'q NotPresentEntry,
 }
 
 impl NtPaging {
@@ -91,83 +120,178 @@ impl NtPaging {
         self.owner.is_some()
     }
 
-    fn walker<'m, M: PhysRead>(&self, mem: &'m M) -> PageWalker<&'m M, KernelPaging> {
+    fn space(&self) -> AddressSpace<KernelPaging> {
         let space = AddressSpace::new(self.kernel).with_mode(self.mode).with_phys_bits(self.phys_bits);
-        PageWalker::new(mem, space.with_resolver(KernelPaging))
+        space.with_resolver(KernelPaging)
+    }
+}
+
+/// Up to a page.
+const fn until(resolution: Resolution, page: u64) -> Resolved {
+    Resolved { resolution, until: Gva::new(page << PAGE_SHIFT) }
+}
+
+impl<M: PhysRead> Question<'_, '_, M> {
+    fn number(&self) -> u64 {
+        self.absent.gva.get() >> PAGE_SHIFT
+    }
+
+    fn for_page(&self, resolution: Resolution) -> Resolved {
+        Resolved::for_page(self.absent.gva, resolution)
     }
 
     /// The prototype that the process's address descriptor names.
-    fn described<M: PhysRead>(&self, mem: &M, gva: Gva) -> Result<Option<Gva>, WalkError> {
-        let Some(owner) = self.owner else { return Ok(None) };
-        let walker = self.walker(mem);
+    fn described(&mut self) -> Result<Described, WalkError> {
+        let page = self.number();
+        let here = page.wrapping_add(1);
+        let Some(owner) = self.paging.owner else { return Ok(Described::Nothing(here)) };
+        if let Some(section) = &mut self.lookup.section
+            && section.serves(page)
+        {
+            let last = section.descriptor.last_page;
+            let found = section.prototype(&self.walker, page)?;
+            return Ok(found.map_or(Described::Private(last.wrapping_add(1)), Described::At));
+        }
         let (table_at, table) = owner.table;
-        if word(&walker, owner.eprocess.wrapping_add(table_at.into()))? != table {
-            return Ok(None);
+        if word(&self.walker, owner.eprocess.wrapping_add(table_at.into()))? != table {
+            return Ok(Described::Nothing(here));
         }
         let (root_at, shape) = owner.root;
-        Descriptors { field: owner.eprocess.wrapping_add(root_at.into()), shape }.prototype(&walker, gva)
+        let tree = Descriptors { field: owner.eprocess.wrapping_add(root_at.into()), shape };
+        let descriptor = match tree.look_up(&self.walker, self.absent.gva)? {
+            Covered::By(descriptor) => descriptor,
+            Covered::Nothing { until } => return Ok(Described::Nothing(until)),
+            Covered::Unclear => return Ok(Described::Nothing(here)),
+        };
+        let behind = descriptor.last_page.wrapping_add(1);
+        let Some(mut section) = Section::of(&self.walker, descriptor, shape)? else {
+            return Ok(Described::Private(behind));
+        };
+        let found = section.prototype(&self.walker, page)?;
+        self.lookup.section = Some(section);
+        Ok(found.map_or(Described::Private(behind), Described::At))
     }
 
-    fn follow<M: PhysRead>(&self, mem: &M, at: Gva) -> Result<Resolution, WalkError> {
+    /// Where a prototype is in RAM.
+    fn place(&mut self, at: Gva) -> Result<Gpa, WalkError> {
+        let page = at.get() >> PAGE_SHIFT;
+        let start = match self.lookup.page {
+            Some((number, start)) if number == page => start,
+            _ => {
+                let start = self.walker.translate(at.align_down(PageSize::Size4K))?.gpa;
+                self.lookup.page = Some((page, start));
+                start
+            }
+        };
+        Ok(start.wrapping_add(at.offset_in(PageSize::Size4K)))
+    }
+
+    fn follow(&mut self, at: Gva) -> Result<Resolved, WalkError> {
+        if !at.get().is_multiple_of(8) {
+            return Ok(self.for_page(Resolution::NotResident));
+        }
+        let in_page = 512_u64.wrapping_sub(at.offset_in(PageSize::Size4K) / 8);
+        let place = match self.place(at) {
+            Ok(place) => place,
+            // The page that holds it is not in RAM, nor is any prototype in it.
+            Err(WalkError::NotResident { .. } | WalkError::NotMapped { .. }) => {
+                return Ok(self.missing(in_page));
+            }
+            Err(error) => return Err(error),
+        };
+        let gva = self.absent.gva;
+        let value = self.walker.mem().load_u64(place).map_err(|error| WalkError::Page { gva, error })?;
+        let resolution = self.meaning(prototype(value));
+        if resolution == Resolution::NotResident && self.absent.level != Level::Pt {
+            // The entry stands for a whole table: see how many pages of it are missing at once.
+            let mut block = [0_u64; 64];
+            let count = usize::try_from(in_page).unwrap_or(64).min(64);
+            if let Some(words) = block.get_mut(..count)
+                && self.walker.mem().load_words(place, words).is_ok()
+            {
+                let missing = words.iter().take_while(|word| prototype(**word) == Prototype::NotResident).count();
+                return Ok(self.missing((missing as u64).max(1)));
+            }
+        }
+        Ok(self.for_page(resolution))
+    }
+
+    /// The next `pages` have prototypes that lead nowhere: as many as there are of the same descriptor, where it was asked.
+    fn missing(&self, pages: u64) -> Resolved {
+        let page = self.number();
+        let by_descriptor = self.lookup.section.filter(|section| section.serves(page));
+        let most = by_descriptor.map_or(1, |section| section.pages_left(page));
+        until(Resolution::NotResident, page.saturating_add(pages.min(most)))
+    }
+
+    fn meaning(&self, prototype: Prototype) -> Resolution {
         // What no processor uses says nothing of rights; the process's own view does, where it has the page.
         let rights = Rights { user: true, writable: true, executable: false };
-        Ok(match prototype(word(&self.walker(mem), at)?) {
+        match prototype {
             Prototype::Valid(frame) => Resolution::Page { gpa: frame, rights: Some(rights) },
-            Prototype::Transition(page) => match page.frame(mem) {
+            Prototype::Transition(page) => match page.frame(*self.walker.mem()) {
                 Some(frame) => Resolution::Page { gpa: frame, rights: Some(page.rights()) },
                 None => Resolution::NotResident,
             },
             Prototype::NotResident => Resolution::NotResident,
-        })
+        }
     }
 
-    fn meaning<M: PhysRead>(&self, mem: &M, absent: &NotPresentEntry) -> Result<Resolution, WalkError> {
-        match decode(absent.entry) {
-            Absent::Transition(page) => Ok(match page.frame(mem) {
-                Some(frame) if absent.level == Level::Pt => {
-                    Resolution::Page { gpa: frame, rights: Some(page.rights()) }
+    fn answer(&mut self) -> Result<Resolved, WalkError> {
+        let level = self.absent.level;
+        match decode(self.absent.entry) {
+            Absent::Transition(page) => Ok(match page.frame(*self.walker.mem()) {
+                Some(frame) if level == Level::Pt => {
+                    self.for_page(Resolution::Page { gpa: frame, rights: Some(page.rights()) })
                 }
-                Some(frame) => Resolution::Table(frame),
-                None => Resolution::NotResident,
+                Some(frame) => Resolved::for_entry(Resolution::Table(frame)),
+                None => Resolved::for_entry(Resolution::NotResident),
             }),
-            Absent::NotResident if absent.level == Level::Pt => Ok(Resolution::NotResident),
+            Absent::NotResident if level == Level::Pt => Ok(self.for_page(Resolution::NotResident)),
             // A table that was written out, or never made: what it would say, the descriptor says as well.
-            Absent::Descriptor | Absent::NotResident => match self.described(mem, absent.gva)? {
-                Some(at) => self.follow(mem, at),
-                None if absent.entry == 0 => Ok(Resolution::NotMapped),
-                None => Ok(Resolution::NotResident),
-            },
+            Absent::Descriptor | Absent::NotResident => Ok(match self.described()? {
+                Described::At(at) => self.follow(at)?,
+                Described::Private(end) | Described::Nothing(end) if self.absent.entry == 0 => {
+                    until(Resolution::NotMapped, end)
+                }
+                Described::Private(end) | Described::Nothing(end) => until(Resolution::NotResident, end),
+            }),
             // Only page tables hold these.
-            Absent::Prototype(..) if absent.level != Level::Pt => Ok(Resolution::NotResident),
-            Absent::Prototype(at, Some(plain)) if self.may_swizzle => match self.described(mem, absent.gva)? {
-                Some(expected) if expected == at || expected == plain => self.follow(mem, expected),
-                _ => Ok(Resolution::NotResident),
+            Absent::Prototype(..) if level != Level::Pt => Ok(Resolved::for_entry(Resolution::NotResident)),
+            Absent::Prototype(at, Some(plain)) if self.paging.may_swizzle => match self.described()? {
+                Described::At(expected) if expected == at || expected == plain => self.follow(expected),
+                _ => Ok(self.for_page(Resolution::NotResident)),
             },
-            Absent::Prototype(at, _) => self.follow(mem, at),
+            Absent::Prototype(at, _) => self.follow(at),
         }
     }
 }
 
 impl NotPresentResolver for NtPaging {
     const LOADS: u64 = 1 << 13;
-    type Lookup = ();
+    type Lookup = NtLookup;
 
     fn resolve<M: PhysRead>(
         &self,
         mem: &M,
         absent: &NotPresentEntry,
-        lookup: &mut (),
+        lookup: &mut NtLookup,
         cost: &mut Budget,
     ) -> Result<Resolved, PhysError> {
         if self.phys_bits == 0 || absent.gva >= self.mode.user_end() {
-            return KernelPaging.resolve(mem, absent, lookup, cost);
+            return KernelPaging.resolve(mem, absent, &mut (), cost);
         }
-        let resolution = match self.meaning(mem, absent) {
-            Ok(meaning) => meaning,
-            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) => return Err(error),
-            // What should lead to the page is itself not in RAM, or no pointer.
-            Err(_) => Resolution::NotResident,
-        };
-        Ok(Resolved::for_page(absent.gva, resolution))
+        let charged = Charged::new(mem, Self::LOADS);
+        let walker = PageWalker::new(&charged, self.space());
+        let answer = Question { paging: self, walker, lookup, absent }.answer();
+        cost.spend(charged.spent());
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) if !charged.is_exhausted() => {
+                Err(error)
+            }
+            // What should lead to the page is itself not in RAM, or no pointer, or leads too far.
+            Err(_) => Ok(Resolved::for_page(absent.gva, Resolution::NotResident)),
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::memory::wire;
 use crate::addr::Gva;
 use crate::paging::{NotPresentResolver, PageWalker};
 use crate::phys::PhysRead;
+use crate::process::Step;
 
 /// The DOS header: the mark, and where the headers proper are.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -143,37 +144,6 @@ impl KernelImage {
         walker.read(self.at(rva), dst).ok()
     }
 
-    /// Where the variable `name` lies.
-    ///
-    /// Names are sorted; where that leads nowhere (a page of the directory that cannot be read, for example), each is
-    /// looked at.
-    ///
-    /// # Bound
-    /// 2^14 names, each a number of 4 and a text of 32 bytes.
-    pub(super) fn export<M: PhysRead, R: NotPresentResolver>(
-        &self,
-        walker: &PageWalker<M, R>,
-        name: &[u8],
-    ) -> Option<Gva> {
-        let directory: ExportDirectory = wire(walker, self.at(self.exports_at)).ok()?;
-        let count = directory.names.get().min(NAMES);
-        let index = self.sorted(walker, &directory, count, name).or_else(|| {
-            (0..count).find(|index| self.compare(walker, &directory, *index, name) == Some(Ordering::Equal))
-        })?;
-        let mut number = [0; 2];
-        self.bytes_at(walker, directory.numbers_at.get().checked_add(index.checked_mul(2)?)?, &mut number)?;
-        let number = u32::from(u16::from_le_bytes(number));
-        if number >= directory.functions.get() {
-            return None;
-        }
-        let mut rva = [0; 4];
-        self.bytes_at(walker, directory.functions_at.get().checked_add(number.checked_mul(4)?)?, &mut rva)?;
-        let rva = u32::from_le_bytes(rva);
-        // What lies in the directory itself is the name of something in another image.
-        let forwarded = rva.checked_sub(self.exports_at).is_some_and(|offset| offset < self.exports_bytes);
-        (!forwarded && self.holds(rva, 8)).then(|| self.at(rva))
-    }
-
     fn sorted<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,
@@ -210,5 +180,76 @@ impl KernelImage {
         self.bytes_at(walker, rva, text)?;
         let text = text.split(|byte| *byte == 0).next()?;
         Some(text.cmp(name))
+    }
+
+    /// Where the variable of that index lies.
+    fn variable<M: PhysRead, R: NotPresentResolver>(
+        &self,
+        walker: &PageWalker<M, R>,
+        directory: &ExportDirectory,
+        index: u32,
+    ) -> Option<Gva> {
+        let mut number = [0; 2];
+        self.bytes_at(walker, directory.numbers_at.get().checked_add(index.checked_mul(2)?)?, &mut number)?;
+        let number = u32::from(u16::from_le_bytes(number));
+        if number >= directory.functions.get() {
+            return None;
+        }
+        let mut rva = [0; 4];
+        self.bytes_at(walker, directory.functions_at.get().checked_add(number.checked_mul(4)?)?, &mut rva)?;
+        let rva = u32::from_le_bytes(rva);
+        // What lies in the directory itself is the name of something in another image.
+        let forwarded = rva.checked_sub(self.exports_at).is_some_and(|offset| offset < self.exports_bytes);
+        (!forwarded && self.holds(rva, 8)).then(|| self.at(rva))
+    }
+}
+
+/// A search for a variable among the exports of an image: resumable.
+///
+/// Names are sorted; where that leads nowhere (a page of the directory that cannot be read, for example), each is looked at.
+///
+/// # Bound
+/// 2^14 names, each a number of 4 and a text of 32 bytes; [`Exports::PIECE`] of them in a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exports {
+    image: KernelImage,
+    name: &'static [u8],
+    /// The next name of those that are looked at one by one; `None` before that.
+    next: Option<u32>,
+}
+
+impl Exports {
+    const PIECE: u32 = 64;
+
+    pub(super) const fn new(image: KernelImage, name: &'static [u8]) -> Self {
+        Self { image, name, next: None }
+    }
+
+    pub(super) const fn image(&self) -> KernelImage {
+        self.image
+    }
+
+    /// Looks at a few names. `Found(None)`: there is such a name, and no variable.
+    pub(super) fn step<M: PhysRead, R: NotPresentResolver>(&mut self, walker: &PageWalker<M, R>) -> Step<Option<Gva>> {
+        let image = &self.image;
+        let Ok(directory) = wire::<ExportDirectory, _, _>(walker, image.at(image.exports_at)) else {
+            return Step::Done;
+        };
+        let count = directory.names.get().min(NAMES);
+        let found = match self.next {
+            None => {
+                self.next = Some(0);
+                image.sorted(walker, &directory, count, self.name)
+            }
+            Some(next) => {
+                let end = next.saturating_add(Self::PIECE).min(count);
+                self.next = Some(end);
+                if next >= end {
+                    return Step::Done;
+                }
+                (next..end).find(|at| image.compare(walker, &directory, *at, self.name) == Some(Ordering::Equal))
+            }
+        };
+        found.map_or(Step::Pending, |index| Step::Found(image.variable(walker, &directory, index)))
     }
 }

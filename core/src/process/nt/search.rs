@@ -1,7 +1,8 @@
 //! A kernel in a guest of which nothing is known but its RAM.
 
+use super::attach::Attempt;
 use super::error::NtError;
-use super::kernel::{Attempt, NtKernel, RootOrigin};
+use super::kernel::{NtKernel, RootOrigin};
 use super::self_map::SelfMapped;
 use super::start_block::StartBlocks;
 use crate::addr::Cr3;
@@ -13,6 +14,8 @@ use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.
 const ATTEMPTS: u32 = 16;
+/// Loads for the start blocks of low memory.
+const BLOCKS: u64 = 1 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -27,8 +30,8 @@ enum Stage {
 ///
 /// # Bound
 /// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at most 16
-/// roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A pass, and the search for an
-/// image, can be left at any step; the inference of a layout is one piece.
+/// roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A step
+/// overdraws its budget by [`Budget::PIECE`] loads at most, in whatever garbage.
 ///
 /// ```
 /// use vgpu_perception::process::nt::{KernelSearch, NtKernel};
@@ -118,6 +121,7 @@ impl<'s> KernelSearch<'s> {
                 Stage::End => return Ok(Step::Done),
                 Stage::StartBlocks => match self.blocks.next(mem) {
                     Some(block) => {
+                        budget.spend(BLOCKS);
                         let mode = self.mode.or(block.mode);
                         self.attempt =
                             Some(Attempt::new(mem, block.root, mode, Some(block.code), RootOrigin::StartBlock));
