@@ -135,7 +135,7 @@ fn a_tree_without_an_end_is_followed_so_far() {
     }
     let mut windows = build("10 2004", Options { trim: Trim::With(untouched), ..Options::default() });
     let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).unwrap();
-    assert_eq!(windows.truth.layout.vad, Some(VadShape::Win81));
+    assert_eq!(windows.truth.layout.vad, VadShape::Win81);
     let agent = windows.truth.processes[windows.truth.producer].clone();
     let mut source = kernel.processes();
     let space = loop {

@@ -102,16 +102,26 @@ impl Section {
         descriptor: Descriptor,
         shape: DescriptorShape,
     ) -> Result<Option<Self>, WalkError> {
-        let mut found = None;
+        let (mut found, mut gone) = (None, None);
         for place in shape.placements() {
-            let Ok(Some(one)) = Self::placed(walker, descriptor, *place) else { continue };
+            let one = match Self::placed(walker, descriptor, *place) {
+                Ok(Some(one)) => one,
+                Ok(None) => continue,
+                Err(error) => {
+                    gone = gone.or(Some(error));
+                    continue;
+                }
+            };
             if found.is_some() {
                 // Both chains close: nothing says which is meant.
                 return Ok(None);
             }
             found = Some(one);
         }
-        Ok(found)
+        match (found, gone) {
+            (None, Some(error)) => Err(error),
+            (found, _) => Ok(found),
+        }
     }
 
     fn placed<M: PhysRead, R: NotPresentResolver>(

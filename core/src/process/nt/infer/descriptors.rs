@@ -4,8 +4,8 @@ use super::super::eprocess::Object;
 use super::super::layout::{Field, Offsets, Possible};
 use super::super::memory::pointer;
 use super::super::vad::{DescriptorShape, Descriptors};
-use super::WITNESSES;
 use super::sample::Sample;
+use super::{MOST_OBEY, WITNESSES};
 use crate::addr::Gva;
 use crate::phys::PhysRead;
 
@@ -17,12 +17,14 @@ pub(super) struct Trees {
     peb: Field,
     section_base: Field,
     shapes: [Possible; DescriptorShape::ALL.len()],
-    spoken: bool,
+    /// Processes with an environment block and an image, and those of them that have no tree anywhere.
+    all: u32,
+    odd_ones: u32,
 }
 
 impl Trees {
     pub(super) const fn new(peb: Field, section_base: Field) -> Self {
-        Self { peb, section_base, shapes: [Possible::UNKNOWN; DescriptorShape::ALL.len()], spoken: false }
+        Self { peb, section_base, shapes: [Possible::UNKNOWN; DescriptorShape::ALL.len()], all: 0, odd_ones: 0 }
     }
 
     #[inline(never)]
@@ -47,17 +49,22 @@ impl Trees {
             }
             found
         });
-        if found.iter().any(|found| found.count() > 0) {
-            self.spoken = true;
-            for (possible, found) in self.shapes.iter_mut().zip(found) {
-                possible.keep(found);
-            }
+        self.all = self.all.wrapping_add(1);
+        let speaks = self.shapes.iter().zip(found).any(|(possible, found)| possible.offsets.and(found).count() > 0);
+        if !speaks {
+            // It is being made or taken down. The hint beside the root, which now and then names the root, is known by this:
+            // in most processes it names another node.
+            self.odd_ones = self.odd_ones.wrapping_add(1);
+            return;
+        }
+        for (possible, found) in self.shapes.iter_mut().zip(found) {
+            possible.keep(found);
         }
     }
 
     pub(super) fn field(&self) -> Option<(Field, DescriptorShape)> {
         let all = self.shapes.iter().fold(0, |sum: u32, one| sum.wrapping_add(one.offsets.count()));
-        if !self.spoken || all != 1 {
+        if all != 1 || self.odd_ones.saturating_mul(MOST_OBEY) > self.all {
             return None;
         }
         self.shapes.iter().zip(DescriptorShape::ALL).find_map(|(one, shape)| Some((one.proven(WITNESSES)?, shape)))
