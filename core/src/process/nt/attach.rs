@@ -20,6 +20,7 @@ const INITIAL_SYSTEM_PROCESS: &str = "PsInitialSystemProcess";
 
 /// What is done with an image that calls itself the kernel's.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one an attempt, and it must not allocate")]
 enum Work {
     /// No image yet.
     Image,

@@ -19,7 +19,7 @@ pub(super) struct Sample<'s, 'm, M> {
 
 impl<'s, 'm, M: PhysRead> Sample<'s, 'm, M> {
     pub(super) fn mem(&self) -> &'s Charged<'m, M> {
-        *self.walker.mem()
+        self.walker.mem()
     }
 
     /// The table that `value` names, where it shares the kernel half that everything is read through.
