@@ -8,7 +8,7 @@ use vgpu_perception_mapped::{Machine, parse_number};
 
 /// Find a vgpu region in a guest's RAM and read it. Never writes guest memory.
 #[derive(Debug, Parser)]
-#[command(name = "vgpu", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "vgpu", version = env!("VGPU_VERSION"), arg_required_else_help = true, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -36,6 +36,11 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Show lifecycle, cursor and geometry of the live region
     Status(Status),
+    /// Print the completions for a shell: vgpu completions bash > ~/.local/share/bash-completion/completions/vgpu
+    Completions(Completions),
+    /// Write the manual pages and completions into a folder, for who packages this command
+    #[command(hide = true)]
+    ManualPages(ManualPages),
     /// The demo's producer, in a process of its own
     #[command(hide = true)]
     DemoProducer(DemoProducer),
@@ -134,6 +139,18 @@ pub(crate) struct Demo {
     /// Make the guest a Windows one: a synthetic kernel with a list of processes, most of the region's pages trimmed
     #[arg(long)]
     pub(crate) windows: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell: bash, zsh, fish, elvish or powershell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManualPages {
+    /// The folder; it gets man1, bash, zsh and fish
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod demo;
 mod failure;
 mod frames;
 mod kernel;
+mod manual;
 mod progress;
 mod ps;
 mod qmp;
@@ -33,12 +34,9 @@ fn main() -> ExitCode {
         Command::Find(args) => commands::find(args),
         Command::Sample(args) => commands::sample(args),
         Command::Status(args) => commands::status(args),
-        Command::DemoProducer(args) => {
-            return match demo::produce(args) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => fail(&cli, &failure),
-            };
-        }
+        Command::DemoProducer(args) => return finish(&cli, demo::produce(args)),
+        Command::Completions(args) => return finish(&cli, manual::completions(args)),
+        Command::ManualPages(args) => return finish(&cli, manual::pages(args)),
     };
     match report {
         Err(failure) => fail(&cli, &failure),
@@ -57,6 +55,14 @@ fn main() -> ExitCode {
                 }
             }
         }
+    }
+}
+
+/// The end of a command that reports nothing.
+fn finish(cli: &Cli, result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(cli, &failure),
     }
 }
 
