@@ -5,6 +5,7 @@
     crates.py update    writes each package's README anew from the head of its lib.rs (or main.rs)
     crates.py release   refuses where something is still a placeholder for the owner
     crates.py names     prints the packages that are meant for crates.io
+    crates.py libraries prints those of them that are libraries
 
 A README of a package is the documentation of its crate, as a registry can show it: links into the code are names there.
 """
@@ -134,6 +135,9 @@ def main():
     command = sys.argv[1] if len(sys.argv) > 1 else "check"
     if command == "names":
         print("\n".join(package["name"] for package in packages() if published(package)))
+        return
+    if command == "libraries":
+        print("\n".join(package["name"] for package in packages() if published(package) and library(package)))
         return
     if command == "update":
         for package in filter(published, packages()):
