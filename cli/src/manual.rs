@@ -16,7 +16,8 @@ use crate::failure::Failure;
 pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vgpu", &mut script);
-    io::Write::write_all(&mut io::stdout(), &script).map_err(|error| Failure::Guest(format!("standard output: {error}")))
+    io::Write::write_all(&mut io::stdout(), &script)
+        .map_err(|error| Failure::Guest(format!("standard output: {error}")))
 }
 
 /// Writes a page for `vgpu` and one for each command, and the completions, below a folder as Debian lays them out.
