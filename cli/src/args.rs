@@ -48,19 +48,23 @@ pub(crate) enum Command {
 
 /// Where the guest's RAM is.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("guest").args(["ram", "qmp"]).required(true))]
+#[command(group = ArgGroup::new("which").args(["guest", "qmp", "pid"]).required(true))]
 pub(crate) struct Guest {
-    /// The file that backs the guest's RAM (memory-backend-file with share=on, /dev/shm/..., /proc/PID/fd/N)
-    pub(crate) ram: Option<PathBuf>,
+    /// The guest: name:NAME, pid:N, qmp:PATH, qmp:HOST:PORT, ch:SOCKET, ram:FILE[,FILE...], core:FILE, or a word that can
+    /// be only one of these
+    pub(crate) guest: Option<String>,
     /// How the machine splits its RAM: pc, q35, microvm or ch (cloud-hypervisor)
-    #[arg(long, value_parser = |name: &str| name.parse::<Machine>(), conflicts_with_all = ["map", "qmp"])]
+    #[arg(long, value_parser = |name: &str| name.parse::<Machine>(), conflicts_with = "map")]
     pub(crate) machine: Option<Machine>,
     /// A segment of RAM: gpa:len:offset, numbers decimal or 0x, with K, M, G; may be repeated
-    #[arg(long, value_name = "GPA:LEN:OFFSET", conflicts_with = "qmp")]
+    #[arg(long, value_name = "GPA:LEN:OFFSET")]
     pub(crate) map: Vec<String>,
     /// Ask QEMU on this QMP socket for the RAM file, its layout and CR3
     #[arg(long, value_name = "SOCKET")]
-    pub(crate) qmp: Option<PathBuf>,
+    pub(crate) qmp: Option<String>,
+    /// The process that runs the guest, as pid:N
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
     /// The page-table root of any process of the guest, or auto
     #[arg(long, value_name = "N|auto", value_parser = cr3, default_value = "auto")]
     pub(crate) cr3: Root,
@@ -96,8 +100,8 @@ pub(crate) struct Ps {
 pub(crate) struct Find {
     #[command(flatten)]
     pub(crate) guest: Guest,
-    /// Milliseconds between the two readings of the heartbeat; a producer beats at least every 250
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    /// Milliseconds to watch the heartbeats at most; a producer beats at least every 250
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(250..=60_000))]
     pub(crate) wait_ms: u64,
 }
 

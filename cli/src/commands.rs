@@ -4,13 +4,15 @@ use core::time::Duration;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use vgpu_perception::NextUse;
 use vgpu_perception::region::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
+use vgpu_perception_host::{Live, Ram, Sighting};
 
 use crate::args;
-use crate::attach::{Attached, attach};
+use crate::attach::attach;
 use crate::failure::Failure;
 use crate::frames::Sampler;
-use crate::search::{Search, Seen, search};
+use crate::look::{Look, Until, look};
 use crate::show;
 
 /// What a command has to say: for scripts, and for people.
@@ -24,30 +26,38 @@ pub(crate) struct Report {
     pub(crate) note: Option<String>,
 }
 
-fn look(find: &args::Find) -> Result<(Attached, Search), Failure> {
-    let attached = attach(&find.guest)?;
-    let search = search(&attached, Duration::from_millis(find.wait_ms))?;
-    Ok((attached, search))
+fn look_at(find: &args::Find, until: Until) -> Result<Look, Failure> {
+    look(&attach(&find.guest)?, Duration::from_millis(find.wait_ms), until)
 }
 
-/// The first live region, or the first at all where that is enough; a failure that says why there is none.
-fn live(search: &Search, stale_will_do: bool) -> Result<&Seen, Failure> {
-    let first = search.seen.first().filter(|seen| seen.is_alive() || stale_will_do);
-    first.ok_or_else(|| {
-        let hint = if search.seen.is_empty() { "" } else { "; --stale takes a region whose producer does not live" };
-        Failure::Nothing(format!("{}{hint}", show::advice(search)))
-    })
+/// The best live region, or the best at all where that is enough; a failure that says why there is none.
+fn chosen(look: &mut Look, stale_will_do: bool) -> Result<(Live<Ram>, Sighting), Failure> {
+    let first = look.survey.candidates().first().copied();
+    let live = if look.lives.is_empty() { None } else { Some(look.lives.remove(0)) };
+    match (live, first) {
+        (Some(live), _) => {
+            let place = (live.candidate().process.space.root, live.candidate().base);
+            let same = |one: &&Sighting| (one.candidate.process.space.root, one.candidate.base) == place;
+            let sighting = look.survey.candidates().iter().find(same).copied().or(first);
+            sighting.map(|sighting| (live, sighting)).ok_or_else(|| Failure::Nothing(show::advice(look)))
+        }
+        (None, Some(first)) if stale_will_do => Ok((look.survey.open(&first), first)),
+        (None, first) => {
+            let hint = if first.is_none() { "" } else { "; --stale takes a region whose producer does not live" };
+            Err(Failure::Nothing(format!("{}{hint}", show::advice(look))))
+        }
+    }
 }
 
-pub(crate) fn found(search: &Search) -> Report {
-    let candidates: Vec<_> = search.seen.iter().map(show::candidate).collect();
-    let mut lines: Vec<_> = search.seen.iter().map(show::line).collect();
-    lines.push(show::summary(search));
-    let alive = search.seen.iter().any(Seen::is_alive);
-    let advice = (!alive).then(|| show::advice(search));
-    let (nothing, note) = if search.seen.is_empty() { (advice, None) } else { (None, advice) };
+pub(crate) fn found(look: &Look) -> Report {
+    let seen = look.survey.candidates();
+    let candidates: Vec<_> = seen.iter().map(show::candidate).collect();
+    let mut lines: Vec<_> = seen.iter().map(show::line).collect();
+    lines.push(show::summary(look));
+    let advice = look.lives.is_empty().then(|| show::advice(look));
+    let (nothing, note) = if seen.is_empty() { (advice, None) } else { (None, advice) };
     Report {
-        json: json!({ "candidates": candidates, "scanned": show::scanned(search) }),
+        json: json!({ "candidates": candidates, "left": look.survey.left(), "scanned": show::scanned(look) }),
         text: lines.join("\n"),
         nothing,
         note,
@@ -55,20 +65,19 @@ pub(crate) fn found(search: &Search) -> Report {
 }
 
 pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
-    let (_, search) = look(args)?;
-    Ok(found(&search))
+    Ok(found(&look_at(args, Until::AllAreKnown)?))
 }
 
 pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
-    let (attached, search) = look(&args.find)?;
-    let seen = live(&search, args.stale)?;
-    let mut region = seen.region;
+    let mut look = look_at(&args.find, Until::OneLives)?;
+    let (mut live, seen) = chosen(&mut look, args.stale)?;
     let mut sampler = Sampler::new();
+    live.set_copy(NextUse::ReadSoon);
     let patience = Duration::from_secs(args.timeout);
     let mut skipped = None;
     while sampler.tally.frames < args.frames {
         let before = sampler.tally.frames;
-        skipped = sampler.take(&attached.ram, &mut region, before + 1, Instant::now() + patience, |_, _| Ok(()))?;
+        skipped = sampler.take(&mut live, before + 1, Instant::now() + patience, |_, _| Ok(()))?;
         if sampler.tally.frames == before {
             break;
         }
@@ -86,7 +95,7 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
             "frame": show::frame(&info),
             "frames": sampler.tally.frames,
             "missed": sampler.tally.missed,
-            "candidate": show::candidate(seen),
+            "candidate": show::candidate(&seen),
         }),
         text: format!(
             "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
@@ -104,20 +113,19 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
 }
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
-    let (attached, search) = look(&args.find)?;
-    let seen = live(&search, args.stale)?;
-    let mut region = seen.region;
-    let status = region.read_status(&attached.ram)?;
-    let cursor = region.read_cursor(&attached.ram)?;
-    let geometry = region.read_geometry(&attached.ram)?;
+    let mut look = look_at(&args.find, Until::OneLives)?;
+    let (mut live, seen) = chosen(&mut look, args.stale)?;
+    let status = live.status()?;
+    let cursor = live.cursor()?;
+    let geometry = live.geometry()?;
     let json = json!({
-        "candidate": show::candidate(seen),
+        "candidate": show::candidate(&seen),
         "status": show::sample(status, status_json),
         "cursor": show::sample(cursor, cursor_json),
         "geometry": show::sample(geometry, geometry_json),
     });
     let lines = [
-        show::line(seen),
+        show::line(&seen),
         format!(
             "status    {}",
             show::text(status, |now| {

@@ -9,17 +9,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
+use vgpu_perception::NextUse;
+use vgpu_perception_host::{Guest as HostGuest, Ram as HostRam};
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
 use vgpu_perception_producer::program::{self, Options, Place};
 use vgpu_perception_testkit::windows::{Layout, Options as WindowsOptions, Shape, WindowsGuest};
 use vgpu_perception_testkit::{FileSegment, LinuxOptions, MappedPage, Placement, Ram, Ring, standard_linux};
 
 use crate::args;
-use crate::attach::Attached;
 use crate::commands::{Report, found};
 use crate::failure::Failure;
 use crate::frames::Sampler;
-use crate::search::{Seen, search};
+use crate::look::{Until, look};
 use crate::show;
 
 /// Sparse, and on both sides of the hole below 4 GiB.
@@ -65,37 +66,40 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
         let path = path.to_owned();
         move |error: std::io::Error| Failure::Guest(format!("{}: {error}", path.display()))
     };
-    let guest = if args.windows { windows() } else { linux() };
-    let segments = guest.ram.to_file(&ram_path).map_err(io(&ram_path))?;
-    fs::write(&pieces_path, pieces(&guest, &segments)).map_err(io(&pieces_path))?;
+    let made = if args.windows { windows() } else { linux() };
+    let segments = made.ram.to_file(&ram_path).map_err(io(&ram_path))?;
+    fs::write(&pieces_path, pieces(&made, &segments)).map_err(io(&pieces_path))?;
     let _producer = start(&ram_path, &pieces_path, args.seconds + SPARE_SECONDS)?;
 
     let map = segments.iter().map(|at| Segment { gpa: at.gpa, len: at.len, offset: at.offset, file: 0 });
     let ram = GuestRam::open(&ram_path, SegmentMap::new(map)?)?;
-    let attached = Attached { ram, root: None, root_is_a_guess: false, mode: None };
+    let ram = HostRam::Mapped(ram);
+    let end = ram.end();
+    let guest = HostGuest::over(ram, end);
     // The producer draws its first frame while it is being looked for: a retry is the normal case of a guest that boots.
     let deadline = Instant::now() + Duration::from_secs(20);
-    let (search, seen) = loop {
-        let search = search(&attached, Duration::from_millis(600))?;
-        if let Some(alive) = search.seen.iter().position(Seen::is_alive) {
-            break (search, alive);
+    let (look, mut live) = loop {
+        let mut look = look(&guest, Duration::from_millis(600), Until::AllAreKnown)?;
+        if !look.lives.is_empty() {
+            let live = look.lives.remove(0);
+            break (look, live);
         }
         if Instant::now() > deadline {
-            return Err(Failure::Nothing(show::advice(&search)));
+            return Err(Failure::Nothing(show::advice(&look)));
         }
     };
-    let mut region = search.seen[seen].region;
     let mut sampler = Sampler::new();
+    live.set_copy(NextUse::ReadSoon);
     let begun = Instant::now();
     let mut whole = 0_u64;
-    sampler.take(&attached.ram, &mut region, u64::MAX, begun + Duration::from_secs(args.seconds), |info, pixels| {
+    sampler.take(&mut live, u64::MAX, begun + Duration::from_secs(args.seconds), |info, pixels| {
         let (id, width, height) = (info.desc.frame_id, info.desc.width, info.desc.height);
         whole += u64::from(vgpu_perception_producer::pattern::check(id, width, height, pixels).is_ok());
         Ok(())
     })?;
     let Some(info) = sampler.last else { return Err(Failure::Nothing("the producer published no frame".into())) };
     sampler.write_png(&args.output)?;
-    let report = found(&search);
+    let report = found(&look);
     let tally = sampler.tally;
     let text = format!(
         "{}\n{} frames in {} s, every pixel right in {whole}; {} missed, {} polls met the writer\n{}: frame {}, {} x {}",

@@ -3,12 +3,17 @@
 use core::fmt;
 
 use vgpu_perception::PhysError;
+use vgpu_perception::find::FindError;
 use vgpu_perception::region::ReadError;
+use vgpu_perception_host::SurveyError;
+use vgpu_perception_host::attach::{AttachError, AttachErrorKind};
 use vgpu_perception_mapped::{MapError, OpenError};
 
 /// The end of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    /// The command line cannot be understood: exit 2.
+    Usage(String),
     /// Nothing there: exit 1.
     Nothing(String),
     /// The RAM, its map or QEMU cannot be used: exit 3.
@@ -21,6 +26,7 @@ impl Failure {
     pub(crate) const fn code(&self) -> u8 {
         match self {
             Self::Nothing(_) => 1,
+            Self::Usage(_) => 2,
             Self::Guest(_) => 3,
             Self::Read(_) => 4,
         }
@@ -30,7 +36,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing(text) | Self::Guest(text) | Self::Read(text) => f.write_str(text),
+            Self::Usage(text) | Self::Nothing(text) | Self::Guest(text) | Self::Read(text) => f.write_str(text),
         }
     }
 }
@@ -44,6 +50,26 @@ impl From<OpenError> for Failure {
 impl From<MapError> for Failure {
     fn from(error: MapError) -> Self {
         Self::Guest(error.to_string())
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        match error.kind() {
+            AttachErrorKind::Usage => Self::Usage(error.to_string()),
+            _ => Self::Guest(error.to_string()),
+        }
+    }
+}
+
+impl From<SurveyError> for Failure {
+    fn from(error: SurveyError) -> Self {
+        match error {
+            SurveyError::Find(FindError::Memory(error)) => error.into(),
+            SurveyError::Find(FindError::Root(error)) => Self::Guest(format!("{error}; give another --cr3, or auto")),
+            SurveyError::Find(FindError::NoKernel) => Self::Nothing(format!("{error}; see --machine and --map")),
+            error => Self::Guest(error.to_string()),
+        }
     }
 }
 

@@ -6,10 +6,9 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::time::Instant;
 
-use vgpu_perception::paging::NotPresentResolver;
-use vgpu_perception::region::{FrameDesc, FrameInfo, FrameScratch, Sample, Skip};
-use vgpu_perception::{NextUse, Region, abi};
-use vgpu_perception_mapped::GuestRam;
+use vgpu_perception::abi;
+use vgpu_perception::region::{FrameDesc, FrameInfo, Sample, Skip};
+use vgpu_perception_host::{Live, Ram};
 
 use crate::failure::Failure;
 
@@ -28,7 +27,6 @@ pub(crate) struct Tally {
 /// Takes frames, the latest at the end of the buffer.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    scratch: FrameScratch,
     buffer: Vec<u8>,
     pub(crate) last: Option<FrameInfo>,
     pub(crate) tally: Tally,
@@ -37,21 +35,20 @@ pub(crate) struct Sampler {
 impl Sampler {
     pub(crate) fn new() -> Self {
         let bytes = usize::try_from(abi::MAX_FRAME_BYTES).unwrap_or(0);
-        Self { scratch: FrameScratch::new(), buffer: vec![0; bytes], last: None, tally: Tally::default() }
+        Self { buffer: vec![0; bytes], last: None, tally: Tally::default() }
     }
 
     /// Polls until `enough` frames were taken, or until `until`; a failure where a skip will not pass by waiting.
-    pub(crate) fn take<R: NotPresentResolver>(
+    pub(crate) fn take(
         &mut self,
-        ram: &GuestRam,
-        region: &mut Region<R>,
+        live: &mut Live<Ram>,
         enough: u64,
         until: Instant,
         mut each: impl FnMut(&FrameInfo, &[u8]) -> Result<(), Failure>,
     ) -> Result<Option<Skip>, Failure> {
         let mut why = None;
         while self.tally.frames < enough && Instant::now() < until {
-            match region.sample_frame(ram, &mut self.scratch, &mut self.buffer, NextUse::ReadSoon)? {
+            match live.frame(&mut self.buffer)? {
                 Sample::Fresh(info) => {
                     self.tally.frames += 1;
                     self.tally.missed += info.missed;
@@ -65,7 +62,7 @@ impl Sampler {
                     }
                     if let Skip::Older { .. } = skip {
                         // A new session: this program wants the newest picture, whatever its number.
-                        region.forget_frames();
+                        live.forget_frames();
                     }
                     why = Some(skip);
                     std::thread::sleep(POLL);

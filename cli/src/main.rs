@@ -6,12 +6,10 @@ mod commands;
 mod demo;
 mod failure;
 mod frames;
-mod kernel;
+mod look;
 mod manual;
 mod progress;
 mod ps;
-mod qmp;
-mod search;
 mod show;
 
 use std::io::Write;

@@ -1,18 +1,21 @@
 //! `ps`: the guest's processes, and how what is told of them was proven.
 
 use core::fmt::Write as _;
+use core::ops::ControlFlow;
+use core::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::process::nt::{ListStats, NtKernel, NtProcess, ProcessState, RootBy};
 use vgpu_perception::{Budget, Process, ProcessSource, Step};
-use vgpu_perception_mapped::GuestRam;
+use vgpu_perception_host::{FoundKernel, Ram, Shared};
 
 use crate::args;
 use crate::attach::attach;
 use crate::commands::Report;
 use crate::failure::Failure;
-use crate::kernel::{self, Found};
+use crate::look::message;
 use crate::progress::spinner;
 use crate::show::{hex, levels};
 
@@ -20,15 +23,23 @@ use crate::show::{hex, levels};
 const BUDGET: u64 = 1 << 18;
 
 pub(crate) fn ps(args: &args::Ps) -> Result<Report, Failure> {
-    let attached = attach(&args.guest)?;
-    let found = kernel::find(&attached)?;
+    let guest = attach(&args.guest)?;
+    let started = Instant::now();
+    let bar = spinner();
+    let found = guest.kernel_with(|progress| {
+        bar.set_message(message(&progress));
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let found = found?;
+    let took = started.elapsed();
     match &found.kernel {
-        GuestKernel::Nt(kernel) => windows(&attached.ram, kernel, &found, args.all),
-        GuestKernel::Roots(_) => roots(&attached.ram, &found),
+        GuestKernel::Nt(kernel) => windows(&found.memory, kernel, took, args.all),
+        GuestKernel::Roots(_) => roots(&found, took),
     }
 }
 
-fn windows(ram: &GuestRam, kernel: &NtKernel, found: &Found, all: bool) -> Result<Report, Failure> {
+fn windows(ram: &Shared<Ram>, kernel: &NtKernel, took: Duration, all: bool) -> Result<Report, Failure> {
     let mut source = kernel.processes();
     let mut listed = Vec::new();
     let bar = spinner();
@@ -52,7 +63,7 @@ fn windows(ram: &GuestRam, kernel: &NtKernel, found: &Found, all: bool) -> Resul
             "alive": stats.alive, "exited": stats.exited, "lost": stats.lost, "strange": stats.strange,
             "broken": stats.broken,
         },
-        "milliseconds": found.took.as_secs_f64() * 1000.0,
+        "milliseconds": took.as_secs_f64() * 1000.0,
     });
     Ok(Report { json, text: table(kernel, &listed, stats, all), nothing: None, note: None })
 }
@@ -186,11 +197,11 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
 }
 
 /// A guest that is not Windows: address spaces have no names.
-fn roots(ram: &GuestRam, found: &Found) -> Result<Report, Failure> {
+fn roots(found: &FoundKernel<Ram>, took: Duration) -> Result<Report, Failure> {
     let mut source = found.kernel.processes();
     let mut listed = Vec::new();
     loop {
-        match source.next_process(ram, &mut Budget::new(BUDGET))? {
+        match source.next_process(&found.memory, &mut Budget::new(BUDGET))? {
             Step::Found(process) => listed.push(process),
             Step::Pending => {}
             Step::Done => break,
@@ -217,7 +228,7 @@ fn roots(ram: &GuestRam, found: &Found) -> Result<Report, Failure> {
             "levels": levels(space.mode),
             "not_windows": found.not_windows.map(|error| error.to_string()),
         },
-        "milliseconds": found.took.as_secs_f64() * 1000.0,
+        "milliseconds": took.as_secs_f64() * 1000.0,
     });
     Ok(Report { json, text, nothing: None, note: why })
 }

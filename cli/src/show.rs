@@ -5,16 +5,17 @@ use vgpu_perception::PagingMode;
 use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::region::{FrameInfo, Liveness, Sample};
 use vgpu_perception::scan::FoundBy;
+use vgpu_perception_host::Sighting;
 use vgpu_perception_mapped::Change;
 
-use crate::search::{Search, Seen};
+use crate::look::Look;
 
 /// An address, as JSON cannot hold it.
 pub(crate) fn hex(value: u64) -> Value {
     json!(format!("{value:#x}"))
 }
 
-pub(crate) fn candidate(seen: &Seen) -> Value {
+pub(crate) fn candidate(seen: &Sighting) -> Value {
     let process = &seen.candidate.process;
     let found = &seen.candidate.found;
     let pulse = match seen.liveness {
@@ -55,8 +56,8 @@ pub(crate) const fn system(kernel: &GuestKernel) -> &'static str {
     }
 }
 
-pub(crate) fn scanned(search: &Search) -> Value {
-    let stats = &search.stats;
+pub(crate) fn scanned(look: &Look) -> Value {
+    let stats = look.survey.stats();
     json!({
         "spaces": stats.spaces,
         "tables": stats.tables,
@@ -66,15 +67,15 @@ pub(crate) fn scanned(search: &Search) -> Value {
         "skipped": stats.skipped,
         "not_ram": stats.not_ram,
         "truncated": stats.truncated,
-        "levels": levels(search.found.kernel.space().mode),
-        "system": system(&search.found.kernel),
-        "milliseconds": search.took.as_secs_f64() * 1000.0,
-        "ram_changes": search.change.map(|change| matches!(change, Change::Changing { .. })),
+        "levels": levels(look.survey.kernel().space().mode),
+        "system": system(look.survey.kernel()),
+        "milliseconds": look.survey.took().as_secs_f64() * 1000.0,
+        "ram_changes": look.change.map(|change| matches!(change, Change::Changing { .. })),
     })
 }
 
 /// One line about a candidate.
-pub(crate) fn line(seen: &Seen) -> String {
+pub(crate) fn line(seen: &Sighting) -> String {
     let candidate = &seen.candidate;
     let process = &candidate.process;
     let state = match seen.liveness {
@@ -82,7 +83,8 @@ pub(crate) fn line(seen: &Seen) -> String {
         Some(Liveness::Stale(_)) => "stale",
         Some(Liveness::Restarted(_)) => "restarted",
         Some(Liveness::Unclear(_)) => "unclear",
-        None => "gone",
+        None if seen.gone.is_some() => "gone",
+        None => "unknown",
     };
     let name = process.name.map_or_else(|| "-".to_owned(), |name| name.to_string());
     let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
@@ -96,18 +98,18 @@ pub(crate) fn line(seen: &Seen) -> String {
 }
 
 /// What was looked at, in one line.
-pub(crate) fn summary(search: &Search) -> String {
-    let stats = &search.stats;
+pub(crate) fn summary(look: &Look) -> String {
+    let stats = look.survey.stats();
     let mut text = format!(
         "looked at {} address spaces ({}), {} page tables, {} frames in {:.1} ms",
         stats.spaces,
-        match search.found.kernel {
+        match look.survey.kernel() {
             GuestKernel::Nt(_) => "listed by a Windows kernel",
             GuestKernel::Roots(_) => "by the kernel half that they share",
         },
         stats.tables,
         stats.pages,
-        search.took.as_secs_f64() * 1000.0
+        look.survey.took().as_secs_f64() * 1000.0
     );
     if stats.skipped + stats.truncated > 0 {
         text.push_str(&format!(" ({} stretches unreadable, {} spaces cut short)", stats.skipped, stats.truncated));
@@ -116,9 +118,13 @@ pub(crate) fn summary(search: &Search) -> String {
 }
 
 /// Why nothing lives, as far as can be told.
-pub(crate) fn advice(search: &Search) -> String {
-    let what = if search.seen.is_empty() { "no region in any process" } else { "no candidate's heartbeat advanced" };
-    match search.change {
+pub(crate) fn advice(look: &Look) -> String {
+    let what = if look.survey.candidates().is_empty() {
+        "no region in any process"
+    } else {
+        "no candidate's heartbeat advanced"
+    };
+    match look.change {
         Some(Change::Frozen { pages }) => format!(
             "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not shared \
              with the file (share=off)"

@@ -23,7 +23,7 @@ pub(crate) const PIECE: u64 = 1 << 18;
 /// ```no_run
 /// use vgpu_perception_host::{Guest, Sample};
 ///
-/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// fn main() -> Result<(), Box<dyn core::error::Error>> {
 ///     let guest = Guest::attach("win11")?;
 ///     let mut survey = guest.survey()?;
 ///     std::thread::sleep(survey.wait());
@@ -72,7 +72,7 @@ pub struct Refreshed<M> {
 }
 
 /// Why a guest cannot be read any more.
-pub type RefreshError = Box<dyn std::error::Error + Send + Sync>;
+pub type RefreshError = Box<dyn core::error::Error + Send + Sync>;
 
 /// What is known of the guest's page tables.
 #[derive(Clone, Copy, Debug)]
@@ -368,7 +368,7 @@ impl fmt::Display for SurveyError {
     }
 }
 
-impl std::error::Error for SurveyError {}
+impl core::error::Error for SurveyError {}
 
 /// Calls `each` with what `finder` finds until nothing is left.
 pub(crate) fn drive<M: PhysRead>(

@@ -4,10 +4,11 @@
 //! process before many of one; what it does not hold is counted, and handed out behind.
 
 use core::fmt;
+use core::hash::BuildHasher;
 use core::ops::ControlFlow;
 use core::time::Duration;
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::time::Instant;
 
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
@@ -364,4 +365,4 @@ impl fmt::Display for TooEarly {
     }
 }
 
-impl std::error::Error for TooEarly {}
+impl core::error::Error for TooEarly {}

@@ -33,7 +33,7 @@ type Filter = Box<dyn Fn(&Candidate<GuestPaging>) -> bool + Send>;
 /// use vgpu_perception::PhysRead;
 /// use vgpu_perception_host::{Event, Guest, Sample, Watch};
 ///
-/// fn follow(guest: Guest<impl PhysRead>) -> Result<(), Box<dyn std::error::Error>> {
+/// fn follow(guest: Guest<impl PhysRead>) -> Result<(), Box<dyn core::error::Error>> {
 ///     let mut watch = Watch::new(guest);
 ///     let mut picture = vec![0; 3840 * 2160 * 4];
 ///     loop {

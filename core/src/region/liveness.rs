@@ -17,7 +17,6 @@ pub struct Pulse {
 
 impl Pulse {
     /// What this pulse, read later, says about `before`.
-    #[must_use]
     pub const fn since(self, before: Self) -> Liveness {
         let ahead = self.heartbeat.wrapping_sub(before.heartbeat);
         if self.run_epoch != before.run_epoch {

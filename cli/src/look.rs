@@ -1,0 +1,92 @@
+//! A survey as the commands make it: with a progress bar, and with the wait of the liveness proof.
+
+use core::ops::ControlFlow;
+use core::time::Duration;
+use std::time::Instant;
+
+use vgpu_perception::find::{FindPhase, FindProgress};
+use vgpu_perception_host::{Guest, Live, Ram, Shared, Sighting, Survey};
+use vgpu_perception_mapped::{Change, ChangeProbe};
+
+use crate::failure::Failure;
+use crate::progress::spinner;
+
+/// How long to sleep between two looks at the heartbeats: a small part of the period in which each has to beat.
+const POLL: Duration = Duration::from_millis(5);
+
+/// What was found, and what lives of it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) survey: Survey<Ram>,
+    /// The producers that were seen to live, best first.
+    pub(crate) lives: Vec<Live<Ram>>,
+    /// Set where nothing lives: whether the RAM changes at all.
+    pub(crate) change: Option<Change>,
+}
+
+/// When a look has seen enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// As soon as one producer lives.
+    OneLives,
+    /// When every candidate is known to live, or the wait is over.
+    AllAreKnown,
+}
+
+/// Finds all candidates and watches their heartbeats for as long as `wait`.
+pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<Look, Failure> {
+    let bar = spinner();
+    let survey = guest.survey_with(|progress| {
+        bar.set_message(message(&progress));
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    let mut survey = survey?;
+    let memory = survey.memory().clone();
+    let probe = probe(&memory)?;
+    let deadline = Instant::now() + if guest.is_live() { wait.max(survey.wait()) } else { Duration::ZERO };
+    let mut lives: Vec<Live<Ram>> = Vec::new();
+    loop {
+        for live in survey.poll() {
+            let place = |one: &Live<Ram>| (one.candidate().process.space.root, one.candidate().base);
+            if !lives.iter().any(|known| place(known) == place(&live)) {
+                lives.push(live);
+            }
+        }
+        let known = survey.candidates().iter().all(Sighting::is_alive);
+        if known || (until == Until::OneLives && !lives.is_empty()) || Instant::now() >= deadline {
+            break;
+        }
+        std::thread::sleep(POLL);
+    }
+    if lives.is_empty() {
+        // Now it is known of each that it does not live.
+        lives = survey.confirm().unwrap_or_default();
+    }
+    lives.sort_by_key(Live::rank);
+    let change = match (&probe, &*memory) {
+        (Some(probe), Ram::Mapped(ram)) if lives.is_empty() => Some(probe.compare(ram)?),
+        _ => None,
+    };
+    Ok(Look { survey, lives, change })
+}
+
+/// A first look at RAM that is mapped, to tell a guest that stands still.
+fn probe(memory: &Shared<Ram>) -> Result<Option<ChangeProbe>, Failure> {
+    match &**memory {
+        Ram::Mapped(ram) => Ok(Some(ChangeProbe::new(ram, 4096)?)),
+        _ => Ok(None),
+    }
+}
+
+/// How far a search is, in words.
+pub(crate) fn message(progress: &FindProgress) -> String {
+    let stats = &progress.stats;
+    match progress.phase {
+        FindPhase::Kernel => "looking for the kernel".to_owned(),
+        FindPhase::Scan | FindPhase::End => format!(
+            "pass {}: {} address spaces, {} page tables, {} pages, {} candidates",
+            progress.scan.pass, stats.spaces, stats.tables, stats.pages, stats.candidates
+        ),
+    }
+}
