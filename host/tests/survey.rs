@@ -1,9 +1,9 @@
 //! Surveys of synthetic guests: who lives, in which order, and that no number of forgeries hides anybody.
 
+use core::ops::ControlFlow;
+use core::time::Duration;
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::thread::sleep;
-use std::time::Duration;
 
 use vgpu_perception::{Gpa, Gva};
 use vgpu_perception_host::{Guest, Limits, Sample, Survey, SurveyError};

@@ -1,8 +1,9 @@
 //! A watch over a synthetic guest whose producer restarts, ends and comes back, and that reboots.
 
+use core::time::Duration;
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vgpu_perception::{Extent, Gpa, Gva, PageKind, PhysError, PhysRead};
 use vgpu_perception_host::{Event, Guest, Sample, Watch};
