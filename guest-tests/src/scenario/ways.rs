@@ -40,7 +40,9 @@ pub(crate) fn run(length: Length) -> Result<()> {
         every_way(Options { memory: Memory::TwoCells, ..Options::Q35 })?;
         every_way(Options { memory: Memory::Private, machine: Machine::Q35, ..Options::Q35 })?;
         if std::path::Path::new(HUGE).is_dir() {
+            let free = huge_pages_free();
             every_way(Options { memory: Memory::Huge, ..SMALL })?;
+            ensure!(huge_pages_free() == free, "huge pages are left over from the guest");
             every_way(Options { memory: Memory::HugeAllocated, ..SMALL })?;
         } else {
             println!("SKIPPED: guests on huge pages; there is no {HUGE} here");
@@ -59,6 +61,7 @@ fn every_way(options: Options) -> Result<()> {
     let (memory, machine, ram_mib) = (options.memory, options.machine, options.ram_mib);
     let mut guest = Guest::boot(options)?;
     let ready = guest.start_producer(&format!("--width {} --height {} --fps 20", SIZE.0, SIZE.1))?;
+    let free = huge_pages_free();
     for way in ways(&guest) {
         let begun = Instant::now();
         let attachment = attach(&spec(&way)?).map_err(|error| format!("{memory:?} by {way}: {error}"))?;
@@ -77,7 +80,16 @@ fn every_way(options: Options) -> Result<()> {
             attachment.notes.iter().map(|note| format!("; {note}")).collect::<String>()
         );
     }
+    // A guest touches some of its RAM as it runs; a reader that touches it would have allocated all that was free.
+    let taken = free.saturating_sub(huge_pages_free());
+    ensure!(taken <= 64, "{memory:?}: {taken} huge pages were allocated while the guest was read");
     Ok(())
+}
+
+fn huge_pages_free() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
 }
 
 fn ways(guest: &Guest) -> [String; 3] {

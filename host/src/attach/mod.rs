@@ -4,6 +4,7 @@
 //! proven to be the guest's: the VMM's own mappings say which file or which memory holds each piece of RAM, and what is
 //! mapped here is compared with them. Nothing is opened for writing, and no process is stopped.
 
+pub mod cloud_hypervisor;
 pub mod cmdline;
 mod core_file;
 mod error;
@@ -79,7 +80,12 @@ pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
         GuestSource::Pid(pid) => by_process(Vm::of_pid(*pid)?, &mut notes)?,
         GuestSource::Name(name) => by_process(vmm::named(name)?, &mut notes)?,
         GuestSource::Ram(paths) => (Ram::Mapped(files::open(spec, paths, &mut notes)?), None, None),
-        GuestSource::CloudHypervisor(_) | GuestSource::Core(_) => {
+        GuestSource::CloudHypervisor(socket) => {
+            let (vm, layouts) = cloud_hypervisor::ask(socket)?;
+            let (ram, plan) = process::choose(&vm, layouts, &mut notes)?;
+            (ram, None, Some((vm, plan)))
+        }
+        GuestSource::Core(_) => {
             return Err(AttachError::new(AttachErrorKind::Format, format!("{}: not read yet", spec.source)));
         }
     };

@@ -263,23 +263,20 @@ fn loopback(text: &str) -> Option<SocketAddr> {
     all.iter().all(|address| address.ip().is_loopback()).then(|| all.first().copied()).flatten()
 }
 
-/// Whether somebody else's connection to this socket stands: the far end of each bears the socket's path.
+/// Whether somebody else's connection to this socket stands while ours waits to be accepted.
 fn is_held(path: &Path) -> bool {
     let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return false };
-    // One is ours, which waits to be accepted.
-    connections(&table, &path.display().to_string()) > 1
+    let path = path.display().to_string();
+    connections(&table, &path, "03") > 0 && connections(&table, &path, "02") > 0
 }
 
-/// How many connections to `path` stand, by the lines of `/proc/net/unix`.
-pub(super) fn connections(table: &str, path: &str) -> usize {
-    table
-        .lines()
-        .filter(|line| {
-            let mut fields = line.split_whitespace();
-            // State 03 is connected; a listening socket is in state 01.
-            fields.nth(5) == Some("03") && line.split_once(path).is_some_and(|(_, rest)| rest.is_empty())
-        })
-        .count()
+/// How many far ends of connections to `path` are in this state, by the lines of `/proc/net/unix`: 01 listens, 02 waits to
+/// be accepted, 03 is connected.
+fn connections(table: &str, path: &str, state: &str) -> usize {
+    let is_one = |line: &&str| {
+        line.split_whitespace().nth(5) == Some(state) && line.strip_suffix(path).is_some_and(|rest| rest.ends_with(' '))
+    };
+    table.lines().filter(is_one).count()
 }
 
 #[cfg(test)]
@@ -305,7 +302,7 @@ mod tests {
              0000000000000000: 00000002 00000000 00010000 0001 01 22254 /tmp/a.qmp\n\
              0000000000000000: 00000003 00000000 00000000 0001 03 22255 /tmp/a.qmp\n\
              0000000000000000: 00000003 00000000 00000000 0001 03 22256\n";
-        assert_eq!(connections(table, "/tmp/a.qmp"), 1);
-        assert_eq!(connections(table, "/tmp/b.qmp"), 0);
+        assert_eq!((connections(table, "/tmp/a.qmp", "03"), connections(table, "/tmp/a.qmp", "02")), (1, 0));
+        assert_eq!(connections(table, "/tmp/b.qmp", "03"), 0);
     }
 }

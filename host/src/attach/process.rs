@@ -2,9 +2,10 @@
 
 use super::cmdline::QemuLine;
 use super::error::{AttachError, AttachErrorKind};
+use super::layout::{self, Layout};
 use super::source::{self, Plan};
 use super::vmm::{Vm, Vmm};
-use super::{layout, proof, qemu};
+use super::{proof, qemu};
 use crate::ram::Ram;
 
 /// Refuses what nobody can read.
@@ -21,6 +22,11 @@ pub(super) fn check(vm: &Vm) -> Result<(), AttachError> {
 pub(super) fn open(vm: &Vm, notes: &mut Vec<String>) -> Result<(Ram, Plan), AttachError> {
     check(vm)?;
     let layouts = layout::layouts(vm.vmm, &vm.words, &vm.proc.maps()?)?;
+    choose(vm, layouts, notes)
+}
+
+/// The RAM of `vm` under that of `layouts` which makes most sense of it.
+pub(super) fn choose(vm: &Vm, layouts: Vec<Layout>, notes: &mut Vec<String>) -> Result<(Ram, Plan), AttachError> {
     let several = layouts.len() > 1;
     let count = layouts.len();
     let mut best: Option<(Option<i64>, Ram, Plan, Vec<String>)> = None;
