@@ -80,9 +80,9 @@ fn zones_of_one_size_in_the_order_that_makes_sense() {
         let (spec, server) = api(if shared { "shared" } else { "private" }, body);
         if shared {
             let attachment = attach(&spec).unwrap();
-            assert!(matches!(attachment.ram, Ram::Mapped(_)), "shared memfds are mapped");
+            assert!(matches!(*attachment.ram, Ram::Mapped(_)), "shared memfds are mapped");
             assert_eq!(attachment.ram.bytes(), options.ram);
-            assert_eq!(places(&attachment.ram), truth, "{:?}", attachment.notes);
+            assert_eq!(places(&*attachment.ram), truth, "{:?}", attachment.notes);
             assert!(attachment.notes.iter().any(|note| note.contains("layouts")), "{:?}", attachment.notes);
         } else {
             // Private copies of a file are no RAM of cloud-hypervisor.
