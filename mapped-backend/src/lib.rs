@@ -35,7 +35,7 @@ pub use plan::{Calibration, CalibrationError, copy_methods};
 pub use populate::Populate;
 pub use probe::{Change, ChangeProbe};
 pub use ram::{GuestRam, RamOptions};
-pub use raw::{MAX_GUARDED, SigbusGuard};
+pub use raw::{MAX_GUARDED, MappedView, SigbusGuard, ViewList};
 
 /// The program in the project's README, compiled.
 #[cfg(doctest)]

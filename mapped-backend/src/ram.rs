@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use vgpu_perception::{
     CopyHint, Extent, Gpa, PAGE_BYTES, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window,
 };
-use volatile::VolatilePtr;
-use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
 
 use crate::error::OpenError;
@@ -16,7 +14,7 @@ use crate::file::{DataError, RamFile};
 use crate::machine::{Machine, MachineOptions};
 use crate::map::{MapError, Segment, SegmentMap};
 use crate::plan::Calibration;
-use crate::raw::{MAX_GUARDED, Mapping, Placed, SigbusGuard, Space};
+use crate::raw::{MAX_GUARDED, MappedView, Mapping, Placed, SigbusGuard, Space};
 
 /// What is asked of RAM files beyond their being readable.
 #[derive(Clone, Copy, Debug, Default)]
@@ -186,7 +184,7 @@ impl GuestRam {
         self.space.is_lost()
     }
 
-    /// Typed volatile access to the `T` at `gpa`, for single fields that need no ordering.
+    /// Reads the `T` at `gpa` by a volatile load, for single fields that need no ordering.
     ///
     /// `T` is read as the host lays it out: wrap numbers that the guest keeps little-endian in zerocopy's types, or convert.
     /// A volatile read of more than a word is not one access, and no read is ordered with others: a seqlock rests on
@@ -196,16 +194,45 @@ impl GuestRam {
     /// ```no_run
     /// # use vgpu_perception::Gpa;
     /// # fn of(ram: &vgpu_perception_mapped::GuestRam) -> Result<(), vgpu_perception::PhysError> {
-    /// let heartbeat = ram.volatile::<u64>(Gpa::new(0x10_0100))?;
-    /// let (before, after) = (heartbeat.read(), heartbeat.read());
-    /// # let _ = (before, after); Ok(()) }
+    /// let heartbeat: u64 = ram.volatile_read(Gpa::new(0x10_0100))?;
+    /// # let _ = heartbeat; Ok(()) }
     /// ```
     ///
     /// # Errors
     /// [`PhysErrorKind::Gap`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not aligned
     /// for a `T`.
-    pub fn volatile<T: FromBytes>(&self, gpa: Gpa) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
-        self.space.volatile(gpa.get())
+    pub fn volatile_read<T: FromBytes + Copy>(&self, gpa: Gpa) -> Result<T, PhysError> {
+        self.space.volatile_read(gpa.get())
+    }
+
+    /// A view of `window`, safe to read; `None` where it does not lie in this RAM's mappings.
+    ///
+    /// For visitors of frames: what they are shown in place becomes words, a copy, or the source of a `writev`.
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    /// use vgpu_perception::region::{Reader, Sample};
+    /// use vgpu_perception::{Gpa, PhysError, PhysErrorKind};
+    /// use vgpu_perception_mapped::{GuestRam, ViewList};
+    ///
+    /// /// Writes the latest frame to `file` out of the guest's own memory. Nothing is copied in this process.
+    /// fn spill(reader: &mut Reader<&GuestRam>, file: &File) -> Result<bool, Box<dyn std::error::Error>> {
+    ///     let sample = reader.visit_frame(|stretch| {
+    ///         let mut views = ViewList::new();
+    ///         for (run, window) in stretch.windows() {
+    ///             let gone = PhysError::new(run.gpa, PhysErrorKind::Gap);
+    ///             views.push(window.and_then(|window| stretch.memory().view(window)).ok_or(gone)?);
+    ///         }
+    ///         let failed = |_| PhysError::new(Gpa::new(0), PhysErrorKind::Backend(5));
+    ///         views.write_to(file).map(drop).map_err(failed)
+    ///     })?;
+    ///     Ok(matches!(sample, Sample::Fresh(_))) // what was written counts only then
+    /// }
+    /// # let _ = spill;
+    /// ```
+    #[must_use]
+    pub fn view<'m>(&'m self, window: Window<'m>) -> Option<MappedView<'m>> {
+        self.space.view(window)
     }
 
     /// What copies of this guest were measured to take so far: to be saved, and given to [`calibrate`](Self::calibrate) when

@@ -202,13 +202,15 @@ fn a_window_is_an_address_inside_one_segment() {
 fn volatile_access_is_typed_and_checked() {
     let file = filled(PAGE, |_| 0);
     let ram = ram(&[&file], "0:4K:0");
-    let word = ram.volatile::<u64>(gpa(8)).unwrap();
-    assert_eq!(word.read(), 0);
+    assert_eq!(ram.volatile_read::<u64>(gpa(8)), Ok(0));
     file.write_all_at(&7_u64.to_ne_bytes(), 8).unwrap();
-    assert_eq!(word.read(), 7);
-    assert_eq!(ram.volatile::<u64>(gpa(4)).unwrap_err().kind, PhysErrorKind::Misaligned);
-    assert_eq!(ram.volatile::<u64>(gpa(PAGE)).unwrap_err().kind, PhysErrorKind::Gap);
-    assert_eq!(ram.volatile::<[u8; 16]>(gpa(PAGE - 8)).unwrap_err(), PhysError::new(gpa(PAGE), PhysErrorKind::Gap));
+    assert_eq!(ram.volatile_read::<u64>(gpa(8)), Ok(7));
+    assert_eq!(ram.volatile_read::<u64>(gpa(4)).unwrap_err().kind, PhysErrorKind::Misaligned);
+    assert_eq!(ram.volatile_read::<u64>(gpa(PAGE)).unwrap_err().kind, PhysErrorKind::Gap);
+    assert_eq!(
+        ram.volatile_read::<[u8; 16]>(gpa(PAGE - 8)).unwrap_err(),
+        PhysError::new(gpa(PAGE), PhysErrorKind::Gap)
+    );
 }
 
 #[test]

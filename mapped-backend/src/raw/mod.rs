@@ -26,6 +26,7 @@ mod plain;
 mod sigbus;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod turn;
+mod view;
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
@@ -37,7 +38,6 @@ use std::time::Instant;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use vgpu_perception::{CopyHint, CopyPolicy, Gpa, PhysError, PhysErrorKind, PhysRun, Window};
 use volatile::VolatilePtr;
-use volatile::access::ReadOnly;
 use zerocopy::FromBytes;
 
 use crate::plan::{self, Chooser, Copying, Cpu, Method, Shape};
@@ -45,6 +45,7 @@ use piece::Piece;
 
 pub(crate) use sigbus::{Full, Watch};
 pub use sigbus::{MAX_GUARDED, SigbusGuard};
+pub use view::{MappedView, ViewList};
 
 /// A whole file, mapped `MAP_SHARED` and `PROT_READ`.
 pub(crate) struct Mapping {
@@ -446,8 +447,13 @@ impl Space {
         Some(Window::new(NonNull::new(place.host.cast_mut())?, len))
     }
 
-    /// Typed volatile access to a value that lies in one segment, aligned.
-    pub(crate) fn volatile<T: FromBytes>(&self, gpa: u64) -> Result<VolatilePtr<'_, T, ReadOnly>, PhysError> {
+    /// A view of `window`, if it lies in one of the mappings.
+    pub(crate) fn view<'m>(&'m self, window: Window<'m>) -> Option<MappedView<'m>> {
+        MappedView::new(&self.maps, self.cpu, window)
+    }
+
+    /// A volatile read of a value that lies in one segment, aligned.
+    pub(crate) fn volatile_read<T: FromBytes + Copy>(&self, gpa: u64) -> Result<T, PhysError> {
         if !gpa.is_multiple_of(align_of::<T>() as u64) {
             return Err(misaligned(gpa));
         }
@@ -461,7 +467,8 @@ impl Space {
         // SAFETY: the address is aligned and `size_of::<T>()` bytes behind it stay mapped for the lifetime of `&self`.
         // Every bit pattern is a `T` (`FromBytes`), so that whatever the guest has written is one. Reads are volatile, and
         // volatile reads of memory outside all Rust allocations have the effect of the machine's own loads.
-        Ok(unsafe { VolatilePtr::new_read_only(at) })
+        let place = unsafe { VolatilePtr::new_read_only(at) };
+        Ok(place.read())
     }
 
     #[inline]
