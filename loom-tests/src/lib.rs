@@ -8,6 +8,7 @@
 //! of each word. It does not explore load buffering, and takes sequentially consistent accesses for acquire and release
 //! ones; neither occurs here.
 
+pub mod chooser;
 mod model;
 mod ram;
 pub mod scenario;

@@ -1,7 +1,7 @@
 //! The protocol as it ships: no execution within the bound breaks a property, and each outcome is reached.
 
-use vgpu_perception_loom::check;
 use vgpu_perception_loom::scenario::{self, Faults};
+use vgpu_perception_loom::{check, chooser};
 
 #[test]
 fn one_publish_during_a_read() {
@@ -79,4 +79,14 @@ fn liveness_under_a_session_break() {
 #[test]
 fn the_page_moves_during_a_read() {
     check("page moves", 3, &["before", "gone"], |outcomes| scenario::moved(outcomes, Faults::NONE));
+}
+
+#[test]
+fn threads_do_not_spend_the_same_credit_for_trials() {
+    check("credit", 3, &["first tries", "second tries"], chooser::credit_is_spent_once);
+}
+
+#[test]
+fn threads_take_in_samples_of_one_record() {
+    check("samples", 2, &["one method", "two methods"], chooser::samples_are_kept_or_lost_whole);
 }

@@ -23,21 +23,25 @@ pub(crate) enum Method {
     One = 5,
     /// One cursor that prefetches a page ahead, past the caches.
     OneStreamed = 6,
+    /// Two cursors in parts of the buffer that are far apart, into the caches.
+    Two = 7,
+    /// Three cursors in parts of the buffer that are far apart, into the caches.
+    Three = 8,
     /// Six cursors in parts of the buffer that are far apart, 32-byte registers, into the caches.
-    Six = 7,
+    Six = 9,
     /// Six cursors in parts of the buffer that are far apart, 32-byte registers, past the caches.
-    SixStreamed = 8,
-    /// Four cursors in neighbouring pages, the next four prefetched, past the caches.
-    FourAbreastStreamed = 9,
-    /// Eight cursors in neighbouring pages, the next eight prefetched, past the caches.
-    EightAbreastStreamed = 10,
+    SixStreamed = 10,
     /// Eight cursors in parts of the buffer that are far apart, past the caches.
     EightStreamed = 11,
+    /// Sixteen cursors in parts of the buffer that are far apart, past the caches.
+    SixteenStreamed = 12,
+    /// Eight cursors in neighbouring pages, the next eight prefetched, past the caches.
+    EightAbreastStreamed = 13,
 }
 
 impl Method {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Plain,
         Self::Library,
         Self::Moves,
@@ -45,11 +49,13 @@ impl Method {
         Self::MoveHalfPages,
         Self::One,
         Self::OneStreamed,
+        Self::Two,
+        Self::Three,
         Self::Six,
         Self::SixStreamed,
-        Self::FourAbreastStreamed,
-        Self::EightAbreastStreamed,
         Self::EightStreamed,
+        Self::SixteenStreamed,
+        Self::EightAbreastStreamed,
     ];
 
     /// The method of a number.
@@ -71,11 +77,13 @@ impl Method {
             Self::MoveHalfPages => "movsb-half-page",
             Self::One => "one",
             Self::OneStreamed => "one-streamed",
+            Self::Two => "two",
+            Self::Three => "three",
             Self::Six => "six",
             Self::SixStreamed => "six-streamed",
-            Self::FourAbreastStreamed => "four-abreast-streamed",
-            Self::EightAbreastStreamed => "eight-abreast-streamed",
             Self::EightStreamed => "eight-streamed",
+            Self::SixteenStreamed => "sixteen-streamed",
+            Self::EightAbreastStreamed => "eight-abreast-streamed",
         }
     }
 
@@ -91,9 +99,11 @@ impl Method {
     }
 }
 
-/// The methods that are tried: all but the one that is for what is too little to prepare for.
+/// The methods that are tried. Not the plain one, which is for what is too little to prepare for, and not the bare moves: the
+/// C library's `memcpy` makes those where they are fast.
 pub(crate) fn candidates(cpu: Cpu) -> impl Iterator<Item = Method> {
-    Method::ALL.into_iter().filter(move |method| *method != Method::Plain && method.is_of_use(cpu))
+    let tried = Method::ALL.into_iter().filter(|method| !matches!(method, Method::Plain | Method::Moves));
+    tried.filter(move |method| method.is_of_use(cpu))
 }
 
 /// The copy methods of this backend with their names: what `CopyPolicy::Fixed` can ask for on this processor.

@@ -92,11 +92,13 @@ unsafe fn copy_by(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
         Method::MoveHalfPages => unsafe { bursts::copy_half_pages(pieces, dst) },
         Method::One => widest!(cpu, apart, 0, 1, 256, pieces, dst),
         Method::OneStreamed => widest!(cpu, apart, STREAM | ONCE, 1, 128, pieces, dst),
+        Method::Two => widest!(cpu, apart, 0, 2, 256, pieces, dst),
+        Method::Three => widest!(cpu, apart, 0, 3, 256, pieces, dst),
         Method::Six => widest!(narrow, apart, 0, 6, 256, pieces, dst),
         Method::SixStreamed => widest!(narrow, apart, STREAM, 6, 128, pieces, dst),
-        Method::FourAbreastStreamed => widest!(cpu, abreast, STREAM, 4, 128, pieces, dst),
-        Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
         Method::EightStreamed => widest!(cpu, apart, STREAM, 8, 128, pieces, dst),
+        Method::SixteenStreamed => widest!(cpu, apart, STREAM, 16, 128, pieces, dst),
+        Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
     }
 }
 

@@ -20,99 +20,29 @@ mod bursts;
 mod copy;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod lines;
+mod mapping;
 mod piece;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod plain;
+mod runs;
 mod sigbus;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod turn;
 mod view;
 
-use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::time::Instant;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
-use vgpu_perception::{CopyHint, CopyPolicy, Gpa, PhysError, PhysErrorKind, PhysRun, Window};
+use vgpu_perception::{Gpa, PhysError, PhysErrorKind, Window};
 use volatile::VolatilePtr;
 use zerocopy::FromBytes;
 
-use crate::plan::{self, Chooser, Copying, Cpu, Method, Shape};
-use piece::Piece;
+use crate::plan::{Chooser, Cpu};
 
-pub(crate) use sigbus::{Full, Watch};
+pub(crate) use mapping::Mapping;
+use sigbus::Watch;
 pub use sigbus::{MAX_GUARDED, SigbusGuard};
 pub use view::{MappedView, ViewList};
-
-/// A whole file, mapped `MAP_SHARED` and `PROT_READ`.
-pub(crate) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-    watch: Option<Watch>,
-}
-
-// SAFETY: a mapping belongs to the process, not to a thread, and nothing in this type is tied to one.
-unsafe impl Send for Mapping {}
-// SAFETY: through `&Mapping` there are only atomic loads, assembly loads, and `madvise` for reading; none of them needs
-// exclusive access.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Maps the first `len` bytes of `fd`, `len` not 0.
-    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
-        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, 0) }?;
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, len, watch: None })
-    }
-
-    /// Bytes of it.
-    pub(crate) const fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Has the signal handler watch this mapping, together with those of the same guest that are watched already.
-    pub(crate) fn guard(&mut self, guard: SigbusGuard, others: &[Self]) -> Result<(), Full> {
-        let leader = others.iter().find_map(|other| other.watch.as_ref());
-        self.watch = Some(guard.watch(self.base, self.len, leader)?);
-        Ok(())
-    }
-
-    /// Advises the kernel on `offset .. offset + len`, which has to lie in the mapping.
-    fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
-        if offset > self.len || len > self.len - offset {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let start = self.base.as_ptr().wrapping_add(offset).cast::<c_void>();
-        // SAFETY: the range lies in this mapping (just checked), and the two kinds of advice that callers in this module
-        // pass (populate for reading, huge pages) change neither its bytes nor its rights.
-        unsafe { rustix::mm::madvise(start, len, advice) }?;
-        Ok(())
-    }
-
-    /// Maps the pages of a range in for reading (`MADV_POPULATE_READ`, Linux 5.14).
-    pub(crate) fn populate_read(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.advise(offset, len, Advice::LinuxPopulateRead)
-    }
-
-    /// Says that huge pages are welcome in a range (`MADV_HUGEPAGE`).
-    pub(crate) fn want_huge(&self, offset: usize, len: usize) -> io::Result<()> {
-        self.advise(offset, len, Advice::LinuxHugepage)
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // The handler must forget the range before the kernel may give it to somebody else.
-        self.watch = None;
-        // SAFETY: the range was mapped by `new`, is unmapped once, and whatever could load from it borrows from `self`.
-        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
-        debug_assert!(unmapped.is_ok(), "the range is the one that mmap gave");
-    }
-}
 
 /// A segment as the loads need it: guest physical memory and where it is mapped.
 #[derive(Clone, Copy)]
@@ -333,107 +263,6 @@ impl Space {
         self.still_there(gpa)
     }
 
-    /// Copies several ranges, in order, into `dst`, whose length is the sum of theirs.
-    pub(crate) fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
-        let shape = Shape::of(runs, dst);
-        let copying = match hint.policy {
-            CopyPolicy::Auto => self.chooser.begin(shape, hint),
-            _ => None,
-        };
-        match (copying, hint.policy) {
-            (Some(copying), _) => self.read_measured(runs, dst, &copying),
-            (None, CopyPolicy::Fixed(method)) => self.read_by(runs, dst, plan::fixed(self.cpu, method)),
-            _ => self.read_in_order(runs, dst),
-        }
-    }
-
-    /// Copies `runs` with one method.
-    fn read_by(&self, runs: &[PhysRun], dst: &mut [u8], method: Method) -> Result<(), PhysError> {
-        let mut from = Runs::new(runs);
-        let mut rest = dst;
-        let mut batch = Batch::new();
-        while !rest.is_empty() {
-            self.gather(&mut from, rest.len(), &mut batch)?;
-            rest = self.copy_batch(method, &mut batch, rest);
-        }
-        self.end(runs, &from)
-    }
-
-    /// Copies `runs` as was measured to be fastest, and measures.
-    fn read_measured(&self, runs: &[PhysRun], dst: &mut [u8], copying: &Copying<'_>) -> Result<(), PhysError> {
-        let mut from = Runs::new(runs);
-        let mut rest = dst;
-        let mut batch = Batch::new();
-        while !rest.is_empty() {
-            let step = copying.next(rest.len());
-            let method = Method::numbered(step.method).unwrap_or(Method::Plain);
-            let bytes = usize::try_from(step.limit).unwrap_or(usize::MAX).min(rest.len());
-            let (part, after) = rest.split_at_mut(bytes);
-            let begun = step.is_timed.then(Instant::now);
-            let mut to = &mut *part;
-            while !to.is_empty() {
-                self.gather(&mut from, to.len(), &mut batch)?;
-                to = self.copy_batch(method, &mut batch, to);
-            }
-            let copied = nanoseconds_since(begun);
-            if step.is_trial && copying.reads() {
-                plan::read_once(part);
-            }
-            let all = nanoseconds_since(begun);
-            copying.learn(step, bytes, copied, all - copied);
-            rest = after;
-        }
-        self.end(runs, &from)
-    }
-
-    /// Finds where the next of `runs` lie, at most `bytes` of them, until the batch is full.
-    fn gather(&self, from: &mut Runs<'_>, bytes: usize, batch: &mut Batch) -> Result<(), PhysError> {
-        while batch.bytes < bytes {
-            let Some((at, len)) = from.rest() else {
-                return Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength));
-            };
-            let Some(place) = self.find(at) else { return Err(hole(at)) };
-            let len = usize::try_from(place.room).unwrap_or(usize::MAX).min(len).min(bytes - batch.bytes);
-            if !batch.add(Piece { host: place.host, len }) {
-                break;
-            }
-            from.pass(len);
-        }
-        Ok(())
-    }
-
-    /// After the last byte: all runs have to be used up.
-    fn end(&self, runs: &[PhysRun], from: &Runs<'_>) -> Result<(), PhysError> {
-        match from.rest() {
-            Some((at, _)) => Err(PhysError::new(Gpa::new(at), PhysErrorKind::BadLength)),
-            None => self.still_there(runs.first().map_or(0, |run| run.gpa.get())),
-        }
-    }
-
-    fn read_in_order(&self, runs: &[PhysRun], dst: &mut [u8]) -> Result<(), PhysError> {
-        let mut rest = dst;
-        for run in runs {
-            let len = usize::try_from(run.len).unwrap_or(usize::MAX);
-            let Some((head, tail)) = rest.split_at_mut_checked(len) else {
-                return Err(PhysError::new(run.gpa, PhysErrorKind::BadLength));
-            };
-            self.read(run.gpa.get(), head)?;
-            rest = tail;
-        }
-        if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
-    }
-
-    /// Copies a batch to the start of `dst`, empties it and gives the rest of `dst`.
-    fn copy_batch<'d>(&self, method: Method, batch: &mut Batch, dst: &'d mut [u8]) -> &'d mut [u8] {
-        let (head, tail) = dst.split_at_mut(batch.bytes);
-        let pieces = batch.pieces.get(..batch.count).unwrap_or_default();
-        // SAFETY: `find` gave the address of each piece, inside a mapping that lives as long as `self`, and its length.
-        unsafe { copy::copy_pieces(self.cpu, method, pieces, head) };
-        batch.count = 0;
-        batch.bytes = 0;
-        tail
-    }
-
     pub(crate) const fn chooser(&self) -> &Chooser {
         &self.chooser
     }
@@ -493,69 +322,6 @@ unsafe fn word_at(host: *const u8) -> u64 {
     // SAFETY: the caller's own promise. The load is relaxed, which std allows on memory that is mapped read-only ("Atomic
     // accesses to read-only memory"), and the reference that `from_ptr` gives is to an atomic and dies at once.
     u64::from_le(unsafe { AtomicU64::from_ptr(host.cast_mut().cast()) }.load(Ordering::Relaxed))
-}
-
-/// How many pieces are gathered before they are copied: as many as 2 MiB of a frame can have.
-const BATCH: usize = 512;
-
-/// Pieces that were found and not copied yet.
-struct Batch {
-    pieces: [Piece; BATCH],
-    count: usize,
-    /// The sum of their lengths.
-    bytes: usize,
-}
-
-impl Batch {
-    const fn new() -> Self {
-        Self { pieces: [Piece::NONE; BATCH], count: 0, bytes: 0 }
-    }
-
-    /// Takes a piece, or says that there is no room.
-    fn add(&mut self, piece: Piece) -> bool {
-        let Some(slot) = self.pieces.get_mut(self.count) else { return false };
-        *slot = piece;
-        self.count += 1;
-        self.bytes += piece.len;
-        true
-    }
-}
-
-/// What is left of some runs.
-struct Runs<'r> {
-    runs: &'r [PhysRun],
-    /// Bytes of the first that are done.
-    done: u64,
-}
-
-impl<'r> Runs<'r> {
-    fn new(runs: &'r [PhysRun]) -> Self {
-        let mut all = Self { runs, done: 0 };
-        all.pass(0);
-        all
-    }
-
-    /// Where the next byte lies, and how many follow it in its run.
-    fn rest(&self) -> Option<(u64, usize)> {
-        let run = self.runs.first()?;
-        let left = usize::try_from(run.len - self.done).unwrap_or(usize::MAX);
-        Some((run.gpa.get().wrapping_add(self.done), left))
-    }
-
-    /// Passes bytes of the first run, and then every run that has none left.
-    fn pass(&mut self, bytes: usize) {
-        self.done += bytes as u64;
-        while let Some((run, after)) = self.runs.split_first()
-            && run.len <= self.done
-        {
-            *self = Self { runs: after, done: 0 };
-        }
-    }
-}
-
-/// Nanoseconds since a moment; 0 where nobody looked at the clock.
-fn nanoseconds_since(begun: Option<Instant>) -> u64 {
-    begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Puts the branch that calls it off the fast path.
