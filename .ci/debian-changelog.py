@@ -37,7 +37,7 @@ def main():
         ["git", "log", "-1", "--format=%cD"], cwd=ROOT, capture_output=True, check=True, text=True
     ).stdout.strip()
     points = section((ROOT / "CHANGELOG.md").read_text(), package["version"])
-    print(f"{sys.argv[1]} ({package['version']}) unstable; urgency=medium\n")
+    print(f"{sys.argv[1]} ({package['version']}-1) unstable; urgency=medium\n")
     print("\n".join(map(wrapped, points or ["New version."])))
     print(f"\n -- {package['authors'][0]}  {date}")
 
