@@ -78,8 +78,8 @@ def readme(package):
             line = "#" + line if line.startswith("#") else line
         text.append(line.rstrip())
     more = f"Documentation: <https://docs.rs/{package['name']}>. " if library(package) else ""
-    lines = [f"# {package['name']}", "", *text, "", f"{more}Rust {package['rust_version']} or newer.", "", "License: MIT OR Apache-2.0."]
-    return "\n".join(lines) + "\n"
+    end = ["", f"{more}Rust {package['rust_version']} or newer.", "", "License: MIT OR Apache-2.0.", ""]
+    return "\n".join([f"# {package['name']}", "", *text, *end])
 
 
 def faults_of(package):
@@ -120,14 +120,16 @@ def check():
             faults += faults_of(package)
         else:
             print(f"not for crates.io: {package['name']}")
-    if f"## [{version}]" not in (ROOT / "CHANGELOG.md").read_text() and "## [Unreleased]" not in (ROOT / "CHANGELOG.md").read_text():
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    if f"## [{version}]" not in changes and "## [Unreleased]" not in changes:
         faults.append(f"CHANGELOG.md has no section for {version}")
     return faults
 
 
 def release():
     """Placeholders that are left."""
-    found = subprocess.run(["git", "grep", "-n", "OWNER@\\|/OWNER/\\|OWNER:", "--", ":!.ci/crates.py"], cwd=ROOT, capture_output=True, text=True)
+    words = ["git", "grep", "-n", "OWNER@\\|/OWNER/\\|OWNER:", "--", ":!.ci/crates.py"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     return [f"a placeholder for the owner: {line}" for line in found.stdout.splitlines()]
 
 
