@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use vgpu_perception::Cr3;
-use vgpu_perception_mapped::{Machine, parse_number};
+use vgpu_perception_mapped::{Machine, MachineOptions, parse_machine, parse_number};
 
 /// Find a vgpu region in a guest's RAM and read it. Never writes guest memory.
 #[derive(Debug, Parser)]
@@ -19,8 +19,9 @@ pub(crate) struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 nothing there (find: no candidate; sample, status: none alive, no frame);
-2 wrong usage;
-3 the RAM, its map or QEMU could not be used; 4 the region could not be read any more.
+2 wrong usage, or a name that means two things;
+3 the guest, its RAM, its map or its monitor could not be used (ended, not shared, not permitted, no kernel under this
+map); 4 the region could not be read any more.
 
 Addresses in JSON are strings \"0x...\".";
 
@@ -28,6 +29,10 @@ Addresses in JSON are strings \"0x...\".";
 pub(crate) enum Command {
     /// Build a small guest, run a producer in it, find it, take frames and write frame.png
     Demo(Demo),
+    /// List the virtual machines of this host: pid, name, size, and whether their RAM can be read
+    List,
+    /// Go through each step from a guest's name to its frames, and say what was seen and what to change
+    Doctor(Doctor),
     /// List the guest's processes, and say how what is told of them was proven
     Ps(Ps),
     /// List the regions in a guest's processes, the live ones first
@@ -53,11 +58,13 @@ pub(crate) struct Guest {
     /// The guest: name:NAME, pid:N, qmp:PATH, qmp:HOST:PORT, ch:SOCKET, ram:FILE[,FILE...], core:FILE, or a word that can
     /// be only one of these
     pub(crate) guest: Option<String>,
-    /// How the machine splits its RAM: pc, q35, microvm or ch (cloud-hypervisor)
-    #[arg(long, value_parser = |name: &str| name.parse::<Machine>(), conflicts_with = "map")]
-    pub(crate) machine: Option<Machine>,
-    /// A segment of RAM: gpa:len:offset, numbers decimal or 0x, with K, M, G; may be repeated
-    #[arg(long, value_name = "GPA:LEN:OFFSET")]
+    /// How the machine splits the RAM of ram:FILE: pc, q35, microvm, ch (cloud-hypervisor), firecracker or crosvm, with
+    /// its options behind commas: max-ram-below-4g=SIZE, above-4g=1T
+    #[arg(long, value_parser = parse_machine, conflicts_with = "map")]
+    pub(crate) machine: Option<(Machine, MachineOptions)>,
+    /// A segment of the RAM of ram:FILE[,FILE...]: gpa:len:offset, or gpa:len:offset:file with files counted from 0;
+    /// numbers decimal or 0x, with K, M, G; may be repeated
+    #[arg(long, value_name = "GPA:LEN:OFFSET[:FILE]")]
     pub(crate) map: Vec<String>,
     /// Ask QEMU on this QMP socket for the RAM file, its layout and CR3
     #[arg(long, value_name = "SOCKET")]
@@ -106,9 +113,35 @@ pub(crate) struct Find {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) find: Find,
+}
+
+/// Which region, where a guest has several.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The region at this address of its process
+    #[arg(long, value_name = "N", value_parser = address)]
+    pub(crate) base: Option<u64>,
+    /// The region of this process of the guest: its number or its name
+    #[arg(long, value_name = "PID|NAME")]
+    pub(crate) process: Option<String>,
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    parse_number(text).ok_or_else(|| format!("\"{text}\" is no address (0x7e1234600000)"))
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Sample {
     #[command(flatten)]
     pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Take every live region, each into a file of its own: FILE-BASE-CR3.png
+    #[arg(long, conflicts_with = "stale")]
+    pub(crate) all: bool,
     /// Where to write the PNG
     #[arg(short, long, value_name = "FILE.png", default_value = "frame.png")]
     pub(crate) output: PathBuf,
@@ -127,6 +160,8 @@ pub(crate) struct Sample {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) find: Find,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// Take a stale region (no heartbeat) too: a paused guest, or a producer that ended
     #[arg(long, alias = "still")]
     pub(crate) stale: bool,

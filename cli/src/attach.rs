@@ -2,7 +2,7 @@
 
 use vgpu_perception_host::attach::{GuestSource, GuestSpec, MonitorAddress};
 use vgpu_perception_host::{Guest, Ram};
-use vgpu_perception_mapped::{MachineOptions, SegmentMap};
+use vgpu_perception_mapped::SegmentMap;
 
 use crate::args::{self, Root};
 use crate::failure::Failure;
@@ -17,8 +17,8 @@ pub(crate) fn spec(args: &args::Guest) -> Result<GuestSpec, Failure> {
     if !args.map.is_empty() {
         spec = spec.map(SegmentMap::parse(&args.map)?);
     }
-    if let Some(machine) = args.machine {
-        spec = spec.machine(machine, MachineOptions::default());
+    if let Some((machine, options)) = args.machine {
+        spec = spec.machine(machine, options);
     }
     if let Root::Given(root) = args.cr3 {
         spec = spec.cr3(root);

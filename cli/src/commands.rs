@@ -1,6 +1,7 @@
 //! `find`, `sample` and `status`.
 
 use core::time::Duration;
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use crate::failure::Failure;
 use crate::frames::Sampler;
 use crate::look::{Look, Until, look};
 use crate::show;
+use crate::which::{self, Choice};
 
 /// What a command has to say: for scripts, and for people.
 #[derive(Debug)]
@@ -30,24 +32,21 @@ fn look_at(find: &args::Find, until: Until) -> Result<Look, Failure> {
     look(&attach(&find.guest)?, Duration::from_millis(find.wait_ms), until)
 }
 
-/// The best live region, or the best at all where that is enough; a failure that says why there is none.
-fn chosen(look: &mut Look, stale_will_do: bool) -> Result<(Live<Ram>, Sighting), Failure> {
-    let first = look.survey.candidates().first().copied();
-    let live = if look.lives.is_empty() { None } else { Some(look.lives.remove(0)) };
-    match (live, first) {
-        (Some(live), _) => {
-            let place = (live.candidate().process.space.root, live.candidate().base);
-            let same = |one: &&Sighting| (one.candidate.process.space.root, one.candidate.base) == place;
-            let sighting = look.survey.candidates().iter().find(same).copied().or(first);
-            sighting.map(|sighting| (live, sighting)).ok_or_else(|| Failure::Nothing(show::advice(look)))
-        }
-        (None, Some(first)) if stale_will_do => Ok((look.survey.open(&first), first)),
-        (None, first) => {
-            let hint = if first.is_none() { "" } else { "; --stale takes a region whose producer does not live" };
-            Err(Failure::Nothing(format!("{}{hint}", show::advice(look))))
-        }
+/// The best live region that fits, or the best at all where that is enough, with what to say of others.
+fn chosen(look: &mut Look, choice: &Choice<'_>, stale_will_do: bool) -> Result<Chosen, Failure> {
+    let mut live = choice.live(look);
+    if !live.is_empty() {
+        let (one, seen) = live.remove(0);
+        let note = which::several(&seen, &live);
+        return Ok((one, seen, note));
+    }
+    match choice.first(look) {
+        Some(first) if stale_will_do => Ok((look.survey.open(&first), first, None)),
+        _ => Err(choice.none(look)),
     }
 }
+
+type Chosen = (Live<Ram>, Sighting, Option<String>);
 
 pub(crate) fn found(look: &Look) -> Report {
     let seen = look.survey.candidates();
@@ -65,12 +64,54 @@ pub(crate) fn found(look: &Look) -> Report {
 }
 
 pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
-    Ok(found(&look_at(args, Until::AllAreKnown)?))
+    let look = look_at(args, Until::AllAreKnown)?;
+    if look.unusable.is_some() && look.survey.candidates().is_empty() {
+        return Err(Failure::Guest(show::advice(&look)));
+    }
+    Ok(found(&look))
 }
 
+/// Where several could live, all have to be known before one is chosen.
 pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
-    let mut look = look_at(&args.find, Until::OneLives)?;
-    let (mut live, seen) = chosen(&mut look, args.stale)?;
+    let mut look = look_at(&args.find, Until::AllAreKnown)?;
+    let choice = Choice::new(&args.which, &args.find.guest);
+    if args.all {
+        return sample_all(args, &mut look, &choice);
+    }
+    let (live, seen, note) = chosen(&mut look, &choice, args.stale)?;
+    let report = take(args, live, &seen, &args.output)?;
+    Ok(Report { note, ..report })
+}
+
+/// Each live region into a file of its own.
+fn sample_all(args: &args::Sample, look: &mut Look, choice: &Choice<'_>) -> Result<Report, Failure> {
+    let live = choice.live(look);
+    if live.is_empty() {
+        return Err(choice.none(look));
+    }
+    let (mut json, mut lines, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for (live, seen) in live {
+        let stem = args.output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let (base, root) = (seen.candidate.base.get(), seen.candidate.process.space.root.get());
+        let path = args.output.with_file_name(format!("{stem}-{base:x}-{root:x}.png"));
+        match take(args, live, &seen, &path) {
+            Ok(report) => {
+                json.push(report.json);
+                lines.push(report.text);
+                failed.extend(report.nothing);
+            }
+            Err(failure) => {
+                json.push(json!({ "candidate": show::candidate(&seen), "error": failure.to_string() }));
+                failed.push(format!("{}: {failure}", show::line(&seen)));
+            }
+        }
+    }
+    let nothing = (!failed.is_empty()).then(|| failed.join("\n"));
+    Ok(Report { json: json!({ "regions": json }), text: lines.join("\n"), nothing, note: None })
+}
+
+/// Takes frames of one region and writes the last.
+fn take(args: &args::Sample, mut live: Live<Ram>, seen: &Sighting, output: &Path) -> Result<Report, Failure> {
     let mut sampler = Sampler::new();
     live.set_copy(NextUse::ReadSoon);
     let patience = Duration::from_secs(args.timeout);
@@ -86,20 +127,20 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
         let why = skipped.map_or_else(|| "no frame".to_owned(), |skip| skip.to_string());
         return Err(Failure::Nothing(format!("no frame within {} s: {why}", args.timeout)));
     };
-    sampler.write_png(&args.output)?;
+    sampler.write_png(output)?;
     let short = (sampler.tally.frames < args.frames)
         .then(|| format!("{} of {} frames within the time", sampler.tally.frames, args.frames));
     Ok(Report {
         json: json!({
-            "file": args.output.display().to_string(),
+            "file": output.display().to_string(),
             "frame": show::frame(&info),
             "frames": sampler.tally.frames,
             "missed": sampler.tally.missed,
-            "candidate": show::candidate(&seen),
+            "candidate": show::candidate(seen),
         }),
         text: format!(
             "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
-            args.output.display(),
+            output.display(),
             info.desc.frame_id,
             info.desc.width,
             info.desc.height,
@@ -113,8 +154,9 @@ pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
 }
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
-    let mut look = look_at(&args.find, Until::OneLives)?;
-    let (mut live, seen) = chosen(&mut look, args.stale)?;
+    let mut look = look_at(&args.find, Until::AllAreKnown)?;
+    let choice = Choice::new(&args.which, &args.find.guest);
+    let (mut live, seen, note) = chosen(&mut look, &choice, args.stale)?;
     let status = live.status()?;
     let cursor = live.cursor()?;
     let geometry = live.geometry()?;
@@ -153,7 +195,7 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
         ),
     ];
     let text = lines.join("\n");
-    Ok(Report { json, text, nothing: None, note: None })
+    Ok(Report { json, text, nothing: None, note })
 }
 
 fn status_json(status: StatusSnapshot) -> Value {

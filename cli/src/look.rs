@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use vgpu_perception::find::{FindPhase, FindProgress};
+use vgpu_perception_host::attach::why_frozen;
 use vgpu_perception_host::{Guest, Live, Ram, Shared, Sighting, Survey};
 use vgpu_perception_mapped::{Change, ChangeProbe};
 
@@ -22,6 +23,8 @@ pub(crate) struct Look {
     pub(crate) lives: Vec<Live<Ram>>,
     /// Set where nothing lives: whether the RAM changes at all.
     pub(crate) change: Option<Change>,
+    /// Set where nothing lives and it can be seen why: the RAM file shows no guest that runs.
+    pub(crate) unusable: Option<String>,
 }
 
 /// When a look has seen enough.
@@ -68,7 +71,13 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
         (Some(probe), Ram::Mapped(ram)) if lives.is_empty() => Some(probe.compare(ram)?),
         _ => None,
     };
-    Ok(Look { survey, lives, change })
+    let unusable = match (change, &*memory) {
+        (Some(Change::Frozen { .. }), Ram::Mapped(ram)) if guest.is_live() => {
+            ram.files().iter().find_map(|file| why_frozen(file.path()))
+        }
+        _ => None,
+    };
+    Ok(Look { survey, lives, change, unusable })
 }
 
 /// A first look at RAM that is mapped, to tell a guest that stands still.

@@ -4,13 +4,16 @@ mod args;
 mod attach;
 mod commands;
 mod demo;
+mod doctor;
 mod failure;
 mod frames;
+mod list;
 mod look;
 mod manual;
 mod progress;
 mod ps;
 mod show;
+mod which;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ fn main() -> ExitCode {
     };
     let report = match &cli.command {
         Command::Demo(args) => demo::demo(args),
+        Command::List => Ok(list::list()),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Ps(args) => ps::ps(args),
         Command::Find(args) => commands::find(args),
         Command::Sample(args) => commands::sample(args),

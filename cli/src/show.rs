@@ -124,6 +124,9 @@ pub(crate) fn advice(look: &Look) -> String {
     } else {
         "no candidate's heartbeat advanced"
     };
+    if let Some(why) = &look.unusable {
+        return format!("{what}; {why}");
+    }
     match look.change {
         Some(Change::Frozen { pages }) => format!(
             "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not shared \

@@ -25,9 +25,13 @@ fn zone(guest: &StandardLinux, from: u64, len: u64, shared: bool) -> (File, Mmap
             file.write_all_at(&guest.guest.ram.bytes(gpa, 4096), skip).unwrap();
         }
     }
-    let len = usize::try_from(len).unwrap();
-    // SAFETY: the file is this test's own, and nobody shrinks it.
-    let map = unsafe { if shared { MmapMut::map_mut(&file) } else { MmapOptions::new().len(len).map_copy(&file) } };
+    let map = if shared {
+        // SAFETY: the file is this test's own, and nobody shrinks it.
+        unsafe { MmapMut::map_mut(&file) }
+    } else {
+        // SAFETY: as above.
+        unsafe { MmapOptions::new().map_copy(&file) }
+    };
     (file, map.unwrap())
 }
 
@@ -82,7 +86,7 @@ fn zones_of_one_size_in_the_order_that_makes_sense() {
             let attachment = attach(&spec).unwrap();
             assert!(matches!(*attachment.ram, Ram::Mapped(_)), "shared memfds are mapped");
             assert_eq!(attachment.ram.bytes(), options.ram);
-            assert_eq!(places(&*attachment.ram), truth, "{:?}", attachment.notes);
+            assert_eq!(places(&attachment.ram), truth, "{:?}", attachment.notes);
             assert!(attachment.notes.iter().any(|note| note.contains("layouts")), "{:?}", attachment.notes);
         } else {
             // Private copies of a file are no RAM of cloud-hypervisor.

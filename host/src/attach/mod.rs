@@ -7,6 +7,7 @@
 pub mod cloud_hypervisor;
 pub mod cmdline;
 mod core_file;
+mod doctor;
 mod error;
 mod files;
 pub mod flat_view;
@@ -27,6 +28,7 @@ mod vmm;
 use vgpu_perception::{Cr3, PagingMode};
 use vgpu_perception_process::Piece;
 
+pub use doctor::{Finding, Mapper, Outcome, examine, mappers, why_frozen};
 pub use error::{AttachError, AttachErrorKind};
 pub use files::bytes;
 pub use list::{Running, running};

@@ -1,6 +1,6 @@
 //! Which process is at the other end of a socket.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
