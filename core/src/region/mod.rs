@@ -9,6 +9,7 @@ mod frame;
 mod lines;
 mod liveness;
 mod reader;
+mod sink;
 
 use core::fmt;
 
@@ -18,6 +19,7 @@ pub(crate) use lines::load_wire;
 pub use lines::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
 pub use liveness::{Liveness, Pulse};
 pub use reader::Reader;
+pub use sink::{FrameSink, StreamError};
 
 use crate::abi;
 use crate::addr::{Gpa, Gva};

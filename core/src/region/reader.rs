@@ -1,8 +1,8 @@
 //! A region bound to the memory that it is in.
 
 use super::{
-    CursorSnapshot, FrameInfo, FrameScratch, FrameStretch, GeometrySnapshot, Liveness, Pulse, ReadError, Region,
-    Sample, StatusSnapshot,
+    CursorSnapshot, FrameInfo, FrameScratch, FrameSink, FrameStretch, GeometrySnapshot, Liveness, Pulse, ReadError,
+    Region, Sample, StatusSnapshot, StreamError,
 };
 use crate::paging::{Hardware, NotPresentResolver};
 use crate::phys::{CopyOptions, PhysError, PhysRead};
@@ -85,6 +85,19 @@ impl<M: PhysRead, R: NotPresentResolver> Reader<M, R> {
         visit: impl FnMut(FrameStretch<'_, M>) -> Result<(), PhysError>,
     ) -> Result<Sample<FrameInfo>, ReadError> {
         self.region.visit_frame(&self.mem, &mut self.scratch, visit)
+    }
+
+    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken: [`Region::stream_frame`], with
+    /// its bound.
+    ///
+    /// # Errors
+    /// [`StreamError`]: memory that cannot be read, a sink that refuses the frame, a block that is too small.
+    pub fn stream_frame<S: FrameSink>(
+        &mut self,
+        block: &mut [u8],
+        sink: &mut S,
+    ) -> Result<Sample<FrameInfo>, StreamError<S::Refusal>> {
+        self.region.stream_frame(&self.mem, &mut self.scratch, block, sink)
     }
 
     /// The cursor: [`Region::read_cursor`].

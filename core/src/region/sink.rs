@@ -1,0 +1,271 @@
+//! Frames that are not copied whole: rows go through a small private block to whoever makes something else of them.
+
+use core::fmt;
+
+use super::{FrameDesc, FrameInfo, FrameScratch, FrameStretch, ReadError, Region, Sample};
+use crate::addr::Gpa;
+use crate::paging::NotPresentResolver;
+use crate::phys::{PhysError, PhysErrorKind, PhysRead, PhysRun};
+
+/// Bytes that are copied at a time, and how far ahead of them lines are prefetched: a page, where the processor's own
+/// prefetcher stops.
+const PIECE: u64 = 4096;
+const PIECES_AHEAD: usize = 2;
+const LINE: u64 = 64;
+
+/// What is made of a frame while it is read: another pixel format, a smaller picture, a digest, the places that changed.
+///
+/// A sink sees private copies of some rows at a time, never guest memory. It is handed a frame more than once where the producer
+/// overtakes the read, and parts of a frame that never was; what it made counts only if [`end`](Self::end) says so.
+pub trait FrameSink {
+    /// Why the sink takes no frame like this.
+    type Refusal;
+
+    /// Rows come in multiples of this many, a power of two, but for the last ones of a frame.
+    fn rows_at_once(&self) -> u32 {
+        1
+    }
+
+    /// A frame begins: whatever was made of rows since the last [`end`](Self::end) is void.
+    ///
+    /// # Errors
+    /// Where the sink takes no such frame.
+    fn begin(&mut self, desc: &FrameDesc) -> Result<(), Self::Refusal>;
+
+    /// Whole rows, the first of them number `first`: as many as `rows` has of `desc.stride` bytes.
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]);
+
+    /// The frame is over. With a frame, all rows since [`begin`](Self::begin) were that frame's; without, all is void.
+    fn end(&mut self, frame: Option<&FrameInfo>);
+}
+
+/// Two sinks in one pass.
+impl<A: FrameSink, B: FrameSink<Refusal = A::Refusal>> FrameSink for (A, B) {
+    type Refusal = A::Refusal;
+
+    fn rows_at_once(&self) -> u32 {
+        self.0.rows_at_once().max(self.1.rows_at_once())
+    }
+
+    fn begin(&mut self, desc: &FrameDesc) -> Result<(), A::Refusal> {
+        self.0.begin(desc)?;
+        self.1.begin(desc)
+    }
+
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+        self.0.rows(desc, first, rows);
+        self.1.rows(desc, first, rows);
+    }
+
+    fn end(&mut self, frame: Option<&FrameInfo>) {
+        self.0.end(frame);
+        self.1.end(frame);
+    }
+}
+
+impl<S: FrameSink + ?Sized> FrameSink for &mut S {
+    type Refusal = S::Refusal;
+
+    fn rows_at_once(&self) -> u32 {
+        (**self).rows_at_once()
+    }
+
+    fn begin(&mut self, desc: &FrameDesc) -> Result<(), S::Refusal> {
+        (**self).begin(desc)
+    }
+
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+        (**self).rows(desc, first, rows);
+    }
+
+    fn end(&mut self, frame: Option<&FrameInfo>) {
+        (**self).end(frame);
+    }
+}
+
+/// A frame that was not streamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamError<E> {
+    /// The producer page or a page of the frame cannot be read.
+    Read(ReadError),
+    /// The sink takes no such frame.
+    Refused(E),
+    /// The block does not hold the rows that the sink takes at once.
+    Block {
+        /// Bytes that it has to have for this frame.
+        needed: u64,
+        /// Bytes that it has.
+        len: u64,
+    },
+}
+
+impl<E: fmt::Display> fmt::Display for StreamError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(error) => error.fmt(f),
+            Self::Refused(refusal) => write!(f, "the sink takes no such frame: {refusal}"),
+            Self::Block { needed, len } => {
+                write!(f, "the block has {len} bytes, the rows that the sink takes at once have {needed}: give as many")
+            }
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for StreamError<E> {}
+
+/// Ends a visit; the reason lies beside it.
+const STOPPED: PhysError = PhysError::new(Gpa::new(0), PhysErrorKind::Cancelled);
+
+impl<R: NotPresentResolver> Region<R> {
+    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken. What the sink made counts only
+    /// if the result is [`Sample::Fresh`]; the sink is told.
+    ///
+    /// `block` is the private memory that rows are copied to, as many as fit. Where it fits the first or second level of
+    /// cache, 64 KiB or so, the frame passes memory once and is never written back to it.
+    ///
+    /// # Bound
+    /// As [`sample_frame`](Self::sample_frame).
+    ///
+    /// # Errors
+    /// [`StreamError`]: memory that cannot be read, a sink that refuses the frame, a block that is too small.
+    pub fn stream_frame<M: PhysRead, S: FrameSink>(
+        &mut self,
+        mem: &M,
+        scratch: &mut FrameScratch,
+        block: &mut [u8],
+        sink: &mut S,
+    ) -> Result<Sample<FrameInfo>, StreamError<S::Refusal>> {
+        let mut why = None;
+        let mut stream = Stream { block, sink, filled: 0, wanted: 0, row: 0 };
+        let sample = self.visit_frame(mem, scratch, |stretch| {
+            if stretch.offset() == 0
+                && let Err(error) = stream.begin(stretch.desc())
+            {
+                why = Some(error);
+                return Err(STOPPED);
+            }
+            // An earlier try's refusal was of another frame.
+            why = None;
+            stream.pass(&stretch)
+        });
+        match sample {
+            Ok(Sample::Fresh(frame)) => {
+                stream.sink.end(Some(&frame));
+                Ok(Sample::Fresh(frame))
+            }
+            Ok(Sample::Skip(skip)) => {
+                stream.sink.end(None);
+                Ok(Sample::Skip(skip))
+            }
+            Err(error) => {
+                stream.sink.end(None);
+                Err(why.unwrap_or(StreamError::Read(error)))
+            }
+        }
+    }
+}
+
+/// A frame on its way through the block.
+struct Stream<'s, S> {
+    block: &'s mut [u8],
+    sink: &'s mut S,
+    /// Bytes of the block that hold rows.
+    filled: usize,
+    /// Bytes of the block that make whole rows, as many as the sink takes at once.
+    wanted: usize,
+    /// The row that the block begins with.
+    row: u32,
+}
+
+impl<S: FrameSink> Stream<'_, S> {
+    fn begin(&mut self, desc: &FrameDesc) -> Result<(), StreamError<S::Refusal>> {
+        self.sink.begin(desc).map_err(StreamError::Refused)?;
+        let (len, at_once) = (self.block.len() as u64, u64::from(self.sink.rows_at_once().max(1)));
+        let frame = u64::from(desc.stride).saturating_mul(u64::from(desc.height));
+        let step = u64::from(desc.stride).saturating_mul(at_once);
+        let needed = step.min(frame);
+        let wanted = if frame <= len { frame } else { len.wrapping_sub(len.checked_rem(step).unwrap_or(len)) };
+        if needed > len || wanted == 0 {
+            return Err(StreamError::Block { needed, len });
+        }
+        self.wanted = usize::try_from(wanted).unwrap_or(0);
+        (self.filled, self.row) = (0, 0);
+        Ok(())
+    }
+
+    /// Copies a stretch through the block.
+    fn pass<M: PhysRead>(&mut self, stretch: &FrameStretch<'_, M>) -> Result<(), PhysError> {
+        let (mem, desc) = (stretch.memory(), stretch.desc());
+        let pieces = Pieces { runs: stretch.runs(), done: 0 };
+        let mut ahead = pieces.clone();
+        for (gpa, len) in ahead.by_ref().take(PIECES_AHEAD) {
+            prefetch(mem, gpa, len);
+        }
+        for (gpa, len) in pieces {
+            if let Some((gpa, len)) = ahead.next() {
+                prefetch(mem, gpa, len);
+            }
+            let (mut at, mut left) = (gpa, usize::try_from(len).unwrap_or(0));
+            while left > 0 {
+                let take = left.min(self.wanted.wrapping_sub(self.filled));
+                let end = self.filled.wrapping_add(take);
+                let Some(to) = self.block.get_mut(self.filled..end).filter(|to| !to.is_empty()) else {
+                    return Err(PhysError::new(at, PhysErrorKind::BadLength));
+                };
+                mem.read(at, to)?;
+                self.filled = end;
+                at = at.wrapping_add(take as u64);
+                left = left.wrapping_sub(take);
+                if self.filled == self.wanted {
+                    self.hand_on(desc);
+                }
+            }
+        }
+        if stretch.offset().wrapping_add(stretch.len()) == u64::from(desc.stride).wrapping_mul(u64::from(desc.height)) {
+            self.hand_on(desc);
+        }
+        Ok(())
+    }
+
+    /// Hands the rows in the block to the sink.
+    fn hand_on(&mut self, desc: &FrameDesc) {
+        if let Some(rows) = self.block.get(..self.filled).filter(|rows| !rows.is_empty()) {
+            self.sink.rows(desc, self.row, rows);
+            let rows = (rows.len() as u64).checked_div(u64::from(desc.stride)).unwrap_or(0);
+            self.row = self.row.wrapping_add(u32::try_from(rows).unwrap_or(0));
+        }
+        self.filled = 0;
+    }
+}
+
+fn prefetch<M: PhysRead>(mem: &M, gpa: Gpa, len: u64) {
+    let mut done = 0_u64;
+    while done < len {
+        mem.prefetch(gpa.wrapping_add(done));
+        done = done.wrapping_add(LINE);
+    }
+}
+
+/// Runs cut into pieces of a page at most.
+#[derive(Clone)]
+struct Pieces<'r> {
+    runs: &'r [PhysRun],
+    /// Bytes of the first run that were given.
+    done: u64,
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = (Gpa, u64);
+
+    fn next(&mut self) -> Option<(Gpa, u64)> {
+        let (run, after) = self.runs.split_first()?;
+        let at = run.gpa.wrapping_add(self.done);
+        let len = run.len.saturating_sub(self.done).min(PIECE);
+        self.done = self.done.wrapping_add(len);
+        if self.done >= run.len {
+            (self.runs, self.done) = (after, 0);
+        }
+        Some((at, len))
+    }
+}

@@ -1,0 +1,148 @@
+//! Frames that pass a small block on their way to a sink: whole, in order, and counted only if they are one frame.
+
+use vgpu_perception::abi;
+use vgpu_perception::region::{FrameDesc, FrameInfo, FrameScratch, FrameSink, Region, Sample, Skip, StreamError};
+use vgpu_perception::{PageWalker, PhysRead};
+use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
+use vgpu_perception_testkit::{Field, Hooked, ReadEvent};
+
+const STRIDE: usize = 64 * 4;
+const FRAME: usize = STRIDE * 48;
+
+fn guest() -> (StandardLinux, Region) {
+    let linux = standard_linux(LinuxOptions::default());
+    let region = Region::new(linux.region.space.space(), linux.region.base);
+    (linux, region)
+}
+
+/// Keeps all rows, and what it was told.
+#[derive(Default)]
+struct Rows {
+    at_once: u32,
+    refuses: bool,
+    begun: usize,
+    lens: Vec<usize>,
+    bytes: Vec<u8>,
+    ended: Vec<Option<u64>>,
+}
+
+impl FrameSink for Rows {
+    type Refusal = u32;
+
+    fn rows_at_once(&self) -> u32 {
+        self.at_once.max(1)
+    }
+
+    fn begin(&mut self, desc: &FrameDesc) -> Result<(), u32> {
+        self.begun += 1;
+        self.bytes.clear();
+        self.lens.clear();
+        if self.refuses { Err(desc.width) } else { Ok(()) }
+    }
+
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+        assert_eq!(first as usize * desc.stride as usize, self.bytes.len(), "rows come in order");
+        self.lens.push(rows.len() / desc.stride as usize);
+        self.bytes.extend_from_slice(rows);
+    }
+
+    fn end(&mut self, frame: Option<&FrameInfo>) {
+        self.ended.push(frame.map(|frame| frame.desc.frame_id));
+    }
+}
+
+fn stream(
+    region: &mut Region,
+    mem: &impl PhysRead,
+    block: usize,
+    sink: &mut Rows,
+) -> Result<Sample<FrameInfo>, StreamError<u32>> {
+    region.stream_frame(mem, &mut FrameScratch::new(), &mut vec![0; block], sink)
+}
+
+#[test]
+fn all_rows_pass_in_order_whatever_the_block_holds() {
+    for (block, at_once, lens) in [
+        (STRIDE, 1, vec![1; 48]),
+        (STRIDE * 2 - 1, 1, vec![1; 48]),
+        (STRIDE * 5, 1, vec![5, 5, 5, 5, 5, 5, 5, 5, 5, 3]),
+        (STRIDE * 7, 2, vec![6; 8]),
+        (STRIDE * 20, 8, vec![16; 3]),
+        (STRIDE * 32, 32, vec![32, 16]),
+        (FRAME, 1, vec![48]),
+        (FRAME * 2, 64, vec![48]),
+    ] {
+        let (linux, mut region) = guest();
+        let mut sink = Rows { at_once, ..Rows::default() };
+        let fresh = stream(&mut region, &linux.guest.ram, block, &mut sink).unwrap().fresh().unwrap();
+        assert_eq!((fresh.desc.frame_id, fresh.bytes), (5, FRAME));
+        assert!(sink.bytes == linux.region.image.pixels(5), "a block of {block}");
+        assert_eq!((sink.lens, sink.ended), (lens, vec![Some(5)]), "a block of {block}");
+        let mut sink = Rows::default();
+        let again = stream(&mut region, &linux.guest.ram, block, &mut sink);
+        assert_eq!(again, Ok(Sample::Skip(Skip::Unchanged { frame_id: 5 })));
+        assert_eq!((sink.begun, sink.ended), (0, vec![None]));
+    }
+}
+
+#[test]
+fn what_was_made_of_an_overtaken_frame_does_not_count() {
+    let (linux, mut region) = guest();
+    let ram = &linux.guest.ram;
+    let slot = linux.region.base.wrapping_add(abi::slot_offset(1).unwrap());
+    let first = PageWalker::new(ram, linux.region.space.space()).translate(slot).unwrap().gpa;
+    let mut once = false;
+    let overtaken = Hooked::new(ram, |event: ReadEvent| {
+        if event.gpa == first && !once {
+            once = true;
+            linux.region.set(ram, Field::SEQ_1, 101);
+            linux.region.set(ram, Field::LATEST, 0);
+        }
+    });
+    let mut sink = Rows::default();
+    let fresh = stream(&mut region, &overtaken, STRIDE * 4, &mut sink).unwrap().fresh().unwrap();
+    assert_eq!((fresh.desc.frame_id, sink.begun, sink.ended.as_slice()), (4, 2, &[Some(4)][..]));
+    assert!(sink.bytes == linux.region.image.pixels(4));
+    // And where every try is overtaken, nothing does.
+    let (linux, mut region) = guest();
+    let ram = &linux.guest.ram;
+    let mut writes = 0;
+    let racing = Hooked::new(ram, |event: ReadEvent| {
+        if event.gpa == first {
+            writes += 1;
+            linux.region.set(ram, Field::SEQ_1, 4 + 2 * writes);
+        }
+    });
+    let mut sink = Rows::default();
+    assert!(matches!(stream(&mut region, &racing, STRIDE * 4, &mut sink), Ok(Sample::Skip(Skip::Torn { .. }))));
+    assert_eq!((sink.begun, sink.ended), (8, vec![None]));
+    assert_eq!(region.last_frame_id(), 0);
+}
+
+#[test]
+fn a_refusal_and_a_block_that_is_too_small_are_said() {
+    let (linux, mut region) = guest();
+    let ram = &linux.guest.ram;
+    let mut sink = Rows { refuses: true, ..Rows::default() };
+    assert_eq!(stream(&mut region, ram, FRAME, &mut sink), Err(StreamError::Refused(64)));
+    assert_eq!(sink.ended, [None]);
+    for (block, at_once, needed) in
+        [(STRIDE - 1, 1, STRIDE), (0, 1, STRIDE), (STRIDE, 2, STRIDE * 2), (FRAME - 1, 64, FRAME)]
+    {
+        let mut sink = Rows { at_once, ..Rows::default() };
+        let error = StreamError::Block { needed: needed as u64, len: block as u64 };
+        assert_eq!(stream(&mut region, ram, block, &mut sink), Err(error));
+    }
+    assert_eq!(region.last_frame_id(), 0, "nothing was taken");
+}
+
+#[test]
+fn two_sinks_see_the_same_rows() {
+    let (linux, mut region) = guest();
+    let mut both = (Rows { at_once: 2, ..Rows::default() }, Rows { at_once: 8, ..Rows::default() });
+    let mut block = vec![0; STRIDE * 8];
+    let sample = region.stream_frame(&linux.guest.ram, &mut FrameScratch::new(), &mut block, &mut both);
+    assert!(sample.unwrap().fresh().is_some());
+    assert!(both.0.bytes == linux.region.image.pixels(5) && both.1.bytes == both.0.bytes);
+    assert_eq!(both.0.lens, [8; 6]);
+}
