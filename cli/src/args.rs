@@ -15,6 +15,9 @@ pub(crate) struct Cli {
     /// Machine output: one JSON object on standard output, errors too
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Say on standard error what is done and why, with the time it took
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
 }
 
 const AFTER_HELP: &str = "\

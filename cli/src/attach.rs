@@ -1,11 +1,12 @@
 //! From the command line to a guest whose memory can be read.
 
-use vgpu_perception_host::attach::{GuestSource, GuestSpec, MonitorAddress};
+use vgpu_perception_host::attach::{GuestSource, GuestSpec, MonitorAddress, bytes};
 use vgpu_perception_host::{Guest, Ram};
 use vgpu_perception_mapped::SegmentMap;
 
 use crate::args::{self, Root};
 use crate::failure::Failure;
+use crate::verbose::say;
 
 /// The guest that `args` name.
 pub(crate) fn spec(args: &args::Guest) -> Result<GuestSpec, Failure> {
@@ -28,5 +29,24 @@ pub(crate) fn spec(args: &args::Guest) -> Result<GuestSpec, Failure> {
 
 /// Attaches to the guest that `args` name.
 pub(crate) fn attach(args: &args::Guest) -> Result<Guest<Ram>, Failure> {
-    Ok(Guest::attach_to(&spec(args)?)?)
+    let spec = spec(args)?;
+    say(|| format!("attaching to {}", spec.source()));
+    let guest = Guest::attach_to(&spec)?;
+    say(|| {
+        let memory = guest.memory();
+        let way = match &*memory {
+            Ram::Mapped(_) => "mapped read-only from its files",
+            Ram::Process(_) => "read out of the process that holds it, since no file does",
+            _ => "read",
+        };
+        format!("attached: {} of RAM, {way}, the last byte below {:#x}", bytes(memory.bytes()), memory.end().get())
+    });
+    for note in guest.notes() {
+        say(|| note.clone());
+    }
+    match args.cr3 {
+        Root::Given(root) => say(|| format!("the search starts from the page-table root {:#x}, as given", root.get())),
+        Root::Auto => say(|| "the search starts from what the monitor names as CR3, or from nothing".to_owned()),
+    }
+    Ok(guest)
 }

@@ -11,6 +11,7 @@ use vgpu_perception_mapped::{Change, ChangeProbe};
 
 use crate::failure::Failure;
 use crate::progress::spinner;
+use crate::verbose::say;
 
 /// How long to sleep between two looks at the heartbeats: a small part of the period in which each has to beat.
 const POLL: Duration = Duration::from_millis(5);
@@ -39,14 +40,27 @@ pub(crate) enum Until {
 /// Finds all candidates and watches their heartbeats for as long as `wait`.
 pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<Look, Failure> {
     let bar = spinner();
+    let mut phase = None;
     let survey = guest.survey_with(|progress| {
         bar.set_message(message(&progress));
+        // A phase is said once, a pass of it too.
+        let now = (progress.phase, progress.scan.pass);
+        if phase.replace(now) != Some(now) {
+            say(|| message(&progress));
+        }
         ControlFlow::Continue(())
     });
     bar.finish_and_clear();
     let mut survey = survey?;
     let memory = survey.memory().clone();
     let probe = probe(&memory)?;
+    say(|| {
+        let count = survey.candidates().len();
+        format!(
+            "searched; {count} candidates, {} left out; watching their heartbeats for up to {wait:?}",
+            survey.left()
+        )
+    });
     let deadline = Instant::now() + if guest.is_live() { wait.max(survey.wait()) } else { Duration::ZERO };
     let mut lives: Vec<Live<Ram>> = Vec::new();
     loop {
@@ -67,6 +81,7 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
         lives = survey.confirm().unwrap_or_default();
     }
     lives.sort_by_key(Live::rank);
+    say(|| format!("{} of {} candidates live", lives.len(), survey.candidates().len()));
     let change = match (&probe, &*memory) {
         (Some(probe), Ram::Mapped(ram)) if lives.is_empty() => Some(probe.compare(ram)?),
         _ => None,

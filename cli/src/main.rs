@@ -13,6 +13,7 @@ mod manual;
 mod progress;
 mod ps;
 mod show;
+mod verbose;
 mod which;
 
 use std::io::Write;
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
+    if cli.verbose {
+        verbose::enable();
+    }
     let report = match &cli.command {
         Command::Demo(args) => demo::demo(args),
         Command::List => Ok(list::list()),

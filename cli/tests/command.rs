@@ -175,6 +175,21 @@ fn a_guest_that_stands_still() {
     assert_eq!(report["status"]["status"], "CAPTURING");
 }
 
+#[test]
+fn what_is_done_is_said_where_somebody_asks() {
+    let dir = Dir::new("verbose");
+    let guest = standard_linux(LinuxOptions::default());
+    let quiet = over(&dir, &guest.guest.ram, &["find", "--wait-ms", "300"]);
+    let said = over(&dir, &guest.guest.ram, &["find", "-v", "--wait-ms", "300"]);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(!text(&quiet.stderr).contains(" ms: "), "{}", text(&quiet.stderr));
+    let steps = text(&said.stderr);
+    for step in ["attaching to", "attached: ", "searched; ", "candidates live"] {
+        assert!(steps.contains(step), "{step}: {steps}");
+    }
+    assert_eq!(said.status.code(), quiet.status.code(), "{steps}");
+}
+
 /// A Windows guest of which only the RAM file is known: its processes by name, and how that was proven.
 #[test]
 fn the_processes_of_a_windows_guest() {
