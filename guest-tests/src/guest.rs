@@ -91,6 +91,16 @@ pub struct Ready {
     pub base: u64,
 }
 
+impl Ready {
+    /// Reads it out of a line.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
+        let base = u64::from_str_radix(field("base=0x")?, 16).ok()?;
+        Some(Self { pid: field("pid=")?.parse().ok()?, base })
+    }
+}
+
 /// A guest. Ended when dropped, and by the kernel when the thread that booted it ends.
 #[derive(Debug)]
 pub struct Guest {
@@ -262,7 +272,7 @@ impl Guest {
     pub fn start_producer(&mut self, arguments: &str) -> Result<Ready> {
         self.send(&format!("start {arguments}"))?;
         let line = self.wait_for("ready ")?;
-        let ready = ready_in(&line).ok_or_else(|| format!("`{line}` says no number and no base"))?;
+        let ready = Ready::parse(&line).ok_or_else(|| format!("`{line}` says no number and no base"))?;
         Ok(ready)
     }
 
@@ -295,12 +305,6 @@ fn end(qemu: &mut Child, dir: &Path) {
     let _ = qemu.kill();
     let _ = qemu.wait();
     let _ = fs::remove_dir_all(dir);
-}
-
-fn ready_in(line: &str) -> Option<Ready> {
-    let field = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
-    let base = u64::from_str_radix(field("base=0x")?, 16).ok()?;
-    Some(Ready { pid: field("pid=")?.parse().ok()?, base })
 }
 
 /// A directory of this guest's own, in memory where there is such a file system.
@@ -424,8 +428,8 @@ mod tests {
 
     #[test]
     fn the_ready_line_says_number_and_base() {
-        let ready = ready_in("ready pid=77 base=0x7f12a0000000 run_epoch=1 width=640 height=360");
+        let ready = Ready::parse("ready pid=77 base=0x7f12a0000000 run_epoch=1 width=640 height=360");
         assert_eq!(ready, Some(Ready { pid: 77, base: 0x7f12_a000_0000 }));
-        assert_eq!(ready_in("ready pid=77"), None);
+        assert_eq!(Ready::parse("ready pid=77"), None);
     }
 }

@@ -39,6 +39,7 @@ const SCENARIOS: &[Scenario] = &[
     ("ways", Usual::Yes, scenario::ways::run),
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("soak", Usual::Yes, scenario::soak::run),
+    ("libvirt", Usual::No, scenario::libvirt::run),
     ("embed", Usual::No, |_| scenario::embed::run()),
     ("boot", Usual::No, |_| scenario::hold::run()),
 ];

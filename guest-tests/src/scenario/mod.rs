@@ -3,6 +3,7 @@
 pub(crate) mod chaos;
 pub(crate) mod embed;
 pub(crate) mod hold;
+pub(crate) mod libvirt;
 pub(crate) mod life;
 pub(crate) mod soak;
 pub(crate) mod translations;

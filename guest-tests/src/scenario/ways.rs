@@ -97,7 +97,7 @@ fn ways(guest: &Guest) -> [String; 3] {
 }
 
 /// The one live region is where the producer says, and every pixel of its frames is right.
-fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> Result<()> {
+pub(super) fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> Result<()> {
     let found = scan_unknown(&attachment.ram)?;
     let living = alive(&attachment.ram, &found.candidates);
     let [one] = living[..] else { return Err(format!("{} regions live, not one", living.len()).into()) };

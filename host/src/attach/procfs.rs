@@ -131,6 +131,12 @@ impl ProcDir {
         if let Some(user) = owner.filter(|user| *user != own) {
             return format!("it belongs to user {user}, this is user {own}; run as user {user}, or as root");
         }
+        let own_group = rustix::process::getegid().as_raw();
+        if let Some(group) = self.status_number("Gid:").filter(|group| own != 0 && *group != own_group) {
+            return format!(
+                "it runs with group {group}, this process with {own_group}: both have to be the same (sg, newgrp), or run as root"
+            );
+        }
         // The files of a process that may not be looked into belong to root, whoever runs it.
         let seen = rustix::fs::statat(self.dir.as_fd(), "status", AtFlags::empty()).map(|stat| stat.st_uid);
         if own != 0 && seen == Ok(0) {

@@ -1,0 +1,163 @@
+//! Guests of a real libvirt, by name: its monitor is left to it, and nothing of the guest is tainted.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use vgpu_perception_guest_tests::{Assets, Ready, Result};
+use vgpu_perception_host::Ram;
+use vgpu_perception_host::attach::{AttachErrorKind, GuestSpec, attach};
+
+use super::{Length, ensure, ways};
+
+const SIZE: (u32, u32) = (640, 360);
+
+/// A domain, and how libvirt is told to hold its RAM.
+struct Kind {
+    name: &'static str,
+    memory: &'static str,
+    mapped: bool,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind { name: "vgpu-default", memory: "", mapped: false },
+    Kind {
+        name: "vgpu-memfd",
+        memory: "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+        mapped: true,
+    },
+    Kind {
+        name: "vgpu-cells",
+        memory: "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\
+            <cpu><numa><cell id='0' cpus='0' memory='256' unit='MiB'/><cell id='1' memory='256' unit='MiB'/></numa></cpu>",
+        mapped: true,
+    },
+];
+
+/// Runs each domain in turn; in short, the default one alone.
+pub(crate) fn run(length: Length) -> Result<()> {
+    let virsh = virsh(&["version"])?;
+    println!("  {}", virsh.lines().last().unwrap_or_default());
+    let kinds = if length == Length::Short { &KINDS[..1] } else { &KINDS[..] };
+    for kind in kinds {
+        let domain = Domain::start(kind)?;
+        let tested = domain.test(kind);
+        drop(domain);
+        tested.map_err(|error| format!("{}: {error}", kind.name))?;
+    }
+    Ok(())
+}
+
+fn virsh(args: &[&str]) -> Result<String> {
+    let output = Command::new("virsh").args(["-c", "qemu:///system"]).args(args).output();
+    let output = output.map_err(|error| format!("virsh cannot be run: {error}. Run .ci/attach"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "virsh {}: {errors}. Run .ci/attach, which starts libvirtd", args.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A domain that runs, destroyed when dropped.
+struct Domain {
+    name: &'static str,
+    dir: PathBuf,
+}
+
+impl Domain {
+    fn start(kind: &Kind) -> Result<Self> {
+        // libvirt's own user has to reach the files.
+        let dir = PathBuf::from(format!("/var/tmp/{}-{}", kind.name, std::process::id()));
+        fs::create_dir_all(&dir)?;
+        let assets = Assets::find()?;
+        fs::copy(&assets.kernel, dir.join("kernel"))?;
+        fs::copy(&assets.initramfs, dir.join("initramfs"))?;
+        let xml = dir.join("domain.xml");
+        fs::write(&xml, description(kind, &dir))?;
+        Command::new("chmod").args(["-R", "a+rwX"]).arg(&dir).status()?;
+        let domain = Self { name: kind.name, dir };
+        virsh(&["create", &xml.display().to_string()])?;
+        Ok(domain)
+    }
+
+    fn test(&self, kind: &Kind) -> Result<()> {
+        let ready = self.start_producer()?;
+        let begun = Instant::now();
+        let spec: GuestSpec = kind.name.parse()?;
+        let attachment = attach(&spec)?;
+        let took = begun.elapsed();
+        let mapped = matches!(*attachment.ram, Ram::Mapped(_));
+        ensure!(mapped == kind.mapped, "mapped: {mapped}, expected {}", kind.mapped);
+        ways::show(&attachment, ready, SIZE)?;
+        let info = virsh(&["dominfo", self.name])?;
+        ensure!(info.contains("running") && !info.contains("tainted"), "libvirt says {info}");
+        // The monitor is libvirt's, and it answers it.
+        let status = virsh(&["qemu-monitor-command", "--hmp", self.name, "info status"])?;
+        ensure!(status.contains("running"), "libvirt's monitor says {status}");
+        println!(
+            "  {}: {}, attached by its name in {:.1} ms, frames right, not tainted{}",
+            self.name,
+            if mapped { "mapped" } else { "through the process" },
+            took.as_secs_f64() * 1e3,
+            attachment.notes.iter().map(|note| format!("; {note}")).collect::<String>()
+        );
+        self.held_monitor()
+    }
+
+    /// The monitor that libvirt holds: said in the end, with what to give instead.
+    fn held_monitor(&self) -> Result<()> {
+        let id = virsh(&["domid", self.name])?;
+        let path = format!("/var/lib/libvirt/qemu/domain-{id}-{}/monitor.sock", self.name);
+        let error =
+            attach(&format!("qmp:{path}").parse()?).map(drop).map_err(|error| (error.kind(), error.to_string()));
+        match error {
+            Err((AttachErrorKind::MonitorBusy, text)) if text.contains("pid:") => Ok(()),
+            other => Err(format!("the monitor that libvirt holds gives {other:?}").into()),
+        }
+    }
+
+    fn start_producer(&self) -> Result<Ready> {
+        let mut wire = UnixStream::connect(self.dir.join("wire"))?;
+        wire.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let deadline = Instant::now() + Duration::from_secs(180);
+        let command = format!("start --width {} --height {} --fps 20\n", SIZE.0, SIZE.1);
+        let (mut text, mut asked) = (String::new(), false);
+        while Instant::now() < deadline {
+            let mut some = [0; 1024];
+            if let Ok(len) = wire.read(&mut some) {
+                text.push_str(&String::from_utf8_lossy(&some[..len]));
+            }
+            // The first process listens once it has said `up`.
+            if !asked && text.contains("up") {
+                wire.write_all(command.as_bytes())?;
+                asked = true;
+            }
+            if let Some(ready) = text.lines().find_map(Ready::parse) {
+                return Ok(ready);
+            }
+        }
+        Err(format!("the guest did not start its producer; it said {text:?}").into())
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        let _ = virsh(&["destroy", self.name]);
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn description(kind: &Kind, dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "<domain type='qemu'><name>{}</name><memory unit='MiB'>512</memory>{}<vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{dir}/kernel</kernel><initrd>{dir}/initramfs</initrd>\
+         <cmdline>console=ttyS0 quiet panic=-1</cmdline></os><devices>\
+         <emulator>/usr/bin/qemu-system-x86_64</emulator>\
+         <serial type='file'><source path='{dir}/console'/><target type='isa-serial' port='0'/></serial>\
+         <serial type='unix'><source mode='bind' path='{dir}/wire'/><target type='isa-serial' port='1'/></serial>\
+         </devices></domain>",
+        kind.name, kind.memory
+    )
+}
