@@ -1,12 +1,35 @@
-//! Files written when a guest stood still.
+//! Files written when a guest stood still: what is in them is what was, and nothing moves.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-/// Whether the file at `path` begins as a core file does.
+use vgpu_perception::{Cr3, PagingMode};
+use vgpu_perception_mapped::{CoreError, CoreFile, Foreign, GuestRam};
+
+use super::doctor::mappers;
+use super::error::{AttachError, AttachErrorKind};
+
+/// Whether the file at `path` begins as a dump does, or as another kind of file that is known and is no RAM.
+///
+/// A guest can write anything at the start of its RAM: a file that a virtual machine has mapped is RAM, whatever it says.
 pub(super) fn is_one(path: &Path) -> bool {
-    let mut magic = [0; 4];
+    let mut start = [0; 64];
     let Ok(mut file) = File::open(path) else { return false };
-    file.read_exact(&mut magic).is_ok() && matches!(&magic, b"\x7fELF" | b"EMiL")
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) || file.read_exact(&mut start).is_err() {
+        return false;
+    }
+    let known = start.starts_with(b"\x7fELF") || start.starts_with(b"EMiL") || Foreign::of(&start).is_some();
+    known && mappers(path).is_none_or(|mappers| mappers.is_empty())
+}
+
+/// Opens the dump at `path`, and gives a root that some processor had loaded, where the dump says.
+pub(super) fn open(path: &Path) -> Result<(GuestRam, Option<(Cr3, PagingMode)>), AttachError> {
+    let core = CoreFile::open(path).map_err(|error| match error {
+        CoreError::Open(error) => AttachError::from(error),
+        error => AttachError::new(AttachErrorKind::Format, format!("{}: {error}", path.display())),
+    })?;
+    let loaded = core.registers().iter().find(|registers| registers.cr3 != 0);
+    let root = loaded.map(|registers| (Cr3::new(registers.cr3), PagingMode::from_cr4(registers.cr4)));
+    Ok((core.into_ram(), root))
 }

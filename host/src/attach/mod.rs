@@ -87,8 +87,9 @@ pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
             let (ram, plan) = process::choose(&vm, layouts, &mut notes)?;
             (ram, None, Some((vm, plan)))
         }
-        GuestSource::Core(_) => {
-            return Err(AttachError::new(AttachErrorKind::Format, format!("{}: not read yet", spec.source)));
+        GuestSource::Core(path) => {
+            let (ram, root) = core_file::open(path)?;
+            (Ram::Mapped(ram), root, None)
         }
     };
     if held.is_some() && spec.map.is_some() {
@@ -105,7 +106,16 @@ pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
         (None, Some((root, mode))) => (Some(root), Some(mode), true),
         (None, None) => (None, None, false),
     };
-    Ok(Attachment { ram: Shared::new(ram), root, root_is_guess, mode, live: true, notes, spec: spec.clone(), held })
+    Ok(Attachment {
+        ram: Shared::new(ram),
+        root,
+        root_is_guess,
+        mode,
+        live: !matches!(spec.source, GuestSource::Core(_)),
+        notes,
+        spec: spec.clone(),
+        held,
+    })
 }
 
 type Opened = (Ram, Option<(Cr3, PagingMode)>, Option<(Vm, Plan)>);

@@ -199,7 +199,7 @@ mod tests {
         std::fs::write(&path, [1; 4096]).unwrap();
         let text = path.display().to_string();
         assert_eq!(source(&text), GuestSource::Ram(vec![path.clone()]));
-        std::fs::write(&path, b"\x7fELF").unwrap();
+        std::fs::write(&path, [&b"\x7fELF"[..], &[0; 60]].concat()).unwrap();
         assert_eq!(source(&text), GuestSource::Core(path.clone()));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(source(&text), GuestSource::Ram(vec![path]));
