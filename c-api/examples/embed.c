@@ -109,7 +109,9 @@ static void name_process(vmie_win32* v, uint64_t cr3)
 static vgpup_region* find_live(vmie_win32* v)
 {
     vmie_mem* m = vmie_win32_mem(v);
-    for (int tries = 0; tries < 20; tries++) {
+    /* Candidates come in turn, so each has had its turn after as many as there are. */
+    int candidates = vgpux_candidates(v, NULL, 0);
+    for (int turn = 0; turn == 0 || turn < candidates; turn++) {
         vgpup_region* r = vgpup_open(v);
         if (r == NULL) {
             return NULL;

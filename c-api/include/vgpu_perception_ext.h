@@ -9,6 +9,18 @@
 extern "C" {
 #endif
 
+/* ---- version ------------------------------------------------------------------------------------------------------- */
+
+/* Of this header. The library's file name carries the number of its binary interface (libvgpu_perception.so.0): that number is changed
+ * whenever a program that was built before would not run as before. Functions are added without it. */
+#define VGPUX_VERSION_MAJOR 0u
+#define VGPUX_VERSION_MINOR 2u
+#define VGPUX_VERSION_PATCH 0u
+#define VGPUX_VERSION (VGPUX_VERSION_MAJOR * 1000000u + VGPUX_VERSION_MINOR * 1000u + VGPUX_VERSION_PATCH)
+
+/* VGPUX_VERSION of the library that is loaded. */
+uint32_t vgpux_version(void);
+
 /* ---- errors -------------------------------------------------------------------------------------------------------- */
 
 #define VGPUX_E_ARGUMENT (-1)  /* NULL, misaligned or out of range */
@@ -18,6 +30,7 @@ extern "C" {
 #define VGPUX_E_NOT_FOUND (-5) /* nothing was found */
 #define VGPUX_E_OPEN (-6)      /* a RAM file or a segment map that cannot be used */
 #define VGPUX_E_MEMORY (-7)    /* the storage or scratch memory that was supplied is too small */
+#define VGPUX_E_BUDGET (-9)    /* a search in one call came to the end of what it may read: search in steps */
 #define VGPUX_E_INTERNAL (-8)  /* a defect of this library; it is in no bad state */
 
 /* The text of the last failure of this thread (in a library built without a heap: of the program): copies at most cap - 1
@@ -71,6 +84,14 @@ int vgpux_region_place(vgpup_region* r, uint64_t* out_proc_cr3, uint64_t* out_re
 /* Reads the heartbeat, and the run_epoch that it belongs to. 1, 0 or < 0. */
 int vgpux_read_heartbeat(vgpup_region* r, vmie_mem* m, uint64_t* out_heartbeat, uint32_t* out_run_epoch);
 
+/* ---- how long a call can take ------------------------------------------------------------------------------------------ */
+
+/* What garbage or a hostile guest can make the library do is bounded. A read of the headers is bounded by a few thousand loads, and a
+ * frame by its bytes, each times eight tries. The searches of one call (vmie_win32_open with kcr3 0, vgpup_open,
+ * vgpup_discover_candidate, vgpux_candidates) make at most 256 loads for each 4 KiB of the guest's RAM and 16777216 besides; one that
+ * comes to that end gives what it found so far, or VGPUX_E_BUDGET. A program that cannot wait so long searches in steps:
+ * vgpux_scan_begin. */
+
 /* ---- candidates ----------------------------------------------------------------------------------------------------- */
 
 /* A place that satisfies every structural rule. Any process of the guest can forge one, and stale ones stay in memory. */
@@ -98,6 +119,28 @@ typedef struct vgpux_scan vgpux_scan;
 #define VGPUX_SCAN_FOUND 1   /* *out was filled; there may be more */
 #define VGPUX_SCAN_PENDING 2 /* the budget is spent: call again */
 
+/* As a scan, and one that begins with the guest's kernel: the whole way from a vmie_mem to candidates, in steps. kcr3 as in
+ * vmie_win32_open; 0 finds the kernel, within the steps. NULL where kcr3 cannot serve. A step that finds no kernel is VGPUX_E_NOT_FOUND. */
+vgpux_scan* vgpux_scan_begin(vmie_mem* m, uint64_t kcr3);
+
+/* A vmie_win32 of the kernel that s found. NULL (VGPUX_E_NOT_FOUND) before it is found. */
+vmie_win32* vgpux_scan_kernel(vgpux_scan* s);
+
+#define VGPUX_PHASE_KERNEL 0u    /* it looks for the kernel */
+#define VGPUX_PHASE_PROCESSES 1u /* it searches processes */
+#define VGPUX_PHASE_END 2u       /* nothing is left */
+
+/* How far a scan is. */
+typedef struct vgpux_scan_progress {
+    uint32_t phase; /* VGPUX_PHASE_* */
+    uint32_t pass;  /* PROCESSES: 0 gathering, 1 runs, 2 pages */
+    uint64_t done;  /* parts of the pass that are done, in this batch of processes */
+    uint64_t total; /* of so many; 0 where that is not known */
+} vgpux_scan_progress;
+
+/* How far s is. 0 or < 0. */
+int vgpux_scan_get_progress(vgpux_scan* s, vgpux_scan_progress* out);
+
 /* What a scan looked at so far. */
 typedef struct vgpux_scan_stats {
     uint64_t spaces;     /* address spaces */
@@ -120,6 +163,41 @@ int vgpux_scan_get_stats(vgpux_scan* s, vgpux_scan_stats* out);
 /* Ends the scan. Does nothing on NULL. */
 void vgpux_scan_close(vgpux_scan* s);
 
+/* ---- guest memory behind more than one function ------------------------------------------------------------------------ */
+
+/* A part of a scattered read. */
+typedef struct vgpux_piece {
+    uint64_t gpa;
+    void* dst;
+    size_t len;
+} vgpux_piece;
+
+/* How guest memory is read, where a call of `read` for each word is too slow: a system call, a socket, another machine. Each function
+ * but `read` may be NULL; `read` then does its work.
+ *
+ * Functions return 0 for success unless they say otherwise, and anything else where guest memory cannot be read. They may be called by
+ * every thread that calls the library, and must not call it with the vmie_mem that they serve. They return: `longjmp` over the library is
+ * undefined, and leaves handles in use for ever at best (a region that gives VGPUX_SKIP_BUSY_HANDLE, memory that is never released). A
+ * C++ exception goes through to the caller of the library, and what the call used is given up on the way; dst is then unspecified. */
+typedef struct vgpux_reader {
+    size_t size; /* sizeof(vgpux_reader) */
+    /* As in memmodel.h. */
+    int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len);
+    /* Copies n pieces (at most 64), in order: one process_vm_readv. The bytes of a frame come this way. */
+    int (*read_pieces)(void* ctx, const vgpux_piece* pieces, size_t n);
+    /* Loads n words from gpa on, a multiple of 8, each with one load. */
+    int (*read_words)(void* ctx, uint64_t gpa, uint64_t* words, size_t n);
+    /* Loads the 8 words at each of n addresses, multiples of 64, each word with one load: lines[i] is from gpas[i]. Returns how many lines
+     * were loaded before the first that could not be. Searches read this way. */
+    size_t (*load_lines)(void* ctx, const uint64_t* gpas, uint64_t (*lines)[8], size_t n);
+    /* Finds the first stretch of RAM that was ever written (a sparse file has others) at or after from: 1 and its place, 0 where there
+     * is none, < 0 where that cannot be told. Searches leave out the rest, which reads as zeros. */
+    int (*next_data)(void* ctx, uint64_t from, uint64_t* start, uint64_t* len);
+    /* Whether the caller wants the call to end: not 0, and it ends soon with VGPUX_E_READ. Asked often, by the thread that called. */
+    int (*is_cancelled)(void* ctx);
+    size_t batch; /* the lines that load_lines is asked for at once: 1 to 1024; 0 leaves it to the library */
+} vgpux_reader;
+
 /* ---- handles on the heap -------------------------------------------------------------------------------------------- */
 
 /* Begins a scan. NULL on failure. */
@@ -131,6 +209,26 @@ vgpup_region* vgpux_region_open(vmie_win32* v, const vgpux_candidate* c);
 /* As vmie_mem_from_reader, with the guest's RAM at segs (gpa and len; file_off is ignored), at most VGPUX_MEM_SEGMENTS. */
 vmie_mem* vgpux_mem_from_reader_segs(int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len), void* ctx,
                                      const gpa_seg* segs, size_t n);
+
+/* As vgpux_mem_from_reader_segs, with all of a vgpux_reader. With n 0, RAM is what next_data says, or else is found by asking. */
+vmie_mem* vgpux_mem_open_reader(const vgpux_reader* reader, void* ctx, const gpa_seg* segs, size_t n);
+
+/* As vmie_mem_open_segs, with an open file instead of a path (a memfd, an unlinked file); with n 0, all of it from guest physical 0
+ * on. The library opens the file again, read-only: what the caller does with the descriptor concerns it no more. With handed_over not 0
+ * the descriptor is closed where the call succeeds. */
+vmie_mem* vgpux_mem_open_fd(int fd, int handed_over, const gpa_seg* segs, size_t n);
+
+/* A stretch of guest RAM in one of several files. */
+typedef struct vgpux_file_seg {
+    uint64_t gpa;      /* first guest physical address */
+    uint64_t len;      /* bytes */
+    uint64_t file_off; /* offset of the first byte in the file */
+    uint32_t file;     /* which of the files, from 0 on */
+    uint32_t reserved;
+} vgpux_file_seg;
+
+/* As vmie_mem_open_segs, over several open files (a memory backend for each NUMA node or DIMM). The descriptors stay the caller's. */
+vmie_mem* vgpux_mem_open_fds(const int* fds, size_t n_fds, const vgpux_file_seg* segs, size_t n);
 
 /* Maps the RAM file of a machine: "pc", "q35", "microvm" or "ch". The split around the hole below 4 GiB follows from the
  * file's length; where the machine has other options, use vmie_mem_open_segs. */
@@ -163,11 +261,15 @@ int vgpux_guard_sigbus(void);
 /* With n 0, RAM is found by asking, as memmodel.h describes. */
 vmie_mem* vgpux_mem_init(void* storage, size_t size, int (*read)(void* ctx, uint64_t gpa, void* dst, size_t len),
                          void* ctx, const gpa_seg* segs, size_t n);
+vmie_mem* vgpux_mem_init_reader(void* storage, size_t size, const vgpux_reader* reader, void* ctx, const gpa_seg* segs,
+                                size_t n);
 vmie_win32* vgpux_win32_init(void* storage, size_t size, vmie_mem* m, uint64_t kcr3, void* scratch,
                              size_t scratch_size);
 /* With c NULL, chooses as vgpup_open does. */
 vgpup_region* vgpux_region_init(void* storage, size_t size, vmie_win32* v, const vgpux_candidate* c);
 vgpux_scan* vgpux_scan_init(void* storage, size_t size, vmie_win32* v, void* scratch, size_t scratch_size);
+vgpux_scan* vgpux_scan_init_begin(void* storage, size_t size, vmie_mem* m, uint64_t kcr3, void* scratch, size_t scratch_size);
+vmie_win32* vgpux_scan_init_kernel(void* storage, size_t size, vgpux_scan* s, void* scratch, size_t scratch_size);
 
 #ifdef __cplusplus
 }

@@ -41,6 +41,9 @@ vmie_mem* vmie_win32_mem(vmie_win32* v);
 
 /* Lists live processes: fills at most cap entries of out and returns how many there are, < 0 on failure. out may be NULL where cap
  * is 0. */
+int vmie_proc_list(vmie_win32* v, process* out, size_t cap);
+
+/* The same under its old name. In the static library it is weak: a program that has a proc_list of its own keeps that. */
 int proc_list(vmie_win32* v, process* out, size_t cap);
 
 #ifdef __cplusplus

@@ -117,6 +117,10 @@ impl Round {
         }
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     /// The one after the last that had its turn; after the last of all, the first.
     pub(crate) fn chosen(self) -> Option<Current> {
         self.next.or(self.first)

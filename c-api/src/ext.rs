@@ -7,14 +7,14 @@ use core::sync::atomic::Ordering;
 use vgpu_perception::paging::Residence;
 use vgpu_perception::region::{Pulse, ReadError, Region, Sample};
 use vgpu_perception::scan::{Candidate, probe};
-use vgpu_perception::{Budget, Gva, PhysRead, Step};
+use vgpu_perception::{Gva, PhysRead, Step};
 
 use crate::failure::{self, Failure, code};
-use crate::ffi::{Out, export};
+use crate::ffi::{Out, Scratch, export};
 use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
 use crate::region::{RegionHandle, RegionState, Snapshot, snapshot};
-use crate::scan::{ScanHandle, every, take};
+use crate::scan::{Scan, ScanHandle, every, take};
 use crate::skip::SkipC;
 use crate::win32::{Win32, Win32Handle, name_field};
 
@@ -75,6 +75,31 @@ pub(crate) struct StatsC {
     pub(crate) truncated: u64,
 }
 
+/// `VGPUX_PHASE_*`.
+pub(crate) mod phase {
+    pub(crate) const KERNEL: u32 = 0;
+    pub(crate) const PROCESSES: u32 = 1;
+    pub(crate) const END: u32 = 2;
+}
+
+/// `vgpux_scan_progress`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ProgressC {
+    pub(crate) phase: u32,
+    pub(crate) pass: u32,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
+}
+
+/// The kernel that a scan found, as a handle's object.
+pub(crate) fn kernel_of(scan: &Scan, scratch: Scratch) -> Result<Win32, Failure> {
+    let kernel = scan.kernel.get().ok_or_else(|| {
+        Failure::new(code::NOT_FOUND, format_args!("the kernel was not found yet: go on with vgpux_scan_step"))
+    })?;
+    Ok(Win32::new((scan.mem, scan.mem_id), *kernel, scratch))
+}
+
 /// A new region: of the candidate, judged again, or of the one whose turn it is.
 pub(crate) fn bind(win32: &Win32, candidate: Option<CandidateC>) -> Result<RegionState, Failure> {
     let region = win32.read_mem(|mem| match candidate {
@@ -104,7 +129,27 @@ impl Snapshot for Heartbeat {
     }
 }
 
+/// `VGPUX_VERSION`.
+pub(crate) const VERSION: u32 = number(env!("CARGO_PKG_VERSION_MAJOR")) * 1_000_000
+    + number(env!("CARGO_PKG_VERSION_MINOR")) * 1000
+    + number(env!("CARGO_PKG_VERSION_PATCH"));
+
+const fn number(text: &str) -> u32 {
+    let mut rest = text.as_bytes();
+    let mut number = 0;
+    while let [digit, tail @ ..] = rest {
+        number = number * 10 + (*digit - b'0') as u32;
+        rest = tail;
+    }
+    number
+}
+
 export! {
+    /// See `vgpu_perception_ext.h`.
+    fn vgpux_version() -> u32 {
+        Ok(VERSION)
+    }
+
     /// See `vgpu_perception_ext.h`.
     fn vgpux_last_error(buf: Out<c_char>, cap: usize) -> usize {
         let last = failure::last();
@@ -201,13 +246,7 @@ export! {
     fn vgpux_scan_step(s: ScanHandle, budget: u64, out: Out<CandidateC>) -> c_int {
         let out = out.required("out")?;
         s.read(|scan| scan.mem.read_same(scan.mem_id, |mem| {
-            // Another call goes on with this scan: there is nothing to do for this one now.
-            let Some(mut work) = scan.work.take() else { return Ok(step::PENDING) };
-            let stepped = mem.caught(|| {
-                work.discovery.step(mem.ram(), &mut Budget::new(budget)).map_err(Failure::read)
-            });
-            scan.stats.set(work.discovery.stats());
-            Ok(match stepped? {
+            Ok(match scan.step(mem, budget)? {
                 Step::Done => step::DONE,
                 Step::Pending => step::PENDING,
                 Step::Found(candidate) => {
@@ -219,9 +258,28 @@ export! {
     }
 
     /// See `vgpu_perception_ext.h`.
+    fn vgpux_scan_get_progress(s: ScanHandle, out: Out<ProgressC>) -> c_int {
+        let out = out.required("out")?;
+        let (progress, kernel) = s.read(|scan| Ok((scan.progress.get(), scan.kernel.get().is_some())))?;
+        let phase = match (progress.ended, kernel) {
+            (true, _) => phase::END,
+            (false, false) => phase::KERNEL,
+            (false, true) => phase::PROCESSES,
+        };
+        let scan = progress.scan;
+        out.set(ProgressC {
+            phase,
+            pass: scan.map_or(0, |scan| u32::from(scan.pass)),
+            done: scan.map_or(0, |scan| scan.done),
+            total: scan.map_or(0, |scan| scan.total),
+        });
+        Ok(0)
+    }
+
+    /// See `vgpu_perception_ext.h`.
     fn vgpux_scan_get_stats(s: ScanHandle, out: Out<StatsC>) -> c_int {
         let out = out.required("out")?;
-        let stats = s.read(|scan| Ok(scan.stats.get()))?;
+        let stats = s.read(|scan| Ok(scan.progress.get().stats))?;
         out.set(StatsC {
             spaces: stats.spaces,
             tables: stats.tables,

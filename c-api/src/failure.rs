@@ -16,6 +16,7 @@ pub(crate) mod code {
     pub(crate) const MEMORY: c_int = -7;
     #[cfg(feature = "std")]
     pub(crate) const INTERNAL: c_int = -8;
+    pub(crate) const BUDGET: c_int = -9;
 }
 
 /// Bytes of an error text; longer ones are cut.
@@ -44,6 +45,15 @@ impl Failure {
     #[cold]
     pub(crate) fn memory(what: &str) -> Self {
         Self::new(code::MEMORY, format_args!("out of memory: no room for {what}"))
+    }
+
+    /// A search in one call came to the end of what it may read.
+    #[cold]
+    pub(crate) fn budget(loads: u64) -> Self {
+        let text = format_args!(
+            "the search was left after {loads} loads, its bound for this much RAM: search in steps (vgpux_scan_begin)"
+        );
+        Self::new(code::BUDGET, text)
     }
 
     pub(crate) fn read(error: impl fmt::Display) -> Self {

@@ -14,19 +14,24 @@ pub(crate) type Paging = GuestPaging;
 pub(crate) type Source = GuestProcesses;
 
 /// Finds the kernel that `kcr3` leads to; with 0, whichever there is.
-pub(crate) fn find(ram: &impl PhysRead, kcr3: u64, scratch: &mut Scratch) -> Result<GuestKernel, Failure> {
+pub(crate) fn find(ram: &impl PhysRead, kcr3: u64, scratch: &mut Scratch, bound: u64) -> Result<GuestKernel, Failure> {
     if kcr3 != 0 {
         return GuestKernel::attach(ram, Cr3::new(kcr3), None).map_err(Failure::read);
     }
     let (candidates, _) = scratch.split(RootElection::CANDIDATES, RootCandidate::default(), 0_u8);
     let mut search = GuestSearch::new(None, candidates);
-    match search.step(ram, &mut Budget::unlimited()).map_err(Failure::read)? {
+    match search.step(ram, &mut Budget::new(bound)).map_err(Failure::read)? {
         Step::Found(kernel) => Ok(kernel),
-        Step::Pending | Step::Done => Err(Failure::new(
-            code::NOT_FOUND,
-            format_args!("no page-table roots in guest memory: is the guest booted, and is the map of its RAM right?"),
-        )),
+        Step::Pending => Err(Failure::budget(bound)),
+        Step::Done => Err(no_kernel()),
     }
+}
+
+#[cold]
+pub(crate) fn no_kernel() -> Failure {
+    let text =
+        format_args!("no page-table roots in guest memory: is the guest booted, and is the map of its RAM right?");
+    Failure::new(code::NOT_FOUND, text)
 }
 
 /// The address space of the process of `kernel` whose root is `cr3`: unlike the kernel's own at that root, it knows the

@@ -7,12 +7,14 @@ use std::process::Command;
 
 use vgpu_perception::abi::{self, Backend, CursorId, State};
 
-use crate::ext::{CandidateC, StatsC, step};
+use crate::ext::{CandidateC, ProgressC, StatsC, VERSION, phase, step};
 use crate::failure::code;
 use crate::ffi::{Object, STORAGE_ALIGN, Scratch};
+use crate::heap::FileSegC;
 use crate::memory::Mem;
 use crate::perception::{ControlC, CursorC, FrameDescC, FrameInfoC, GeometryC, IntentC, StatusC};
-use crate::reader::SEGMENTS;
+use crate::ram_map::SEGMENTS;
+use crate::reader::{PieceC, ReaderC};
 use crate::region::RegionState;
 use crate::scan::{Scan, scratch_bytes};
 use crate::skip::{SkipC, reason};
@@ -117,6 +119,13 @@ fn surface(ours: &mut Ours) {
         supported_formats ctrl_ack full_frame_ack content_change_ns);
     layout!(ours, "vgpup_control_intent", IntentC, desired_state target_fps draw_cursor full_frame_req);
     layout!(ours, "vgpux_skip", SkipC, reason seq slot needed capacity frame_id last);
+    layout!(ours, "vgpux_scan_progress", ProgressC, phase pass done total);
+    layout!(ours, "vgpux_file_seg", FileSegC, gpa len file_off file reserved);
+    for (name, value) in [("KERNEL", phase::KERNEL), ("PROCESSES", phase::PROCESSES), ("END", phase::END)] {
+        ours.value(&format!("VGPUX_PHASE_{name}"), value);
+    }
+    layout!(ours, "vgpux_piece", PieceC, gpa dst len);
+    layout!(ours, "vgpux_reader", ReaderC, size read read_pieces read_words load_lines next_data is_cancelled batch);
     layout!(ours, "vgpux_candidate", CandidateC, proc_cr3 region_gva heartbeat frame_id page_gpa run_epoch status pid
         trimmed name);
     layout!(ours, "vgpux_scan_stats", StatsC, spaces tables runs frames judged candidates skipped truncated);
@@ -128,6 +137,7 @@ fn surface(ours: &mut Ours) {
         ("OPEN", code::OPEN),
         ("MEMORY", code::MEMORY),
         ("INTERNAL", code::INTERNAL),
+        ("BUDGET", code::BUDGET),
     ];
     for (name, value) in codes {
         ours.value(&format!("VGPUX_E_{name}"), value);
@@ -152,6 +162,9 @@ fn surface(ours: &mut Ours) {
     for (name, value) in [("DONE", step::DONE), ("FOUND", step::FOUND), ("PENDING", step::PENDING)] {
         ours.value(&format!("VGPUX_SCAN_{name}"), value);
     }
+    let numbers = ["MAJOR", "MINOR", "PATCH"].iter().zip(env!("CARGO_PKG_VERSION").split('.'));
+    numbers.for_each(|(part, number)| ours.value(&format!("VGPUX_VERSION_{part}"), number.parse::<u32>().unwrap()));
+    ours.value("VGPUX_VERSION", VERSION);
     ours.value("VGPUX_STORAGE_ALIGN", STORAGE_ALIGN);
     ours.value("VGPUX_MEM_STORAGE_BYTES", Mem::STORAGE);
     ours.value("VGPUX_WIN32_STORAGE_BYTES", Win32::STORAGE);

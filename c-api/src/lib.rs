@@ -22,6 +22,7 @@ mod ffi;
 mod kernel;
 mod memory;
 mod ram;
+mod ram_map;
 mod reader;
 mod region;
 mod scan;

@@ -68,4 +68,10 @@ impl Mem {
         }
         work()
     }
+
+    /// Runs a search: as [`caught`](Self::caught), and where it finds nothing because the callback failed, it says so.
+    pub(crate) fn search<R>(&self, work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+        let before = self.ram.failures();
+        self.caught(work).map_err(|failure| self.ram.nothing_found(before, failure))
+    }
 }

@@ -3,9 +3,16 @@
 #[cfg(feature = "std")]
 use vgpu_perception_mapped::GuestRam;
 
-use vgpu_perception::{CopyHint, Extent, Gpa, Line, PageKind, PhysError, PhysRead, PhysRun, Window};
+use vgpu_perception::{CopyHint, Extent, Gpa, Line, PAGE_BYTES, PageKind, PhysError, PhysRead, PhysRun, Window};
 
+use crate::failure::Failure;
+use crate::ram_map::SEGMENTS;
 use crate::reader::Reader;
+
+/// What a search in one call may load, whatever the guest's size.
+const LOADS: u64 = 1 << 24;
+/// And for each page of RAM: a quarter of it may be page tables that are read twice.
+const LOADS_A_PAGE: u64 = 256;
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -19,9 +26,9 @@ pub(crate) enum Ram {
     Reader(Reader),
 }
 
-#[cfg(feature = "std")]
 impl Ram {
     /// Where the highest RAM ends, whether it holds data yet or not.
+    #[cfg(feature = "std")]
     pub(crate) fn end(&self) -> Result<u64, PhysError> {
         match self {
             Self::Mapped(ram) => {
@@ -30,6 +37,41 @@ impl Ram {
             }
             Self::Reader(ram) => ram.end(),
         }
+    }
+
+    /// How often a callback failed so far.
+    pub(crate) fn failures(&self) -> u64 {
+        match self {
+            #[cfg(feature = "std")]
+            Self::Mapped(_) => 0,
+            Self::Reader(ram) => ram.failures(),
+        }
+    }
+
+    /// What a search that found nothing says, when [`failures`](Self::failures) were so many before it.
+    pub(crate) fn nothing_found(&self, before: u64, failure: Failure) -> Failure {
+        match self {
+            #[cfg(feature = "std")]
+            Self::Mapped(_) => failure,
+            Self::Reader(ram) => ram.nothing_found(before, failure),
+        }
+    }
+
+    /// The loads that a search in one call may make: see `vgpu_perception_ext.h`.
+    pub(crate) fn bound(&self) -> u64 {
+        let mut pages = 0_u64;
+        let mut at = Gpa::new(0);
+        // A map has at most 1024 stretches, but a file's data may lie in any number: RAM counts, not data.
+        #[cfg(feature = "std")]
+        if let Self::Mapped(ram) = self {
+            return LOADS + LOADS_A_PAGE * (ram.map().ram_bytes() / PAGE_BYTES);
+        }
+        for _ in 0..SEGMENTS {
+            let Ok(Some(extent)) = self.next_extent(at) else { break };
+            pages = pages.saturating_add(extent.len / PAGE_BYTES);
+            at = extent.end();
+        }
+        LOADS.saturating_add(LOADS_A_PAGE.saturating_mul(pages))
     }
 }
 

@@ -1,84 +1,87 @@
-//! Guest memory behind a callback, and where it lies when nobody says.
+//! Guest memory behind callbacks.
 
-use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::fmt;
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use vgpu_perception::{Extent, Gpa, PAGE_BYTES, PhysError, PhysErrorKind, PhysRead, next_in};
+use vgpu_perception::{
+    CopyHint, Extent, Gpa, Line, PAGE_BYTES, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, next_in,
+};
 
+use crate::failure::{Failure, code};
 use crate::ffi::cells::Once;
 use crate::ffi::{Context, Out};
+use crate::ram_map::{Map, find_map};
 
 /// The callback of `memmodel.h`.
 pub(crate) type ReadFn = extern "C-unwind" fn(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int;
 
-/// Segments that a map can have: `VGPUX_MEM_SEGMENTS`.
-pub(crate) const SEGMENTS: usize = 64;
-
-/// How far apart the questions are.
-const STEP: u64 = 2 << 20;
-/// RAM is looked for from 0 to here without regard to holes.
-const LOW_END: u64 = 4 << 30;
-/// A hole of this size above [`LOW_END`] ends the search.
-const WIDEST_HOLE: u64 = 64 << 30;
-/// The most questions before edges are searched.
-const QUESTIONS: u64 = 1 << 20;
-
-/// RAM in ascending stretches.
+/// `vgpux_piece`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Map {
-    extents: [Extent; SEGMENTS],
-    len: usize,
+pub(crate) struct PieceC {
+    pub(crate) gpa: u64,
+    pub(crate) dst: *mut c_void,
+    pub(crate) len: usize,
 }
 
-impl Map {
-    pub(crate) const EMPTY: Self = Self { extents: [Extent { start: Gpa::new(0), len: 0 }; SEGMENTS], len: 0 };
+impl PieceC {
+    const NONE: Self = Self { gpa: 0, dst: core::ptr::null_mut(), len: 0 };
+}
 
-    /// Adds a stretch; false where the map is full.
-    pub(crate) fn push(&mut self, extent: Extent) -> bool {
-        match self.extents.get_mut(self.len) {
-            Some(slot) => {
-                *slot = extent;
-                self.len += 1;
-                true
-            }
-            None => false,
-        }
-    }
+type PiecesFn = extern "C-unwind" fn(ctx: *mut c_void, pieces: *const PieceC, n: usize) -> c_int;
+type WordsFn = extern "C-unwind" fn(ctx: *mut c_void, gpa: u64, words: *mut u64, n: usize) -> c_int;
+type LinesFn = extern "C-unwind" fn(ctx: *mut c_void, gpas: *const u64, lines: *mut Line, n: usize) -> usize;
+type DataFn = extern "C-unwind" fn(ctx: *mut c_void, from: u64, start: *mut u64, len: *mut u64) -> c_int;
+type CancelledFn = extern "C-unwind" fn(ctx: *mut c_void) -> c_int;
 
-    pub(crate) fn extents(&self) -> &[Extent] {
-        self.extents.get(..self.len).unwrap_or_default()
-    }
+/// `vgpux_reader`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReaderC {
+    pub(crate) size: usize,
+    pub(crate) read: Option<ReadFn>,
+    pub(crate) read_pieces: Option<PiecesFn>,
+    pub(crate) read_words: Option<WordsFn>,
+    pub(crate) load_lines: Option<LinesFn>,
+    pub(crate) next_data: Option<DataFn>,
+    pub(crate) is_cancelled: Option<CancelledFn>,
+    pub(crate) batch: usize,
+}
 
-    /// Sorts the stretches; the two that overlap, where some do.
-    pub(crate) fn sort(&mut self) -> Result<(), (Extent, Extent)> {
-        let extents = Cell::from_mut(self.extents.get_mut(..self.len).unwrap_or_default()).as_slice_of_cells();
-        // At most 64, and the library's sort would bring panics into a build that has none.
-        for _ in extents {
-            for (lower, upper) in extents.iter().zip(extents.iter().skip(1)) {
-                if lower.get().start > upper.get().start {
-                    lower.swap(upper);
-                }
-            }
+impl ReaderC {
+    /// The form of `memmodel.h`: one function.
+    pub(crate) const fn of(read: Option<ReadFn>) -> Self {
+        Self {
+            size: size_of::<Self>(),
+            read,
+            read_pieces: None,
+            read_words: None,
+            load_lines: None,
+            next_data: None,
+            is_cancelled: None,
+            batch: 0,
         }
-        for (lower, upper) in extents.iter().zip(extents.iter().skip(1)) {
-            let (lower, upper) = (lower.get(), upper.get());
-            if upper.start.get() - lower.start.get() < lower.len {
-                return Err((lower, upper));
-            }
-        }
-        Ok(())
     }
 }
 
-/// Guest memory behind a callback.
+/// Pieces that are handed over at once.
+const PIECES: usize = 64;
+/// Lines that are asked for at once, where the reader does not say.
+const LINES: usize = 256;
+/// The most.
+const MOST_LINES: usize = 1024;
+
+/// Guest memory behind callbacks.
 pub(crate) struct Reader {
-    call: ReadFn,
+    read: ReadFn,
+    more: ReaderC,
     ctx: Context,
     /// Whether the caller said where RAM is: then nothing else is asked for.
     told: bool,
     /// Found when it is needed.
     map: Once<Map>,
+    failures: Failures,
 }
 
 impl fmt::Debug for Reader {
@@ -87,92 +90,116 @@ impl fmt::Debug for Reader {
     }
 }
 
+/// How often the callback failed where there is RAM, and the last time.
+#[derive(Debug)]
+struct Failures {
+    count: AtomicU64,
+    gpa: AtomicU64,
+    code: AtomicI32,
+}
+
 impl Reader {
-    pub(crate) fn new(call: ReadFn, ctx: Out<c_void>, map: Option<Map>) -> Self {
-        Self { call, ctx: Context::new(ctx), told: map.is_some(), map: Once::new(map) }
+    pub(crate) fn new(functions: ReaderC, ctx: Out<c_void>, map: Option<Map>) -> Result<Self, Failure> {
+        let read = functions.read.ok_or_else(|| Failure::argument("read", "is NULL"))?;
+        let none = Failures { count: AtomicU64::new(0), gpa: AtomicU64::new(0), code: AtomicI32::new(0) };
+        let (told, map) = (map.is_some(), Once::new(map));
+        Ok(Self { read, more: functions, ctx: Context::new(ctx), told, map, failures: none })
+    }
+
+    /// What a callback's answer about memory at `gpa` says.
+    #[inline]
+    fn answer(&self, gpa: Gpa, code: c_int) -> Result<(), PhysError> {
+        if code == 0 { Ok(()) } else { Err(self.failed(gpa, code)) }
+    }
+
+    #[cold]
+    fn failed(&self, gpa: Gpa, code: c_int) -> PhysError {
+        if self.extent(gpa).is_some_and(|extent| extent.start == gpa) {
+            self.failures.gpa.store(gpa.get(), Ordering::Relaxed);
+            self.failures.code.store(code, Ordering::Relaxed);
+            self.failures.count.fetch_add(1, Ordering::Relaxed);
+        }
+        PhysError::new(gpa, PhysErrorKind::Backend(code))
+    }
+
+    /// How often the callback failed so far.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.count.load(Ordering::Relaxed)
+    }
+
+    /// A search that found nothing while the callback failed is no search.
+    pub(crate) fn nothing_found(&self, before: u64, failure: Failure) -> Failure {
+        let count = self.failures().wrapping_sub(before);
+        if count == 0 || failure.code != code::NOT_FOUND {
+            return failure;
+        }
+        let (gpa, last) = (self.failures.gpa.load(Ordering::Relaxed), self.failures.code.load(Ordering::Relaxed));
+        let text = format_args!(
+            "nothing was found, but the memory callback failed {count} times meanwhile, the last time at guest physical \
+             {gpa:#x} with code {last}: mend that and search again"
+        );
+        Failure::new(code::READ, text)
+    }
+
+    /// Refuses what is not RAM by the caller's word.
+    #[inline]
+    fn check(&self, gpa: Gpa, len: usize) -> Result<(), PhysError> {
+        if self.told && !self.extent(gpa).is_some_and(|extent| extent.start == gpa && len as u64 <= extent.len) {
+            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
+        }
+        Ok(())
+    }
+
+    /// RAM at or after `gpa`, where the map is known.
+    fn extent(&self, gpa: Gpa) -> Option<Extent> {
+        self.map.get().and_then(|map| next_in(map.extents(), gpa))
     }
 
     fn ask(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
-        if self.told && !self.is_ram(gpa, dst.len()) {
-            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
-        }
-        match (self.call)(self.ctx.get(), gpa.get(), dst.as_mut_ptr().cast(), dst.len()) {
-            0 => Ok(()),
-            code => Err(PhysError::new(gpa, PhysErrorKind::Backend(code))),
-        }
-    }
-
-    fn is_ram(&self, gpa: Gpa, len: usize) -> bool {
-        let extent = self.map.get().and_then(|map| next_in(map.extents(), gpa));
-        extent.is_some_and(|extent| extent.start == gpa && len as u64 <= extent.len)
+        self.check(gpa, dst.len())?;
+        self.answer(gpa, (self.read)(self.ctx.get(), gpa.get(), dst.as_mut_ptr().cast(), dst.len()))
     }
 
     /// Where the highest RAM ends.
     #[cfg(feature = "std")]
     pub(crate) fn end(&self) -> Result<u64, PhysError> {
-        self.next_extent(Gpa::new(0))?;
+        if self.map.get().is_none() && self.more.next_data.is_none() {
+            self.next_extent(Gpa::new(0))?;
+        }
         let last = self.map.get().and_then(|map| map.extents().last().copied());
+        // Without a map, data is RAM, and nobody says where it ends.
         Ok(last.map_or(0, |extent| extent.end().get()))
     }
 
-    fn answers(&self, at: u64) -> bool {
-        let mut word = 0_u64.to_ne_bytes();
-        self.ask(Gpa::new(at), &mut word).is_ok()
+    /// RAM at or after `from`, holes too.
+    fn next_ram(&self, from: Gpa) -> Option<Extent> {
+        if let Some(map) = self.map.get() {
+            return next_in(map.extents(), from);
+        }
+        if self.more.next_data.is_some() {
+            let len = u64::MAX.wrapping_sub(from.get());
+            return (len > 0).then_some(Extent { start: from, len });
+        }
+        // Two threads may both ask: they find the same.
+        let found = find_map(&|at| self.ask(Gpa::new(at), &mut 0_u64.to_ne_bytes()).is_ok());
+        let next = next_in(found.extents(), from);
+        self.map.set(found);
+        next
     }
 
-    /// Finds RAM by asking every [`STEP`], and its edges to the page.
-    fn find_map(&self) -> Map {
-        let mut map = Map::EMPTY;
-        let mut run: Option<(u64, u64)> = None;
-        let mut last_ram = LOW_END;
-        let mut at = 0_u64;
-        for _ in 0..QUESTIONS {
-            if at >= LOW_END && at - last_ram >= WIDEST_HOLE {
-                break;
+    /// What the caller says of data at or after `from`.
+    fn next_data(&self, data: DataFn, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        let (mut start, mut len) = (0, 0);
+        match data(self.ctx.get(), from.get(), &raw mut start, &raw mut len) {
+            0 => Ok(None),
+            1 => {
+                // Whole pages, and none before `from`, whatever was answered.
+                let end = start.saturating_add(len) / PAGE_BYTES * PAGE_BYTES;
+                let start = start.max(from.get());
+                Ok((end > start).then(|| Extent { start: Gpa::new(start), len: end.wrapping_sub(start) }))
             }
-            if self.answers(at) {
-                last_ram = last_ram.max(at);
-                let start = run.map_or_else(|| self.edge(at), |(start, _)| start);
-                run = Some((start, at));
-            } else if let Some(found) = run.take()
-                && !self.push(&mut map, found)
-            {
-                return map;
-            }
-            at += STEP;
+            code => Err(PhysError::new(from, PhysErrorKind::Backend(code))),
         }
-        if let Some(found) = run {
-            self.push(&mut map, found);
-        }
-        map
-    }
-
-    /// The first page of the RAM that `at` is in, given that the question before was refused.
-    fn edge(&self, at: u64) -> u64 {
-        let (mut refused, mut answered) = (at.saturating_sub(STEP), at);
-        while answered - refused > PAGE_BYTES {
-            let middle = refused + (answered - refused) / 2 / PAGE_BYTES * PAGE_BYTES;
-            if self.answers(middle) {
-                answered = middle;
-            } else {
-                refused = middle;
-            }
-        }
-        answered
-    }
-
-    /// Adds RAM from `start` to some place behind the question at `last`.
-    fn push(&self, map: &mut Map, (start, last): (u64, u64)) -> bool {
-        let (mut answered, mut refused) = (last, last + STEP);
-        while refused - answered > PAGE_BYTES {
-            let middle = answered + (refused - answered) / 2 / PAGE_BYTES * PAGE_BYTES;
-            if self.answers(middle) {
-                answered = middle;
-            } else {
-                refused = middle;
-            }
-        }
-        map.push(Extent { start: Gpa::new(start), len: refused - start })
     }
 }
 
@@ -200,79 +227,126 @@ impl PhysRead for Reader {
         Ok(u64::from_le(word))
     }
 
+    fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
+        let Some(words) = self.more.read_words else {
+            let mut at = gpa;
+            for word in dst {
+                *word = self.load_u64(at)?;
+                at = at.wrapping_add(8);
+            }
+            return Ok(());
+        };
+        if !gpa.get().is_multiple_of(8) {
+            return Err(PhysError::new(gpa, PhysErrorKind::Misaligned));
+        }
+        self.check(gpa, size_of_val(dst))?;
+        self.answer(gpa, words(self.ctx.get(), gpa.get(), dst.as_mut_ptr(), dst.len()))?;
+        dst.iter_mut().for_each(|word| *word = u64::from_le(*word));
+        Ok(())
+    }
+
+    fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
+        let n = at.len().min(lines.len());
+        let Some(load) = self.more.load_lines else {
+            let mut loaded = 0_usize;
+            for (gpa, line) in at.iter().zip(lines) {
+                if self.load_words(*gpa, line).is_err() {
+                    break;
+                }
+                loaded = loaded.wrapping_add(1);
+            }
+            return Ok(loaded);
+        };
+        let mut gpas = [0_u64; LINES];
+        let mut done = 0_usize;
+        for (at, lines) in at.chunks(LINES).zip(lines.chunks_mut(LINES)) {
+            // What is not RAM by the caller's word is not asked for.
+            let good = at.iter().take_while(|gpa| gpa.get().is_multiple_of(8) && self.check(**gpa, 64).is_ok());
+            let mut want = 0_usize;
+            for (to, gpa) in gpas.iter_mut().zip(good) {
+                *to = gpa.get();
+                want = want.wrapping_add(1);
+            }
+            let want = want.min(lines.len());
+            let got = if want == 0 { 0 } else { load(self.ctx.get(), gpas.as_ptr(), lines.as_mut_ptr(), want) };
+            let got = got.min(want);
+            lines.iter_mut().take(got).flatten().for_each(|word| *word = u64::from_le(*word));
+            done = done.wrapping_add(got);
+            if got < at.len().min(lines.len()) {
+                if let Some(gpa) = at.get(got).filter(|_| got < want) {
+                    let _ = self.failed(*gpa, -1);
+                }
+                break;
+            }
+        }
+        Ok(done.min(n))
+    }
+
+    fn batch(&self) -> usize {
+        match (self.more.load_lines, self.more.batch) {
+            (None, _) => 1,
+            (Some(_), 0) => LINES,
+            (Some(_), batch) => batch.min(MOST_LINES),
+        }
+    }
+
+    fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], _: CopyHint) -> Result<(), PhysError> {
+        let mut rest = dst;
+        let mut pieces = [PieceC::NONE; PIECES];
+        for runs in runs.chunks(PIECES) {
+            let mut n = 0_usize;
+            for (run, piece) in runs.iter().zip(&mut pieces) {
+                let len = usize::try_from(run.len).ok().filter(|len| *len <= rest.len());
+                let Some((head, tail)) = len.and_then(|len| rest.split_at_mut_checked(len)) else {
+                    return Err(PhysError::new(run.gpa, PhysErrorKind::BadLength));
+                };
+                rest = tail;
+                if self.more.read_pieces.is_none() {
+                    self.ask(run.gpa, head)?;
+                    continue;
+                }
+                self.check(run.gpa, head.len())?;
+                *piece = PieceC { gpa: run.gpa.get(), dst: head.as_mut_ptr().cast(), len: head.len() };
+                n = n.wrapping_add(1);
+            }
+            if let (Some(read), Some(first)) = (self.more.read_pieces.filter(|_| n > 0), runs.first()) {
+                self.answer(first.gpa, read(self.ctx.get(), pieces.as_ptr(), n))?;
+            }
+        }
+        if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
-        if let Some(map) = self.map.get() {
-            return Ok(next_in(map.extents(), from));
+        let Some(data) = self.more.next_data else { return Ok(self.next_ram(from)) };
+        let mut at = from;
+        // Each turn but the last leaves a stretch of RAM behind.
+        while let Some(ram) = self.next_ram(at) {
+            let Some(found) = self.next_data(data, ram.start)? else { return Ok(None) };
+            let end = found.end().get().min(ram.end().get());
+            if end > found.start.get() {
+                return Ok(Some(Extent { start: found.start, len: end.wrapping_sub(found.start.get()) }));
+            }
+            at = ram.end();
         }
-        // Two threads may both ask: they find the same.
-        let found = self.find_map();
-        let next = next_in(found.extents(), from);
-        self.map.set(found);
-        Ok(next)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use core::sync::atomic::{AtomicU64, Ordering};
-
-    use super::*;
-
-    struct Fake {
-        ram: &'static [(u64, u64)],
-        asked: AtomicU64,
+        Ok(None)
     }
 
-    extern "C-unwind" fn read(ctx: *mut c_void, gpa: u64, _: *mut c_void, len: usize) -> c_int {
-        let fake = crate::ffi::tests::context::<Fake>(ctx);
-        fake.asked.fetch_add(1, Ordering::Relaxed);
-        let inside = |(start, end): &(u64, u64)| gpa >= *start && gpa + len as u64 <= *end;
-        if fake.ram.iter().any(inside) { 0 } else { -5 }
-    }
-
-    fn found(ram: &'static [(u64, u64)]) -> (Vec<(u64, u64)>, u64) {
-        let fake = Fake { ram, asked: AtomicU64::new(0) };
-        let ctx = crate::ffi::tests::out(&raw const fake);
-        let reader = Reader::new(read, ctx, None);
-        let mut extents = Vec::new();
-        let mut from = Gpa::new(0);
-        while let Some(extent) = reader.next_extent(from).unwrap() {
-            extents.push((extent.start.get(), extent.end().get()));
-            from = extent.end();
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        let holds =
+            |extent: Option<Extent>| extent.is_some_and(|extent| extent.start == page && extent.len >= PAGE_BYTES);
+        if !holds(self.next_ram(page)) {
+            return PageKind::Gap;
         }
-        (extents, fake.asked.load(Ordering::Relaxed))
+        match self.more.next_data {
+            None => PageKind::Data,
+            Some(data) if self.next_data(data, page).is_ok_and(holds) => PageKind::Data,
+            // Without a map, what is no data is no RAM.
+            Some(_) if self.map.get().is_none() => PageKind::Gap,
+            Some(_) => PageKind::Hole,
+        }
     }
 
-    #[test]
-    fn ram_is_found_to_the_page() {
-        const GIB: u64 = 1 << 30;
-        let pc: &[_] = &[(0, 3 * GIB), (4 * GIB, 9 * GIB)];
-        assert_eq!(found(pc).0, pc);
-        let odd: &[_] = &[(0x1000, 0x9_f000), (0x10_0000, 0x7ffd_b000), (4 * GIB, 4 * GIB + 0x3000)];
-        // A hole between two questions stays inside: reading it fails, which a search survives.
-        assert_eq!(found(odd).0, [(0x1000, 0x7ffd_b000), odd[2]]);
-        let far: &[_] = &[(0, GIB), (60 * GIB, 61 * GIB), (120 * GIB, 121 * GIB), (300 * GIB, 301 * GIB)];
-        assert_eq!(found(far).0, far[..3]);
-    }
-
-    #[test]
-    fn the_search_is_bounded() {
-        let (none, asked) = found(&[]);
-        assert!(none.is_empty());
-        assert_eq!(asked, (68 << 30) / STEP);
-        let (all, asked) = found(&[(0, u64::MAX)]);
-        assert_eq!(all.len(), 1);
-        assert!(asked < QUESTIONS + 64, "{asked}");
-    }
-
-    #[test]
-    fn a_map_is_sorted_and_must_not_overlap() {
-        let extent = |start, len| Extent { start: Gpa::new(start), len };
-        let mut map = Map::EMPTY;
-        assert!(map.push(extent(0x5000, 0x1000)) && map.push(extent(0, 0x5000)));
-        assert_eq!(map.sort(), Ok(()));
-        assert_eq!(map.extents()[0].len, 0x5000);
-        assert!(map.push(extent(0x4000, 0x1000)));
-        assert!(map.sort().is_err());
+    fn is_cancelled(&self) -> bool {
+        self.more.is_cancelled.is_some_and(|cancelled| cancelled(self.ctx.get()) != 0)
     }
 }

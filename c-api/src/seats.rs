@@ -3,6 +3,7 @@
 //! Each thread has its own, so that threads that read one region never meet.
 
 use core::cell::{Cell, RefCell};
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use vgpu_perception::region::Region;
 
@@ -40,6 +41,8 @@ impl Seats {
         let taken = self.seats.get(seat).and_then(|seat| seat.try_borrow_mut().ok());
         // A signal handler, or a callback that reads, finds the seat taken.
         let Some(mut seat) = taken else { return work(&mut bound.clone()) };
+        // A signal handler either finds it taken, or is done before anything of it is read.
+        compiler_fence(Ordering::SeqCst);
         let seat = &mut *seat;
         if seat.id != id {
             (seat.id, seat.region) = (id, None);

@@ -34,11 +34,16 @@ impl Win32 {
     /// Finds the kernel, and tells the memory how this guest's tables are read.
     pub(crate) fn attach(m: MemHandle, kcr3: u64, mut scratch: Scratch) -> Result<Self, Failure> {
         let (mem_id, kernel) = m.read_with_id(|id, mem| {
-            let kernel = mem.caught(|| find(mem.ram(), kcr3, &mut scratch))?;
+            let kernel = mem.search(|| find(mem.ram(), kcr3, &mut scratch, mem.ram().bound()))?;
             mem.learn(kernel);
             Ok((id, kernel))
         })?;
-        Ok(Self { mem: m, mem_id, kernel, scratch: TryLock::new(scratch) })
+        Ok(Self::new((m, mem_id), kernel, scratch))
+    }
+
+    /// A handle's object for a kernel that was found already.
+    pub(crate) fn new((mem, mem_id): (MemHandle, u64), kernel: GuestKernel, scratch: Scratch) -> Self {
+        Self { mem, mem_id, kernel, scratch: TryLock::new(scratch) }
     }
 
     /// The memory that it was opened on, and what only that one has.
@@ -91,6 +96,38 @@ pub(crate) fn name_field(name: Option<ProcessName>) -> [u8; 16] {
     field
 }
 
+/// The process list.
+fn list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> Result<c_int, Failure> {
+    let out = out.array(cap, "out")?;
+    v.read(|win32| {
+        win32.read_mem(|mem| {
+            mem.caught(|| {
+                let mut source = win32.kernel.processes();
+                let mut count = 0_usize;
+                loop {
+                    match source.next_process(mem.ram(), &mut Budget::unlimited()).map_err(Failure::read)? {
+                        Step::Found(process) => {
+                            out.put(
+                                count,
+                                ProcessC {
+                                    cr3: process.space.root.get(),
+                                    peb: process.peb.map_or(0, |peb| peb.get()),
+                                    eprocess: process.eprocess.map_or(0, |at| at.get()),
+                                    pid: process.pid.unwrap_or(0),
+                                    name: name_field(process.name),
+                                },
+                            );
+                            count = count.saturating_add(1);
+                        }
+                        Step::Pending => {}
+                        Step::Done => return Ok(c_int::try_from(count).unwrap_or(c_int::MAX)),
+                    }
+                }
+            })
+        })
+    })
+}
+
 export! {
     /// See `win32.h`.
     fn vmie_win32_close(v: Win32Handle) {
@@ -103,27 +140,12 @@ export! {
     }
 
     /// See `win32.h`.
+    fn vmie_proc_list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> c_int {
+        list(v, out, cap)
+    }
+
+    /// See `win32.h`.
     fn proc_list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> c_int {
-        let out = out.array(cap, "out")?;
-        v.read(|win32| win32.read_mem(|mem| mem.caught(|| {
-            let mut source = win32.kernel.processes();
-            let mut count = 0_usize;
-            loop {
-                match source.next_process(mem.ram(), &mut Budget::unlimited()).map_err(Failure::read)? {
-                    Step::Found(process) => {
-                        out.put(count, ProcessC {
-                            cr3: process.space.root.get(),
-                            peb: process.peb.map_or(0, |peb| peb.get()),
-                            eprocess: process.eprocess.map_or(0, |at| at.get()),
-                            pid: process.pid.unwrap_or(0),
-                            name: name_field(process.name),
-                        });
-                        count = count.saturating_add(1);
-                    }
-                    Step::Pending => {}
-                    Step::Done => return Ok(c_int::try_from(count).unwrap_or(c_int::MAX)),
-                }
-            }
-        })))
+        list(v, out, cap)
     }
 }

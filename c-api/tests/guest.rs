@@ -26,6 +26,18 @@ fn and_with_five_levels_of_tables() {
 }
 
 #[test]
+fn nothing_fails_because_something_else_runs() {
+    let dir = Dir::new("daemon");
+    shared_library(&dir);
+    let program = program(&dir, "tests/c/daemon.c");
+    let guest = LiveGuest::new(&dir, LinuxOptions::default());
+    let output = run(command(&program, guest.test_args()).env("RUST_BACKTRACE", "0"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("nothing failed: "), "{text}");
+    print!("{text}");
+}
+
+#[test]
 fn any_call_in_any_order_over_a_guest_that_lies() {
     let dir = Dir::new("hostile");
     shared_library(&dir);

@@ -3,7 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Dir, LiveGuest, WARNINGS, command, compiler, root, run};
@@ -17,7 +17,7 @@ fn installed(dir: &Dir) -> PathBuf {
     run(Command::new(root().join("build.sh"))
         .env("CARGO", env!("CARGO"))
         .env("CARGO_TARGET_DIR", target)
-        .args(["--no-heap", "--prefix"])
+        .args(["--form", "noheap", "--prefix"])
         .arg(&dir.0));
     dir.join("lib/libvgpu_perception_noheap.a")
 }
@@ -50,20 +50,36 @@ fn it_needs_mem_functions_alone_and_runs_without_a_c_library() {
     assert!(!given.iter().any(|name| *name == "vgpup_open" || *name == "vmie_mem_open"), "{given:?}");
 
     let program = dir.join("no_heap");
+    compile(&dir, &archive, &program);
+    take_a_frame(&dir, &program);
+}
+
+/// A program that was built for another form of the library: `.ci/c-api` makes one without SSE and without a red zone.
+#[test]
+fn the_program_of_another_form_runs_too() {
+    if let Some(program) = std::env::var_os("VGPU_NO_HEAP_PROGRAM") {
+        take_a_frame(&Dir::new("no-heap-other"), program.as_ref());
+    }
+}
+
+fn compile(dir: &Dir, archive: &Path, program: &Path) {
     run(Command::new(compiler())
         .args(WARNINGS)
         .args(["-O1", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns"])
         .args(["-nostdlib", "-static", "-I"])
-        .arg(dir.join("include"))
+        .arg(dir.join("include/vgpu-perception"))
         .arg(root().join("tests/c/no_heap.c"))
-        .arg(&archive)
+        .arg(archive)
         .arg("-o")
-        .arg(&program));
+        .arg(program));
+}
+
+fn take_a_frame(dir: &Dir, program: &Path) {
     let guest = LiveGuest::new(
-        &dir,
+        dir,
         LinuxOptions { ram: 1280 << 20, processes: 4, placement: Placement::Fragments64K, ..LinuxOptions::default() },
     );
-    let output = run(&mut command(&program, guest.test_args()));
+    let output = run(&mut command(program, guest.test_args()));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("without a heap, on "), "{text}");
     print!("figure: {text}");

@@ -123,6 +123,12 @@ const SET: u8 = 2;
 // SAFETY: the value is written by the one thread that took the phase from `EMPTY`, and read only after it was `SET`.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
+impl<T> fmt::Debug for Once<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once").finish_non_exhaustive()
+    }
+}
+
 impl<T> Once<T> {
     pub(crate) const fn new(value: Option<T>) -> Self {
         let phase = if value.is_some() { SET } else { EMPTY };
@@ -168,7 +174,8 @@ impl<T> TryLock<T> {
     }
 
     pub(crate) fn take(&self) -> Option<Taken<'_, T>> {
-        (!self.taken.swap(true, Ordering::Acquire)).then_some(Taken(self))
+        // Not `then_some`: a guard that is made and dropped would give up what another call has.
+        (!self.taken.swap(true, Ordering::Acquire)).then(|| Taken(self))
     }
 }
 

@@ -12,6 +12,8 @@ mod pointers;
 mod scratch;
 
 // What a handle is: a token of a table, or where there is no heap for one an address with a mark.
+#[cfg(feature = "std")]
+pub(crate) mod descriptor;
 #[cfg(not(feature = "std"))]
 mod marks;
 #[cfg(feature = "std")]

@@ -33,6 +33,11 @@ impl<T: Copy> In<T> {
         Ok(unsafe { self.0.read() })
     }
 
+    /// A copy of the first member, where the rest may not be there.
+    pub(crate) fn first<M: Copy>(self, name: &str) -> Result<M, Failure> {
+        In(self.0.cast::<M>()).get(name)
+    }
+
     /// A copy of object `index` of an array; the caller has checked with [`get`](Self::get) that there is one.
     pub(crate) fn at(self, index: usize, name: &str) -> Result<T, Failure> {
         Self(self.0.wrapping_add(index)).get(name)

@@ -138,6 +138,7 @@ SAME(&gva_to_gpa, int (*)(vmie_mem*, uint64_t, uint64_t, uint64_t*));
 SAME(&vmie_win32_open, vmie_win32* (*)(vmie_mem*, uint64_t));
 SAME(&vmie_win32_close, void (*)(vmie_win32*));
 SAME(&vmie_win32_mem, vmie_mem* (*)(vmie_win32*));
+SAME(&vmie_proc_list, int (*)(vmie_win32*, process*, size_t));
 SAME(&proc_list, int (*)(vmie_win32*, process*, size_t));
 
 int main(void)

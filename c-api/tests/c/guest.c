@@ -4,6 +4,7 @@
  * the test kit's default.
  */
 #define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <string.h>
@@ -83,6 +84,60 @@ static void scan_in_steps(vmie_win32* v)
     vgpux_scan_close(s);
     CHECK(vgpux_scan_step(s, 500, &c) == VGPUX_E_HANDLE && vgpux_scan_get_stats(s, &stats) == VGPUX_E_HANDLE);
     vgpux_scan_close(NULL);
+}
+
+/* From the memory alone: the kernel and the candidates, at any budget; then a handle on the kernel. */
+static void search_in_steps(vmie_mem* m)
+{
+    for (int known = 0; known < 2; known++) {
+        vgpux_scan* s = vgpux_scan_begin(m, known ? kcr3 : 0);
+        vgpux_scan_progress at;
+        CHECK(s != NULL && vgpux_scan_get_progress(s, &at) == 0);
+        CHECK(at.phase == (known ? VGPUX_PHASE_PROCESSES : VGPUX_PHASE_KERNEL));
+        CHECK(known || (vgpux_scan_kernel(s) == NULL && vgpux_last_error_code() == VGPUX_E_NOT_FOUND));
+        vgpux_candidate c;
+        int pending = 0, found = 0, step;
+        uint32_t phase = at.phase;
+        while ((step = vgpux_scan_step(s, 2000, &c)) != VGPUX_SCAN_DONE) {
+            CHECK(step == VGPUX_SCAN_PENDING || step == VGPUX_SCAN_FOUND);
+            pending += step == VGPUX_SCAN_PENDING;
+            found += step == VGPUX_SCAN_FOUND;
+            CHECK(vgpux_scan_get_progress(s, &at) == 0 && at.phase >= phase);
+            phase = at.phase;
+        }
+        CHECK(found == 2 && pending > 10);
+        vmie_win32* v = vgpux_scan_kernel(s);
+        CHECK(v != NULL && vmie_win32_mem(v) == m && vgpux_candidates(v, NULL, 0) == 2);
+        vmie_win32_close(v);
+        vgpux_scan_close(s);
+    }
+    CHECK(vgpux_scan_begin(m, 0x1000) == NULL && vgpux_scan_begin(NULL, 0) == NULL);
+}
+
+/* Open files in place of paths: one that the caller keeps, one that it hands over, two at once. */
+static void descriptors(const char* ram, const gpa_seg* segs, size_t n)
+{
+    uint64_t gpa;
+    int fd = open(ram, O_RDONLY), given = open(ram, O_RDONLY);
+    vmie_mem* m = vgpux_mem_open_fd(fd, 0, segs, n);
+    vmie_mem* of_given = vgpux_mem_open_fd(given, 1, segs, n);
+    CHECK(m != NULL && of_given != NULL && fcntl(fd, F_GETFD) >= 0 && fcntl(given, F_GETFD) == -1);
+    CHECK(gva_to_gpa(m, cr3, gva, &gpa) == 0 && gva_to_gpa(of_given, cr3, gva, &gpa) == 0);
+    vmie_mem_close(of_given);
+    vgpux_file_seg two[9];
+    for (size_t i = 0; i < n; i++) {
+        two[i] = (vgpux_file_seg){segs[i].gpa, segs[i].len, segs[i].file_off, (uint32_t)(i % 2), 0};
+    }
+    int fds[2] = {fd, open(ram, O_RDONLY)};
+    vmie_mem* of_two = vgpux_mem_open_fds(fds, 2, two, n);
+    CHECK(of_two != NULL && close(fds[1]) == 0 && gva_to_gpa(of_two, cr3, gva, &gpa) == 0);
+    vmie_mem_close(of_two);
+    two[0].file = 2;
+    CHECK(vgpux_mem_open_fds(fds, 1, two, n) == NULL && vgpux_last_error_code() == VGPUX_E_OPEN);
+    CHECK(vgpux_mem_open_fd(-1, 1, segs, n) == NULL && vgpux_mem_open_fd(1 << 20, 0, segs, n) == NULL);
+    CHECK(vgpux_last_error_code() == VGPUX_E_OPEN);
+    vmie_mem_close(m);
+    close(fd);
 }
 
 /* The seed's flow: whatever candidate comes first, the live one is reached, and open and discover agree. */
@@ -340,6 +395,7 @@ int main(int argc, char** argv)
     for (int i = 6; i < argc; i++, n++) {
         CHECK(n < 8 && sscanf(argv[i], "%" SCNx64 ":%" SCNx64 ":%" SCNx64, &segs[n].gpa, &segs[n].len, &segs[n].file_off) == 3);
     }
+    CHECK(vgpux_version() == VGPUX_VERSION);
     CHECK(vgpux_last_error_code() == 0 && vgpux_last_error(NULL, 0) == 0);
     CHECK(vmie_mem_open_segs("/nonexistent", segs, n) == NULL && vgpux_last_error_code() == VGPUX_E_OPEN);
     CHECK(vmie_mem_open_segs(argv[1], segs, 0) == NULL && vmie_mem_open_segs(argv[1], segs, SIZE_MAX) == NULL);
@@ -350,6 +406,8 @@ int main(int argc, char** argv)
     processes(v);
     candidates(v);
     scan_in_steps(v);
+    search_in_steps(m);
+    descriptors(argv[1], segs, n);
     vgpup_region* r = handshake(v);
     frames(r, m);
     lines(r, m);

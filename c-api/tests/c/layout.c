@@ -68,6 +68,14 @@ int main(void)
     VALUE(VGPUX_SCAN_DONE);
     VALUE(VGPUX_SCAN_FOUND);
     VALUE(VGPUX_SCAN_PENDING);
+    VALUE(VGPUX_E_BUDGET);
+    VALUE(VGPUX_PHASE_KERNEL);
+    VALUE(VGPUX_PHASE_PROCESSES);
+    VALUE(VGPUX_PHASE_END);
+    VALUE(VGPUX_VERSION_MAJOR);
+    VALUE(VGPUX_VERSION_MINOR);
+    VALUE(VGPUX_VERSION_PATCH);
+    VALUE(VGPUX_VERSION);
     VALUE(VGPUX_STORAGE_ALIGN);
     VALUE(VGPUX_MEM_STORAGE_BYTES);
     VALUE(VGPUX_WIN32_STORAGE_BYTES);
@@ -218,5 +226,33 @@ int main(void)
     AT(vgpux_scan_stats, candidates);
     AT(vgpux_scan_stats, skipped);
     AT(vgpux_scan_stats, truncated);
+
+    SIZE(vgpux_scan_progress);
+    AT(vgpux_scan_progress, phase);
+    AT(vgpux_scan_progress, pass);
+    AT(vgpux_scan_progress, done);
+    AT(vgpux_scan_progress, total);
+
+    SIZE(vgpux_file_seg);
+    AT(vgpux_file_seg, gpa);
+    AT(vgpux_file_seg, len);
+    AT(vgpux_file_seg, file_off);
+    AT(vgpux_file_seg, file);
+    AT(vgpux_file_seg, reserved);
+
+    SIZE(vgpux_piece);
+    AT(vgpux_piece, gpa);
+    AT(vgpux_piece, dst);
+    AT(vgpux_piece, len);
+
+    SIZE(vgpux_reader);
+    AT(vgpux_reader, size);
+    AT(vgpux_reader, read);
+    AT(vgpux_reader, read_pieces);
+    AT(vgpux_reader, read_words);
+    AT(vgpux_reader, load_lines);
+    AT(vgpux_reader, next_data);
+    AT(vgpux_reader, is_cancelled);
+    AT(vgpux_reader, batch);
     return 0;
 }

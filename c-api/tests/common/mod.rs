@@ -56,9 +56,23 @@ pub(crate) fn built(file: &str) -> PathBuf {
     debug.join(file)
 }
 
+/// Builds the shared library that is installed: optimised as a whole.
+pub(crate) fn optimised() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["rustc", "--offline", "--release", "-p", env!("CARGO_PKG_NAME"), "--lib", "--target-dir"]).arg(target);
+    run(cargo.args(["--crate-type", "staticlib,cdylib"]).current_dir(root()));
+    target.join("release/libvgpu_perception_c.so")
+}
+
 /// The shared library under the names that it is installed with.
 pub(crate) fn shared_library(dir: &Dir) -> PathBuf {
-    let library = built("libvgpu_perception_c.so");
+    link_library(dir, built("libvgpu_perception_c.so"))
+}
+
+/// `library` under the names that it is installed with.
+pub(crate) fn link_library(dir: &Dir, library: PathBuf) -> PathBuf {
     for name in ["libvgpu_perception.so", "libvgpu_perception.so.0"] {
         std::os::unix::fs::symlink(&library, dir.join(name)).unwrap();
     }
