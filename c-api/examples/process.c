@@ -194,7 +194,7 @@ int main(int argc, char** argv)
     }
     static uint8_t buf[VGPU_SLOT_STRIDE], again[VGPU_SLOT_STRIDE];
     vgpup_frame_info fi;
-    for (int taken = 0, tries = 0; taken < 10 && tries < 10000; tries++) {
+    for (int taken = 0, tries = 0; taken < 10 && tries < 500; tries++) {
         start = now(), guest.calls = 0;
         int got = vgpup_sample_frame(r, m, buf, sizeof buf, &fi);
         if (got < 0) {

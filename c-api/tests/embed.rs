@@ -4,8 +4,8 @@ mod common;
 
 use common::{Dir, LiveGuest, command, program, run, shared_library};
 use vgpu_perception::PagingMode;
-use vgpu_perception_testkit::Placement;
 use vgpu_perception_testkit::linux::LinuxOptions;
+use vgpu_perception_testkit::{Placement, RegionImage};
 
 fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
     let dir = Dir::new(name);
@@ -74,4 +74,46 @@ fn errors_say_what_is_wrong() {
         assert_eq!(output.status.code(), Some(status), "{args:?}: {text}");
         assert!(text.contains(words), "{args:?}: {text}");
     }
+}
+
+/// A process that only has the guest's RAM in it.
+struct Machine(std::process::Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_guest_is_read_out_of_another_process() {
+    let dir = Dir::new("embed-process");
+    shared_library(&dir);
+    let program = program(&dir, "examples/process.c");
+    let image = RegionImage { width: 1280, height: 720, ..LinuxOptions::default().image };
+    // All of it in one stretch, as a machine without shared RAM has it.
+    let options = LinuxOptions { ram: 1 << 30, processes: 4, placement: Placement::Fragments64K, image, ..small() };
+    let guest = LiveGuest::new(&dir, options);
+    let hold = "import mmap, os, sys, time\n\
+                fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                ram = mmap.mmap(fd, 1 << 30, prot=mmap.PROT_READ)\n\
+                print('there', flush=True)\n\
+                time.sleep(120)\n";
+    let mut machine = std::process::Command::new("python3")
+        .args(["-c", hold])
+        .arg(&guest.path)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut there = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(machine.stdout.take().unwrap()), &mut there).unwrap();
+    let machine = Machine(machine);
+    let root = format!("{:#x}", guest.linux.kernel.init.root.get());
+    let output = run(&mut command(&program, [&machine.0.id().to_string(), "1024", "--kcr3", &root]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("frame 5, 1280x720: "), "{text}");
+    text.lines().for_each(|line| println!("figure: from another process, {line}"));
+    let gone = command(&program, ["1", "3"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(2));
 }

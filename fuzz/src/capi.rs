@@ -1,10 +1,12 @@
-//! The C library: calls in any order, with live, closed, foreign, misaligned and NULL handles, over a callback that lies.
+//! The C library: calls in any order, with live, closed, foreign, misaligned and NULL handles, over a callback that lies; on one
+//! thread, or on two that open, use and close the same handles.
 //!
 //! The only module with `unsafe`: it calls C functions, as a C program would, and keeps to what their headers ask of one.
 #![allow(unsafe_code, reason = "calls through the C interface")]
 
 use core::ffi::{c_char, c_int, c_void};
-use std::cell::{Cell, RefCell};
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vgpu_perception::{Gpa, PhysRead};
@@ -54,9 +56,9 @@ pub fn capi(data: &[u8]) {
 /// What the callback reads from.
 struct Guest {
     ram: Ram,
-    rng: RefCell<Rng>,
+    rng: Mutex<Rng>,
     /// Of a thousand requests.
-    lies: Cell<u64>,
+    lies: AtomicU64,
 }
 
 extern "C" fn read(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int {
@@ -64,8 +66,8 @@ extern "C" fn read(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> 
     let guest = unsafe { &*ctx.cast::<Guest>() };
     // SAFETY: the library hands over `len` writable bytes, as `memmodel.h` says.
     let dst = unsafe { core::slice::from_raw_parts_mut(dst.cast::<u8>(), len) };
-    let mut rng = guest.rng.borrow_mut();
-    let lie = rng.below(1000) < guest.lies.get();
+    let mut rng = guest.rng.lock().unwrap_or_else(PoisonError::into_inner);
+    let lie = rng.below(1000) < guest.lies.load(Ordering::Relaxed);
     match guest.ram.read(Gpa::new(gpa), dst) {
         Err(_) => -1,
         Ok(()) if lie && rng.below(3) == 0 => -7,
@@ -185,6 +187,12 @@ impl Session {
         }
     }
 
+    fn close(&self) {
+        for kind in [SCAN, REGION, WIN32, MEM] {
+            self.handles[kind].iter().for_each(|handle| close(kind, *handle));
+        }
+    }
+
     fn call(&mut self, call: Call, guest: &Guest) {
         let (cr3, frame, cap) = (self.cr3, self.frame.as_mut_ptr(), self.frame.len());
         let three = |got: c_int| assert!((-9..=1).contains(&got), "{call:?} gave {got}");
@@ -213,7 +221,7 @@ impl Session {
                 Call::Win32Close(v) => vmie_win32_close(self.pick(WIN32, v)),
                 Call::List(v, cap) => {
                     let v = self.pick(WIN32, v);
-                    assert!(vmie_win32_mem(v).is_null() || self.handles[WIN32].contains(&v));
+                    assert!(vmie_win32_mem(v).is_null() || self.handles[WIN32].contains(&v), "a handle that is none");
                     count(proc_list(v, self.room.as_mut_ptr(), usize::from(cap % 40)));
                 }
                 Call::Open(second, v) => {
@@ -293,11 +301,37 @@ impl Session {
                     let out = self.out(place);
                     placed(place, gva_to_gpa(self.pick(MEM, m), cr3, self.address(at), out));
                 }
-                Call::Lies(of_a_thousand) => guest.lies.set(u64::from(of_a_thousand) / 2),
+                Call::Lies(of_a_thousand) => guest.lies.store(u64::from(of_a_thousand) / 2, Ordering::Relaxed),
                 Call::Error(cap) => {
                     vgpux_last_error(self.room.as_mut_ptr().cast(), usize::from(cap));
                 }
             }
+        }
+    }
+}
+
+/// What another thread begins with: the same handles, room of its own.
+#[derive(Clone, Copy)]
+struct Twin {
+    handles: [[usize; 2]; 4],
+    cr3: u64,
+    base: u64,
+}
+
+impl Twin {
+    fn of(session: &Session) -> Self {
+        let handles = session.handles.map(|kind| kind.map(|handle| handle.addr()));
+        Self { handles, cr3: session.cr3, base: session.base }
+    }
+
+    fn session(self, guest: &Guest) -> Session {
+        Session {
+            ctx: core::ptr::from_ref(guest).cast_mut().cast(),
+            handles: self.handles.map(|kind| kind.map(core::ptr::without_provenance_mut)),
+            room: Box::new([0; ROOM]),
+            frame: vec![0; 1 << 14],
+            cr3: self.cr3,
+            base: self.base,
         }
     }
 }
@@ -325,7 +359,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     for _ in 0..u.int_in_range(0..=8)? {
         u.arbitrary::<Lie>()?.tell(&small.guest.ram);
     }
-    let guest = Box::new(Guest { ram: small.guest.ram.clone(), rng: RefCell::new(Rng::new(seed)), lies: Cell::new(0) });
+    let guest =
+        Box::new(Guest { ram: small.guest.ram.clone(), rng: Mutex::new(Rng::new(seed)), lies: AtomicU64::new(0) });
     let ctx = core::ptr::from_ref::<Guest>(&guest).cast_mut().cast();
     let mut session = Session {
         ctx,
@@ -338,13 +373,21 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     session.call(Call::Mem(false), &guest);
     session.call(Call::Win32(false, Pick::Own(false), true), &guest);
     session.call(Call::OpenAt(false, Pick::Own(false), Address::Region), &guest);
-    for call in rest::<Call>(u, 60)? {
-        session.call(call, &guest);
-    }
-    for kind in [SCAN, REGION, WIN32, MEM] {
-        for handle in session.handles[kind] {
-            close(kind, handle);
+    let two: bool = u.arbitrary()?;
+    let calls = rest::<Call>(u, 60)?;
+    let (own, other) = calls.split_at(if two { calls.len() / 2 } else { calls.len() });
+    let twin = Twin::of(&session);
+    std::thread::scope(|scope| {
+        if two {
+            let guest = &*guest;
+            scope.spawn(move || {
+                let mut session = twin.session(guest);
+                other.iter().for_each(|call| session.call(*call, guest));
+                session.close();
+            });
         }
-    }
+        own.iter().for_each(|call| session.call(*call, &guest));
+    });
+    session.close();
     Ok(())
 }

@@ -114,15 +114,24 @@ static void search_in_steps(vmie_mem* m)
     CHECK(vgpux_scan_begin(m, 0x1000) == NULL && vgpux_scan_begin(NULL, 0) == NULL);
 }
 
+/* Whether the region is there in what m reads. */
+static int reads(vmie_mem* m)
+{
+    uint64_t gpa;
+    vmie_win32* v = vmie_win32_open(m, kcr3);
+    int there = v != NULL && gva_to_gpa(m, cr3, gva, &gpa) == 0;
+    vmie_win32_close(v);
+    return there;
+}
+
 /* Open files in place of paths: one that the caller keeps, one that it hands over, two at once. */
 static void descriptors(const char* ram, const gpa_seg* segs, size_t n)
 {
-    uint64_t gpa;
     int fd = open(ram, O_RDONLY), given = open(ram, O_RDONLY);
     vmie_mem* m = vgpux_mem_open_fd(fd, 0, segs, n);
     vmie_mem* of_given = vgpux_mem_open_fd(given, 1, segs, n);
     CHECK(m != NULL && of_given != NULL && fcntl(fd, F_GETFD) >= 0 && fcntl(given, F_GETFD) == -1);
-    CHECK(gva_to_gpa(m, cr3, gva, &gpa) == 0 && gva_to_gpa(of_given, cr3, gva, &gpa) == 0);
+    CHECK(reads(m) && reads(of_given));
     vmie_mem_close(of_given);
     vgpux_file_seg two[9];
     for (size_t i = 0; i < n; i++) {
@@ -130,7 +139,7 @@ static void descriptors(const char* ram, const gpa_seg* segs, size_t n)
     }
     int fds[2] = {fd, open(ram, O_RDONLY)};
     vmie_mem* of_two = vgpux_mem_open_fds(fds, 2, two, n);
-    CHECK(of_two != NULL && close(fds[1]) == 0 && gva_to_gpa(of_two, cr3, gva, &gpa) == 0);
+    CHECK(of_two != NULL && close(fds[1]) == 0 && reads(of_two));
     vmie_mem_close(of_two);
     two[0].file = 2;
     CHECK(vgpux_mem_open_fds(fds, 1, two, n) == NULL && vgpux_last_error_code() == VGPUX_E_OPEN);
