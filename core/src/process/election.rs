@@ -1,86 +1,97 @@
-//! The roots of a guest of which nothing is known: the largest set of possible top tables that agree with each other.
+//! The roots of a guest of which nothing is known: every set of possible top tables that agree with each other is a candidate
+//! for the guest.
 
-use super::depth::guess_mode;
+use super::groups::{GroupPass, HALF, RootGroups, WHOLE};
 use super::pages::Pages;
-use super::roots::{AHEAD, COMPARED, ENTRIES, KernelHalf, all_fit, entries, process_at, reserved, shares_kernel_half};
+use super::roots::{AHEAD, ENTRIES, all_fit, entries, is_user_half, process_at, reserved, shares_kernel_half};
+use super::sieve::{image_entry, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, PagingMode, Pte};
-use crate::phys::{PhysError, PhysRead};
+use crate::phys::{PageKind, PhysError, PhysRead};
 
 /// Entries of a cache line.
 const LINE: usize = 8;
 /// Where the last line of a table starts.
 const LAST_LINE: u64 = PAGE_BYTES - 64;
-
-/// The last entry of a page, where it is present and the line that it stands in could be a top table's. It alone rules most
-/// pages out, so it is looked at first.
-#[inline]
-fn last_of_line<M: PhysRead>(mem: &M, page: Gpa, reserved: u64) -> Option<Pte> {
-    // A page that is gone again is no root.
-    let last = mem.load_u64(page.wrapping_add(PAGE_BYTES - 8)).ok().map(Pte::new)?;
-    if last.get() & (reserved | Pte::PRESENT) != Pte::PRESENT {
-        return None;
-    }
-    let mut line = [0_u64; LINE];
-    mem.load_words(page.wrapping_add(LAST_LINE), &mut line).ok()?;
-    all_fit(&line, reserved).then_some(last)
-}
-
-/// Whether the first line of a page could be a top table's.
-fn line_fits<M: PhysRead>(mem: &M, page: Gpa, reserved: u64) -> bool {
-    let mut line = [0_u64; LINE];
-    mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved)
-}
+/// Pages that wait for what they lead to.
+const WAITING: usize = 8;
 
 /// A page that could be a top table, as [`RootElection`] keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RootCandidate {
     root: Gpa,
-    last: u64,
+    /// The place of its group.
+    group: u64,
 }
 
-/// The roots of a guest of which nothing is known: the largest set of possible top tables whose last entries are the same
-/// and whose kernel halves agree.
+/// The roots of a guest of which nothing is known.
 ///
-/// Both Linux and Windows map kernel memory through the last entry of every process's top table.
+/// A page that reads like a top table, and leads through entry 511 or 0x1f0 to a page, joins the first group whose kernel half
+/// it shares, or begins one. What counts is not which group is the largest: RAM can hold more roots of the boot before than of
+/// this one, and a program can write as many as it likes. So every group is handed out, one root of each in turn, those first
+/// whose kernel half maps code. [`RootGroups::MOST`] groups are kept; a group of one whose kernel half maps no code is none.
 ///
 /// # Bound
-/// One line, at most 9 loads, for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level; 256 comparisons of
-/// 768 loads to find the one to measure by, and [`guess_mode`]'s, as one piece of a budget; then at most 1792 for each that is
-/// kept. Where more pages pass than `candidates` holds, the winner so far is used as the reference of a second pass, a
-/// [`KernelHalf`].
+/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level, and 768 for
+/// each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each root that is kept. Where
+/// more pages pass than `candidates` holds, those beyond are found by a second pass, as by a
+/// [`GroupSource`](super::roots::GroupSource).
 #[derive(Debug)]
 pub struct RootElection<'s> {
-    /// What candidates are read as; once the reference is known, the reference.
+    /// What candidates are read as.
     template: AddressSpace<Hardware>,
     mode: Option<PagingMode>,
-    elected: bool,
     candidates: &'s mut [RootCandidate],
     kept: usize,
     pages: Pages,
     /// Pages that passed the first sieve: what each leads to is on its way into the caches.
     waiting: heapless::Deque<(Gpa, Pte), WAITING>,
-    /// Votes for last entries, a bounded tally: the smallest count is replaced when it is full.
-    tally: [(u64, u32); TALLY],
-    overflowed: bool,
+    forming: [Forming; RootGroups::MOST],
+    left_out: u64,
+    /// The first page that passed and was not kept.
+    overflow: Option<Gpa>,
+    found: RootGroups,
     stage: Stage,
 }
 
-const TALLY: usize = 64;
+/// A group while roots are collected.
+#[derive(Clone, Copy, Debug)]
+struct Forming {
+    root: Gpa,
+    /// 0 where the place is free.
+    members: u32,
+    /// Entries of the kernel half that lead into RAM.
+    leads: u32,
+    /// Its place among the groups that were found, once they are weighed.
+    mode: Option<PagingMode>,
+    is_code: bool,
+    /// The next of its roots to be handed out, as a place among the candidates.
+    next: usize,
+}
 
-/// Pages that wait for what they lead to.
-const WAITING: usize = 8;
+impl Forming {
+    const FREE: Self = Self { root: Gpa::new(0), members: 0, leads: 0, mode: None, is_code: false, next: 0 };
 
-/// Candidates that are compared with each other to find the one to measure by.
-const SAMPLE: usize = 16;
+    /// Whether this is a group at all.
+    const fn counts(&self) -> bool {
+        self.members > 1 || (self.members == 1 && self.is_code)
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a search, and it must not allocate")]
 enum Stage {
     Collect,
-    List { next: usize },
-    SecondPass(KernelHalf),
+    /// The group that is weighed next.
+    Weigh(usize),
+    /// The group whose turn it is, and how many in a row had none left.
+    HandOut {
+        turn: usize,
+        idle: usize,
+    },
+    SecondPass(GroupPass),
     End,
 }
 
@@ -88,8 +99,9 @@ impl<'s> RootElection<'s> {
     /// Candidates that suit most guests: 4096, in 64 KiB.
     pub const CANDIDATES: usize = 4096;
 
-    /// A search with the given scratch memory, for tables of `mode`; where that is not known, [`guess_mode`] is asked as soon
-    /// as there is a root to ask it of, and 4-level tables are taken where it does not know either.
+    /// A search with the given scratch memory, for tables of `mode`; where that is not known,
+    /// [`guess_mode`](super::roots::guess_mode) is asked for each group, and what it says of the best one is taken where it
+    /// does not know; 4-level tables where it knows nothing.
     #[must_use]
     pub const fn new(mode: Option<PagingMode>, candidates: &'s mut [RootCandidate]) -> Self {
         // The top table of five levels also passes for one of four: it leads to a page one level too early.
@@ -101,13 +113,14 @@ impl<'s> RootElection<'s> {
         Self {
             template,
             mode,
-            elected: false,
             candidates,
             kept: 0,
             pages: Pages::new(),
             waiting: heapless::Deque::new(),
-            tally: [(0, 0); TALLY],
-            overflowed: false,
+            forming: [Forming::FREE; RootGroups::MOST],
+            left_out: 0,
+            overflow: None,
+            found: RootGroups::none(52, 0),
             stage: Stage::Collect,
         }
     }
@@ -118,61 +131,78 @@ impl<'s> RootElection<'s> {
         self.pages.looked_at
     }
 
-    /// The root whose kernel half the others are compared with, once it is known.
+    /// The groups, once they are known: none before.
     #[must_use]
-    pub const fn reference(&self) -> Option<AddressSpace<Hardware>> {
-        if self.elected { Some(self.template) } else { None }
+    pub const fn groups(&self) -> &RootGroups {
+        &self.found
+    }
+
+    /// The root of the group with the best evidence, once it is known.
+    #[must_use]
+    pub fn reference(&self) -> Option<AddressSpace<Hardware>> {
+        self.found.best()
     }
 
     fn collect<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, PhysError> {
-        let reserved = reserved(self.template.phys_bits);
         loop {
-            if !budget.spend(1) {
+            if budget.is_spent() {
                 return Ok(false);
             }
             let Some(page) = self.pages.advance(mem)? else {
-                while let Some((page, last)) = self.waiting.pop_front() {
-                    self.judge(mem, budget, page, last);
-                }
-                return Ok(true);
+                return Ok(match self.waiting.pop_front() {
+                    Some((page, entry)) => {
+                        self.judge(mem, budget, page, entry);
+                        false
+                    }
+                    None => true,
+                });
             };
-            mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(LAST_LINE));
-            let Some(last) = last_of_line(mem, page, reserved) else { continue };
+            prefetch(mem, page.wrapping_add(AHEAD));
+            let Some(entry) = image_entry(mem, page, self.template.phys_bits, budget) else { continue };
             // Most of what is left is no table at all, and leads nowhere.
-            if last.table().get() == 0 || !self.holds(mem, last.table()) {
+            if entry.table().get() == 0 || !self.is_ram(mem, entry.table()) {
                 continue;
             }
-            mem.prefetch(last.table().wrapping_add(LAST_LINE));
-            if let Err(newest) = self.waiting.push_back((page, last))
-                && let Some((page, last)) = self.waiting.pop_front()
+            mem.prefetch(entry.table().wrapping_add(LAST_LINE));
+            if let Err(newest) = self.waiting.push_back((page, entry))
+                && let Some((page, entry)) = self.waiting.pop_front()
             {
                 let _ = self.waiting.push_back(newest);
-                self.judge(mem, budget, page, last);
+                self.judge(mem, budget, page, entry);
             }
         }
     }
 
-    /// Whether a page is RAM that holds data. What is not is not read: a pointer into a hole of the file would allocate it.
-    fn holds<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        self.pages.is_inside(page) || mem.holds_data(page)
+    /// Whether a page is RAM.
+    fn is_ram<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
+        self.pages.is_inside(page) || mem.is_ram(page)
     }
 
-    /// Looks at a page whose last line could be a top table's, some while after the line that tells most was asked for: that of
-    /// what its last entry leads to. Page tables, which are the most pages that come so far, lead to anything.
-    fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, last: Pte) {
-        if !self.leads_on(mem, last.table()) || !line_fits(mem, page, reserved(self.template.phys_bits)) {
+    /// Looks at a page whose image entry could be a top table's, some while after the line that tells most was asked for: that
+    /// of what the entry leads to. Page tables, which are the most pages that come so far, lead to anything.
+    fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, entry: Pte) {
+        budget.spend(2 * LINE as u64);
+        if !self.leads_on(mem, entry.table()) || !self.line_fits(mem, page) {
             return;
         }
-        budget.spend(ENTRIES);
-        if self.could_be_root(mem, page, last) {
-            self.keep(page, last.get() & COMPARED);
+        if self.could_be_root(mem, page, entry, budget) {
+            self.join(mem, page, budget);
         }
+    }
+
+    /// Whether the first line of a page could be a top table's.
+    fn line_fits<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
+        let mut line = [0_u64; LINE];
+        mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved(self.template.phys_bits))
     }
 
     /// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables or
     /// are pages of 1 GiB.
     fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
         let mut line = [0_u64; LINE];
+        if mem.page_kind(table) == PageKind::Hole {
+            return true;
+        }
         mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
             && line.iter().all(|word| {
                 let entry = Pte::new(*word);
@@ -180,26 +210,31 @@ impl<'s> RootElection<'s> {
             })
     }
 
-    /// A top table whose last entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
+    /// A top table whose image entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
     /// space with such (the second table of its fixmap). Each table must read like one; what the page leads to is looked at
     /// before the rest of it, since it tells sooner.
-    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa, last: Pte) -> bool {
+    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa, entry: Pte, budget: &mut Budget) -> bool {
         let top = self.template.mode.top();
         let Some(second) = top.below() else { return false };
-        self.leads_to_a_page(mem, last.table(), second) && self.last_present(mem, page, top).is_some()
+        if !self.leads_to_a_page(mem, entry.table(), second, budget) {
+            return false;
+        }
+        budget.spend(ENTRIES);
+        self.last_present(mem, page, top).is_some()
     }
 
     /// Whether the last entries of tables from `table` of `level` on lead to a page, or to an empty page table.
-    fn leads_to_a_page<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> bool {
+    fn leads_to_a_page<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level, budget: &mut Budget) -> bool {
         let (mut table, mut level) = (table, level);
         loop {
+            budget.spend(ENTRIES);
             let Some(last) = self.last_present(mem, table, level) else { return false };
             let Some(below) = level.below() else { return true };
             let Some(entry) = last else { return false };
             if entry.is_leaf(level) {
                 return true;
             }
-            if !self.holds(mem, entry.table()) {
+            if !self.is_ram(mem, entry.table()) {
                 return false;
             }
             table = entry.table();
@@ -207,8 +242,12 @@ impl<'s> RootElection<'s> {
         }
     }
 
-    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such table.
+    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such table. A
+    /// hole of a sparse file is an empty table, and is not touched.
     fn last_present<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> Option<Option<Pte>> {
+        if !self.pages.is_inside(table) && mem.page_kind(table) == PageKind::Hole {
+            return Some(None);
+        }
         let mut last = None;
         let fits = entries(mem, table, 0, |_, entry| {
             if entry.is_present() {
@@ -219,43 +258,127 @@ impl<'s> RootElection<'s> {
         (fits == Ok(true)).then_some(last)
     }
 
-    fn keep(&mut self, root: Gpa, last: u64) {
-        match self.candidates.get_mut(self.kept) {
+    /// Puts a root into the first group that it agrees with, or makes it one.
+    fn join<M: PhysRead>(&mut self, mem: &M, root: Gpa, budget: &mut Budget) {
+        let phys_bits = self.template.phys_bits;
+        // The half for user mode of the page before is no process of its own.
+        budget.spend(WHOLE);
+        if is_user_half(mem, root, phys_bits) {
+            return;
+        }
+        let mut place = None;
+        for (index, group) in self.forming.iter_mut().enumerate().filter(|(_, group)| group.members > 0) {
+            budget.spend(HALF);
+            if shares_kernel_half(mem, group.root, root, phys_bits) {
+                group.members = group.members.saturating_add(1);
+                place = Some(index);
+                break;
+            }
+        }
+        let Some(place) = place.or_else(|| self.begin_group(mem, root, budget)) else { return };
+        match self.candidates.get_mut(self.kept).filter(|_| self.overflow.is_none()) {
             Some(slot) => {
-                *slot = RootCandidate { root, last };
+                *slot = RootCandidate { root, group: place as u64 };
                 self.kept = self.kept.wrapping_add(1);
             }
-            None => self.overflowed = true,
-        }
-        if let Some((_, count)) = self.tally.iter_mut().find(|(value, count)| *count > 0 && *value == last) {
-            *count = count.saturating_add(1);
-        } else if let Some(smallest) = self.tally.iter_mut().min_by_key(|(_, count)| *count) {
-            *smallest = (last, smallest.1.saturating_add(1));
+            None => self.overflow = self.overflow.or(Some(root)),
         }
     }
 
-    /// Of the kept candidates with the most frequent last entry, the one that most of a sample agree with: a boot trampoline
-    /// shares that entry and little else, and must not be what the others are measured by.
-    fn elect<M: PhysRead>(&self, mem: &M) -> Option<Cr3> {
-        let (last, _) =
-            self.tally.iter().copied().rev().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 0)?;
-        let kept = self.candidates.get(..self.kept)?;
-        let agreeing = || kept.iter().filter(|candidate| candidate.last == last).map(|candidate| candidate.root);
-        let stride = agreeing().count().div_ceil(SAMPLE).max(1);
-        let phys_bits = self.template.phys_bits;
-        let support = |root: Gpa| {
-            let agrees = |other: &Gpa| shares_kernel_half(mem, root, *other, phys_bits);
-            agreeing().step_by(stride).filter(agrees).count()
-        };
-        // Of equals the lowest.
-        let mut best = None;
-        for root in agreeing().step_by(stride) {
-            let count = support(root);
-            if best.is_none_or(|(most, _)| count > most) {
-                best = Some((count, root));
+    /// A place for a group that begins with `root`: a free one, or that of a group of one with weaker evidence.
+    fn begin_group<M: PhysRead>(&mut self, mem: &M, root: Gpa, budget: &mut Budget) -> Option<usize> {
+        let mut leads = 0_u32;
+        budget.spend(ENTRIES / 2);
+        entries(mem, root, ENTRIES / 2, |_, entry| {
+            leads = leads.wrapping_add(u32::from(entry.is_present() && mem.is_ram(entry.table())));
+            true
+        })
+        .ok()?;
+        let weakest = self.forming.iter().enumerate().min_by_key(|(_, group)| (group.members, group.leads));
+        let (place, group) = weakest.map(|(place, group)| (place, *group))?;
+        if group.members > 0 {
+            self.left_out = self.left_out.saturating_add(1);
+            if group.members > 1 || group.leads > leads {
+                return None;
+            }
+            // What the place held is no group any more.
+            for candidate in self.candidates.iter_mut().take(self.kept).filter(|old| old.group == place as u64) {
+                candidate.group = u64::MAX;
             }
         }
-        best.map(|(_, root)| Cr3::new(root.get()))
+        *self.forming.get_mut(place)? = Forming { root, members: 1, leads, ..Forming::FREE };
+        Some(place)
+    }
+
+    /// Weighs the group at `place`.
+    fn weigh<M: PhysRead>(&mut self, mem: &M, place: usize, budget: &mut Budget) {
+        if let Some(group) = self.forming.get_mut(place).filter(|group| group.members > 0) {
+            budget.spend(RootGroups::WEIGHING);
+            let guessed = RootGroups::weigh(mem, group.root);
+            group.is_code = guessed.is_some();
+            group.mode = self.mode.or(guessed);
+        }
+    }
+
+    /// A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its own.
+    fn drop_second_tables<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) {
+        for place in 0..RootGroups::MOST {
+            let Some(group) = self.forming.get(place).copied() else { break };
+            if group.members == 0 || group.mode != Some(PagingMode::FiveLevel) {
+                continue;
+            }
+            budget.spend(ENTRIES / 2);
+            let forming = &mut self.forming;
+            let _ = entries(mem, group.root, ENTRIES / 2, |_, entry| {
+                let leads = |other: &&mut Forming| entry.is_present() && other.root == entry.table();
+                for other in forming.iter_mut().filter(leads) {
+                    *other = Forming::FREE;
+                }
+                true
+            });
+        }
+    }
+
+    /// Lists the groups, the best first.
+    fn rank(&mut self) {
+        let order = |group: &Forming| (group.is_code, group.leads.min(group.members), group.members, group.leads);
+        let fallback = self.forming.iter().filter(|group| group.mode.is_some()).max_by_key(|group| order(group));
+        let fallback = fallback.and_then(|group| group.mode).unwrap_or(self.template.mode);
+        // A simple selection: there are 32 at most.
+        let mut listed = [Forming::FREE; RootGroups::MOST];
+        let mut place_of = [u64::MAX; RootGroups::MOST];
+        let mut found = RootGroups::none(self.template.phys_bits, self.left_out);
+        for (rank, slot) in listed.iter_mut().enumerate() {
+            let best = self
+                .forming
+                .iter()
+                .enumerate()
+                .filter(|(_, group)| group.counts())
+                .max_by_key(|(_, group)| order(group));
+            let Some((place, group)) = best.map(|(place, group)| (place, *group)) else { break };
+            *slot = group;
+            found.push(group.root, group.mode.unwrap_or(fallback));
+            if let (Some(place_of), Some(taken)) = (place_of.get_mut(place), self.forming.get_mut(place)) {
+                *place_of = rank as u64;
+                *taken = Forming::FREE;
+            }
+        }
+        for candidate in self.candidates.iter_mut().take(self.kept) {
+            let place = usize::try_from(candidate.group).unwrap_or(usize::MAX);
+            candidate.group = place_of.get(place).copied().unwrap_or(u64::MAX);
+        }
+        self.forming = listed;
+        self.found = found;
+    }
+
+    /// The next kept root of the group at `turn`.
+    fn next_of(&mut self, turn: usize) -> Option<Gpa> {
+        let group = self.forming.get_mut(turn)?;
+        let kept = self.candidates.get(..self.kept)?;
+        let mut rest = kept.iter().enumerate().skip(group.next);
+        let (place, candidate) = rest.find(|(_, candidate)| candidate.group == turn as u64)?;
+        group.next = place.wrapping_add(1);
+        Some(candidate.root)
     }
 }
 
@@ -268,44 +391,53 @@ impl ProcessSource for RootElection<'_> {
         budget: &mut Budget,
     ) -> Result<Step<Process<Hardware>>, PhysError> {
         loop {
+            if let Stage::End = self.stage {
+                return Ok(Step::Done);
+            }
+            if budget.is_spent() {
+                return Ok(Step::Pending);
+            }
             self.stage = match self.stage {
                 Stage::End => return Ok(Step::Done),
-                Stage::Collect => {
-                    if !self.collect(mem, budget)? {
-                        return Ok(Step::Pending);
-                    }
-                    match self.elect(mem) {
-                        None => Stage::End,
-                        Some(root) => {
-                            let mode = self.mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
-                            self.template = self.template.at_root(root).with_mode(mode);
-                            self.elected = true;
-                            if self.overflowed {
-                                Stage::SecondPass(KernelHalf::new(self.template))
-                            } else {
-                                Stage::List { next: 0 }
-                            }
-                        }
-                    }
+                Stage::Collect => match self.collect(mem, budget)? {
+                    true => Stage::Weigh(0),
+                    false => continue,
+                },
+                Stage::Weigh(place) if place < RootGroups::MOST => {
+                    self.weigh(mem, place, budget);
+                    Stage::Weigh(place.wrapping_add(1))
                 }
-                Stage::SecondPass(ref mut pass) => return pass.next_process(mem, budget),
-                Stage::List { next } => {
-                    let Some(candidate) = self.candidates.get(..self.kept).and_then(|kept| kept.get(next)).copied()
-                    else {
-                        self.stage = Stage::End;
+                Stage::Weigh(_) => {
+                    self.drop_second_tables(mem, budget);
+                    self.rank();
+                    Stage::HandOut { turn: 0, idle: 0 }
+                }
+                Stage::HandOut { idle, .. } if idle >= self.found.len() => match self.overflow {
+                    Some(from) => Stage::SecondPass(GroupPass::new(from)),
+                    None => Stage::End,
+                },
+                Stage::HandOut { turn, idle } => {
+                    let after = turn.wrapping_add(1);
+                    let after = if after < self.found.len() { after } else { 0 };
+                    let Some(root) = self.next_of(turn) else {
+                        self.stage = Stage::HandOut { turn: after, idle: idle.wrapping_add(1) };
                         continue;
                     };
-                    if !budget.spend(ENTRIES) {
-                        return Ok(Step::Pending);
-                    }
-                    let reference = self.template;
-                    self.stage = Stage::List { next: next.wrapping_add(1) };
-                    if shares_kernel_half(mem, reference.root.table(), candidate.root, reference.phys_bits) {
-                        return Ok(Step::Found(process_at(mem, &reference, candidate.root)));
+                    self.stage = Stage::HandOut { turn: after, idle: 0 };
+                    let Some(reference) = self.found.references().nth(turn) else { continue };
+                    budget.spend(HALF.wrapping_add(WHOLE));
+                    // It is the guest's memory: what was a root may be none now.
+                    if shares_kernel_half(mem, reference.root.table(), root, reference.phys_bits) {
+                        return Ok(Step::Found(process_at(mem, &reference, root)));
                     }
                     continue;
                 }
+                Stage::SecondPass(ref mut pass) => return pass.next(mem, &self.found, budget),
             };
         }
+    }
+
+    fn left_out(&self) -> u64 {
+        self.left_out
     }
 }

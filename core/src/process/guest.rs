@@ -6,7 +6,7 @@
 use core::fmt;
 
 use super::nt::{KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
-use super::roots::{KernelHalf, RootCandidate, RootError, guess_mode};
+use super::roots::{GroupSource, KernelHalf, RootCandidate, RootError, RootGroups, guess_mode};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
 use crate::budget::Budget;
@@ -46,8 +46,8 @@ impl NotPresentResolver for GuestPaging {
 pub enum GuestKernel {
     /// Windows.
     Nt(NtKernel),
-    /// Another, or none that is known by name: the roots that share this one's kernel half.
-    Roots(AddressSpace<Hardware>),
+    /// Another, or none that is known by name: the roots that share the kernel half of one of these.
+    Roots(RootGroups),
 }
 
 impl GuestKernel {
@@ -65,7 +65,7 @@ impl GuestKernel {
         let mode = mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
         let space = AddressSpace::new(root).with_mode(mode);
         KernelHalf::check(mem, &space)?;
-        Ok(Self::Roots(space))
+        Ok(Self::Roots(RootGroups::of(space)))
     }
 
     /// Whether this is still the kernel that runs.
@@ -75,11 +75,20 @@ impl GuestKernel {
     pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), GoneError> {
         match self {
             Self::Nt(kernel) => kernel.revalidate(mem).map_err(GoneError::Nt),
-            Self::Roots(space) => KernelHalf::check(mem, space).map_err(GoneError::Roots),
+            Self::Roots(groups) => {
+                let mut why = Err(RootError::NoKernelHalf { root: Cr3::new(0) });
+                for space in groups.references() {
+                    why = KernelHalf::check(mem, &space);
+                    if why.is_ok() {
+                        break;
+                    }
+                }
+                why.map_err(GoneError::Roots)
+            }
         }
     }
 
-    /// The kernel's own address space.
+    /// The kernel's own address space; of several groups, the best one's.
     #[must_use]
     pub fn space(&self) -> AddressSpace<GuestPaging> {
         match self {
@@ -88,16 +97,18 @@ impl GuestKernel {
                 let paging = GuestPaging::Nt(space.resolver);
                 space.with_resolver(paging)
             }
-            Self::Roots(space) => space.with_resolver(GuestPaging::Hardware),
+            Self::Roots(groups) => {
+                groups.best().unwrap_or(AddressSpace::new(Cr3::new(0))).with_resolver(GuestPaging::Hardware)
+            }
         }
     }
 
     /// Its processes.
     #[must_use]
-    pub const fn processes(&self) -> GuestProcesses {
+    pub fn processes(&self) -> GuestProcesses {
         match self {
             Self::Nt(kernel) => GuestProcesses::Nt(kernel.processes()),
-            Self::Roots(space) => GuestProcesses::Roots(KernelHalf::new(*space)),
+            Self::Roots(groups) => GuestProcesses::Roots(groups.processes()),
         }
     }
 }
@@ -109,7 +120,7 @@ pub enum GuestProcesses {
     /// Those that Windows lists.
     Nt(ProcessList),
     /// Those whose roots share a kernel half.
-    Roots(KernelHalf),
+    Roots(GroupSource),
 }
 
 impl ProcessSource for GuestProcesses {
@@ -132,6 +143,13 @@ impl ProcessSource for GuestProcesses {
                 Step::Done => Step::Done,
             },
         })
+    }
+
+    fn left_out(&self) -> u64 {
+        match self {
+            Self::Nt(source) => source.left_out(),
+            Self::Roots(source) => source.left_out(),
+        }
     }
 }
 
@@ -164,7 +182,7 @@ impl<'s> GuestSearch<'s> {
         let kernel = match self.windows.step(mem, budget)? {
             Step::Pending => return Ok(Step::Pending),
             Step::Found(kernel) => Some(GuestKernel::Nt(kernel)),
-            Step::Done => self.windows.reference().map(GuestKernel::Roots),
+            Step::Done => Some(*self.windows.groups()).filter(|groups| !groups.is_empty()).map(GuestKernel::Roots),
         };
         self.done = true;
         Ok(kernel.map_or(Step::Done, Step::Found))

@@ -6,10 +6,12 @@
 
 mod depth;
 mod election;
+mod groups;
 pub mod guest;
 pub mod nt;
 mod pages;
 pub mod roots;
+mod sieve;
 
 use core::fmt;
 
@@ -129,6 +131,11 @@ pub trait ProcessSource {
         mem: &M,
         budget: &mut Budget,
     ) -> Result<Step<Process<Self::Resolver>>, PhysError>;
+
+    /// How many sets of address spaces, each perhaps a guest's, there was no room for. A scan reports it.
+    fn left_out(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,18 @@ pub(super) struct Pages {
 
 impl Pages {
     pub(super) const fn new() -> Self {
-        Self { next: Gpa::new(0), extent: None, looked_at: 0 }
+        Self::from(Gpa::new(0))
+    }
+
+    /// The pages at or after `next`.
+    pub(super) const fn from(next: Gpa) -> Self {
+        Self { next, extent: None, looked_at: 0 }
+    }
+
+    /// Begins at the first page again.
+    pub(super) const fn restart(&mut self) {
+        self.next = Gpa::new(0);
+        self.extent = None;
     }
 
     /// Whether a page lies in the stretch of data that the pass is in: it need not be asked for again.

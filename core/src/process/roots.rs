@@ -11,11 +11,14 @@
 
 pub use super::depth::guess_mode;
 pub use super::election::{RootCandidate, RootElection};
+pub use super::groups::{GroupSource, RootGroups};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, Pte};
 use crate::phys::{PhysError, PhysRead};
+use crate::process::groups::{HALF, WHOLE};
 use crate::process::pages::Pages;
+use crate::process::sieve::PAIR;
 use crate::process::{Process, ProcessSource, Step};
 
 /// Entries of a table.
@@ -162,22 +165,56 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
     (fits == Ok(true) && users > 0 && theirs > 0 && theirs < ours).then(|| Cr3::new(partner.get()))
 }
 
+/// Whether `page` is the user-mode root that Linux keeps beside the root in the page before it.
+pub(super) fn is_user_half<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> bool {
+    let root = Gpa::new(page.get().wrapping_sub(PAGE_BYTES));
+    page.get() & PAGE_BYTES != 0
+        && mem.holds_data(root)
+        && isolation_partner(mem, root, phys_bits) == Some(Cr3::new(page.get()))
+}
+
 /// The roots that share the kernel half of a known one, the known one included.
 ///
+/// Pages are sieved by two entries of the reference that stand side by side. Where these were its own, so that no other root
+/// passed, two others are taken, until some root did or none are left.
+///
 /// # Bound
-/// 256 loads for the reference, one for every page of RAM that holds data, and at most 1792 more for each page that passes.
+/// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, and at most 1792 more for each page
+/// that passes. One pass where anybody shares the reference's entries; 16 at most.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelHalf {
     reference: AddressSpace<Hardware>,
-    anchor: Option<(u64, u64)>,
+    sieve: Option<Sieve>,
+    /// Pairs of lines whose entries were a sieve, as bits.
+    tried: u32,
+    found_others: bool,
     pages: Pages,
+}
+
+/// Two entries of the reference, in one pair of lines: a root has one of them at least. Both are the same where there is one.
+#[derive(Clone, Copy, Debug)]
+struct Sieve {
+    entries: [(u64, u64); 2],
+}
+
+impl Sieve {
+    #[inline]
+    fn passes<M: PhysRead>(&self, mem: &M, page: Gpa, budget: &mut Budget) -> bool {
+        let [first, second] = self.entries;
+        // A page that is gone again is no root.
+        let mut has = |(index, value): (u64, u64)| {
+            budget.spend(1);
+            entry(mem, page, index).is_ok_and(|found| found.get() & COMPARED == value)
+        };
+        has(first) || (second != first && has(second))
+    }
 }
 
 impl KernelHalf {
     /// All roots that share `reference`'s kernel half.
     #[must_use]
     pub const fn new(reference: AddressSpace<Hardware>) -> Self {
-        Self { reference, anchor: None, pages: Pages::new() }
+        Self { reference, sieve: None, tried: 0, found_others: false, pages: Pages::new() }
     }
 
     /// Pages of RAM that were looked at so far.
@@ -212,20 +249,37 @@ impl KernelHalf {
         }
     }
 
-    /// The kernel entry that the first sieve asks for: the highest present one that does not lead back to the table itself.
-    fn anchor<M: PhysRead>(&mut self, mem: &M) -> Result<Option<(u64, u64)>, PhysError> {
-        if self.anchor.is_none() {
-            let table = self.reference.root.table();
-            let mut last = None;
-            entries(mem, table, KERNEL, |index, entry| {
-                if entry.is_present() && entry.table() != table {
-                    last = Some((index, entry.get() & COMPARED));
+    /// The sieve of the next pass: the last two present entries of the pair of lines that has the most, of those that do not
+    /// lead back to the table itself.
+    fn next_sieve<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Option<Sieve>, PhysError> {
+        let table = self.reference.root.table();
+        let mut best: Option<(u32, u64, Sieve)> = None;
+        let mut count = 0_u32;
+        let mut last: Option<[(u64, u64); 2]> = None;
+        budget.spend(ENTRIES.wrapping_sub(KERNEL));
+        entries(mem, table, KERNEL, |index, entry| {
+            if entry.is_present() && entry.table() != table {
+                let this = (index, entry.get() & COMPARED);
+                last = Some([this, last.map_or(this, |[newest, _]| newest)]);
+                count = count.wrapping_add(1);
+            }
+            if index % PAIR as u64 == PAIR as u64 - 1 {
+                let pair = index.wrapping_sub(KERNEL) / PAIR as u64;
+                let is_new = self.tried & 1_u32.wrapping_shl(u32::try_from(pair).unwrap_or(0)) == 0;
+                if let Some(entries) = last.take()
+                    && is_new
+                    && best.is_none_or(|(most, ..)| count >= most)
+                {
+                    best = Some((count, pair, Sieve { entries }));
                 }
-                true
-            })?;
-            self.anchor = last;
-        }
-        Ok(self.anchor)
+                count = 0;
+            }
+            true
+        })?;
+        Ok(best.map(|(_, pair, sieve)| {
+            self.tried |= 1_u32.wrapping_shl(u32::try_from(pair).unwrap_or(0));
+            sieve
+        }))
     }
 }
 
@@ -237,23 +291,40 @@ impl ProcessSource for KernelHalf {
         mem: &M,
         budget: &mut Budget,
     ) -> Result<Step<Process<Hardware>>, PhysError> {
-        let Some((index, value)) = self.anchor(mem)? else { return Ok(Step::Done) };
         let reference = self.reference.root.table();
         let phys_bits = self.reference.phys_bits;
         loop {
-            if !budget.spend(1) {
+            if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
-            mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(index.wrapping_mul(8)));
-            // A page that is gone again is no root.
-            let Ok(found) = entry(mem, page, index) else { continue };
-            if found.get() & COMPARED != value {
-                continue;
-            }
-            budget.spend(ENTRIES);
-            if shares_kernel_half(mem, reference, page, phys_bits) {
-                return Ok(Step::Found(process_at(mem, &self.reference, page)));
+            let sieve = match self.sieve {
+                Some(sieve) => sieve,
+                None if self.found_others => return Ok(Step::Done),
+                None => {
+                    let Some(sieve) = self.next_sieve(mem, budget)? else { return Ok(Step::Done) };
+                    self.pages.restart();
+                    *self.sieve.insert(sieve)
+                }
+            };
+            let [(ahead, _), _] = sieve.entries;
+            loop {
+                let Some(page) = self.pages.advance(mem)? else {
+                    self.sieve = None;
+                    break;
+                };
+                mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(ahead.wrapping_mul(8)));
+                if sieve.passes(mem, page, budget) {
+                    budget.spend(HALF.wrapping_add(WHOLE));
+                    // The reference passes every sieve; it is given once.
+                    let again = page == reference && self.tried.count_ones() > 1;
+                    if !again && shares_kernel_half(mem, reference, page, phys_bits) {
+                        self.found_others |= page != reference;
+                        return Ok(Step::Found(process_at(mem, &self.reference, page)));
+                    }
+                }
+                if budget.is_spent() {
+                    return Ok(Step::Pending);
+                }
             }
         }
     }

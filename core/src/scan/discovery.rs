@@ -122,8 +122,8 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 
     /// What was looked at so far.
     #[must_use]
-    pub const fn stats(&self) -> ScanStats {
-        self.marked.stats
+    pub fn stats(&self) -> ScanStats {
+        ScanStats { left_out: self.source.left_out(), ..self.marked.stats }
     }
 
     /// The source of processes.

@@ -65,6 +65,8 @@ impl<R> ScanScratch<'_, R> {
 pub struct ScanStats {
     /// Address spaces that were scanned.
     pub spaces: u64,
+    /// Sets of address spaces, each perhaps a guest's, that the source had no room for.
+    pub left_out: u64,
     /// Page tables that were read.
     pub tables: u64,
     /// Runs of present user pages that are long enough for a region.

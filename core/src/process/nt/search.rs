@@ -7,9 +7,9 @@ use super::self_map::SelfMapped;
 use super::start_block::StartBlocks;
 use crate::addr::Cr3;
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, PagingMode};
+use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{RootCandidate, RootElection};
+use crate::process::roots::{RootCandidate, RootElection, RootGroups};
 use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.
@@ -82,10 +82,10 @@ impl<'s> KernelSearch<'s> {
         self.best
     }
 
-    /// Where there is no Windows kernel: the root that the roots of this guest are measured by.
+    /// Where there is no Windows kernel: the groups of roots that this guest has.
     #[must_use]
-    pub const fn reference(&self) -> Option<AddressSpace<Hardware>> {
-        self.roots.reference()
+    pub const fn groups(&self) -> &RootGroups {
+        self.roots.groups()
     }
 
     /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.

@@ -7,9 +7,13 @@ use crate::paging::{Level, Pte};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::Step;
 use crate::process::pages::Pages;
+use crate::process::sieve::{image_entry, prefetch};
 
-const LINE: usize = 8;
 const BLOCK: usize = 64;
+/// What entries are read with: any processor.
+const PHYS_BITS: u32 = 52;
+/// Entries of a table.
+const ENTRIES: u64 = 512;
 /// Pages that are prefetched.
 const AHEAD: u64 = 16;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
@@ -48,11 +52,16 @@ fn fits(word: u64) -> bool {
     !entry.is_present() || entry.reserved_bits(Level::Pml4, 52) == 0
 }
 
+/// The entry of the page that every Windows shares with user mode: its address is fixed.
+const SHARED: u64 = 0x1ef;
+
 /// The pages of RAM that read like top tables with one self-reference, ascending: any process's, the kernel's, a loader's.
 ///
+/// They are known by what must be there: entry 511 or 0x1f0 (the kernel's image), side by side, and the entry 0x1ef of the page
+/// that is shared with user mode. A top table of five levels has entry 511, and these one table down.
+///
 /// # Bound
-/// One line, at most 9 loads, of every page of RAM that holds data: the last, since every Windows kernel maps something through the
-/// last entry. For each page that passes, at most 512 more.
+/// One pair of lines, at most 10 loads, of every page of RAM that holds data. For each page that passes, at most 515 more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SelfMapped {
     pages: Pages,
@@ -65,29 +74,40 @@ impl SelfMapped {
 
     pub(super) fn next<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
         loop {
-            if !budget.spend(1) {
+            if budget.is_spent() {
                 return Ok(Step::Pending);
             }
             let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
-            let end = page.wrapping_add(PAGE_BYTES);
             // The misses of the pages to come overlap with the work on this one.
-            mem.prefetch(end.wrapping_add(AHEAD.wrapping_mul(PAGE_BYTES).wrapping_sub(8)));
-            // The last entry first: it alone rules most pages out. A page that is gone again is no table.
-            let last = mem.load_u64(Gpa::new(end.get().wrapping_sub(8)));
-            if !last.is_ok_and(|word| Pte::new(word).is_present() && fits(word)) {
+            prefetch(mem, page.wrapping_add(AHEAD.wrapping_mul(PAGE_BYTES)));
+            let Some(image) = image_entry(mem, page, PHYS_BITS, budget) else { continue };
+            budget.spend(3);
+            if !maps_shared_page(mem, page) && !(names_shared_page(mem, page, image)) {
                 continue;
             }
-            let mut line = [0_u64; LINE];
-            let read = mem.load_words(Gpa::new(end.get().wrapping_sub(64)), &mut line);
-            if read.is_err() || !line.iter().all(|word| fits(*word)) {
-                continue;
-            }
-            budget.spend(64);
+            budget.spend(ENTRIES);
             if is_table(mem, page) {
                 return Ok(Step::Found(page));
             }
         }
     }
+}
+
+/// Whether the entry of the shared page is present in a table, read as one of the fourth level.
+fn maps_shared_page<M: PhysRead>(mem: &M, table: Gpa) -> bool {
+    mem.load_u64(table.wrapping_add(SHARED.wrapping_mul(8))).is_ok_and(|word| Pte::new(word).is_present() && fits(word))
+}
+
+/// Whether the table that entry 511 leads to has the entries of the image and of the shared page: five levels.
+fn names_shared_page<M: PhysRead>(mem: &M, page: Gpa, image: Pte) -> bool {
+    let below = image.table();
+    let last = mem.load_u64(page.wrapping_add(PAGE_BYTES - 8));
+    last == Ok(image.get())
+        && mem.holds_data(below)
+        && maps_shared_page(mem, below)
+        && [511_u64, 0x1f0].into_iter().any(|index| {
+            mem.load_u64(below.wrapping_add(index.wrapping_mul(8))).is_ok_and(|word| Pte::new(word).is_present())
+        })
 }
 
 fn is_table<M: PhysRead>(mem: &M, table: Gpa) -> bool {

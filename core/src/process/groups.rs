@@ -1,0 +1,241 @@
+//! Groups of roots: a guest's RAM can hold those of several kernels (the one that runs, the one of the boot before, one that a
+//! program made up), and nothing that lies still tells them apart. So all are handed out, in turn.
+
+use super::depth::guess_mode;
+use super::pages::Pages;
+use super::roots::{AHEAD, KernelHalf, process_at, shares_kernel_half};
+use super::sieve::{image_entry, prefetch};
+use super::{Process, ProcessSource, Step};
+use crate::addr::{Cr3, Gpa, PAGE_BYTES};
+use crate::budget::Budget;
+use crate::paging::{AddressSpace, Hardware, PagingMode};
+use crate::phys::{PhysError, PhysRead};
+
+/// A group: the root that its members are measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Group {
+    root: Cr3,
+    mode: PagingMode,
+}
+
+/// The groups of roots that were found in a guest, the one with the best evidence first: what its kernel half maps, then how
+/// many there are. A plain value; it holds no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootGroups {
+    groups: [Group; Self::MOST],
+    len: usize,
+    phys_bits: u32,
+    left_out: u64,
+}
+
+impl RootGroups {
+    /// Groups that are kept; those beyond, of the weakest evidence, are counted.
+    pub const MOST: usize = 32;
+
+    /// What [`guess_mode`] reads at most.
+    pub(super) const WEIGHING: u64 = 9216;
+
+    /// The group of one known root.
+    #[must_use]
+    pub const fn of(reference: AddressSpace<Hardware>) -> Self {
+        let AddressSpace { root, mode, phys_bits, .. } = reference;
+        Self { groups: [Group { root, mode }; Self::MOST], len: 1, phys_bits, left_out: 0 }
+    }
+
+    pub(super) const fn none(phys_bits: u32, left_out: u64) -> Self {
+        let nobody = Group { root: Cr3::new(0), mode: PagingMode::FourLevel };
+        Self { groups: [nobody; Self::MOST], len: 0, phys_bits, left_out }
+    }
+
+    pub(super) fn push(&mut self, root: Gpa, mode: PagingMode) {
+        if let Some(slot) = self.groups.get_mut(self.len) {
+            *slot = Group { root: Cr3::new(root.get()), mode };
+            self.len = self.len.wrapping_add(1);
+        }
+    }
+
+    /// The root that each group is measured by, as an address space.
+    pub fn references(&self) -> impl Iterator<Item = AddressSpace<Hardware>> {
+        let phys_bits = self.phys_bits;
+        self.groups
+            .into_iter()
+            .take(self.len)
+            .map(move |Group { root, mode }| AddressSpace::new(root).with_mode(mode).with_phys_bits(phys_bits))
+    }
+
+    /// The best group's.
+    #[must_use]
+    pub fn best(&self) -> Option<AddressSpace<Hardware>> {
+        self.references().next()
+    }
+
+    /// How many groups there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Groups that there was no room for.
+    #[must_use]
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The roots of all groups.
+    #[must_use]
+    pub fn processes(&self) -> GroupSource {
+        match (self.len, self.best()) {
+            (1, Some(reference)) => GroupSource { groups: *self, way: Way::One(KernelHalf::new(reference)) },
+            _ => GroupSource { groups: *self, way: Way::All(GroupPass::new(Gpa::new(0))) },
+        }
+    }
+
+    /// How deep the tables under `root` are, and whether the kernel half maps code at all.
+    pub(super) fn weigh<M: PhysRead>(mem: &M, root: Gpa) -> Option<PagingMode> {
+        guess_mode(mem, Cr3::new(root.get()))
+    }
+}
+
+/// The roots of some groups, found by a pass over RAM: a source. No group keeps the others waiting: each gives 256 roots at
+/// most in the first round, twice as many in the next, and so on; the last one left gives all it has.
+///
+/// # Bound
+/// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds data, and
+/// 768 for each group for a page that passes, and 1024 more where it is one; there are as many rounds as the largest group's
+/// roots double 256.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupSource {
+    groups: RootGroups,
+    way: Way,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a scan, and it must not allocate")]
+enum Way {
+    One(KernelHalf),
+    All(GroupPass),
+}
+
+impl GroupSource {
+    /// The groups whose roots these are.
+    #[must_use]
+    pub const fn groups(&self) -> &RootGroups {
+        &self.groups
+    }
+
+    /// Pages of RAM that were looked at so far.
+    #[must_use]
+    pub const fn pages_looked_at(&self) -> u64 {
+        match &self.way {
+            Way::One(pass) => pass.pages_looked_at(),
+            Way::All(pass) => pass.pages.looked_at,
+        }
+    }
+}
+
+impl ProcessSource for GroupSource {
+    type Resolver = Hardware;
+
+    fn next_process<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<Hardware>>, PhysError> {
+        match &mut self.way {
+            Way::One(pass) => pass.next_process(mem, budget),
+            Way::All(pass) => pass.next(mem, &self.groups, budget),
+        }
+    }
+
+    fn left_out(&self) -> u64 {
+        self.groups.left_out
+    }
+}
+
+/// Roots that a group gives in the first round.
+const TURN: u32 = 256;
+
+/// Rounds over RAM, from a page on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupPass {
+    pages: Pages,
+    turn: u32,
+    given: [u32; RootGroups::MOST],
+    /// Where each group goes on.
+    next: [Gpa; RootGroups::MOST],
+}
+
+impl GroupPass {
+    pub(super) const fn new(from: Gpa) -> Self {
+        Self { pages: Pages::from(from), turn: TURN, given: [0; RootGroups::MOST], next: [from; RootGroups::MOST] }
+    }
+
+    pub(super) fn next<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        groups: &RootGroups,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<Hardware>>, PhysError> {
+        loop {
+            if budget.is_spent() {
+                return Ok(Step::Pending);
+            }
+            let Some(page) = self.pages.advance(mem)? else {
+                if self.next_round() {
+                    continue;
+                }
+                return Ok(Step::Done);
+            };
+            prefetch(mem, page.wrapping_add(AHEAD));
+            if image_entry(mem, page, groups.phys_bits, budget).is_none() {
+                continue;
+            }
+            let places = self.given.iter_mut().zip(&mut self.next);
+            for (reference, (given, next)) in groups.references().zip(places) {
+                budget.spend(HALF);
+                if !shares_kernel_half(mem, reference.root.table(), page, reference.phys_bits) {
+                    continue;
+                }
+                if page >= *next && *given < self.turn {
+                    *given = given.wrapping_add(1);
+                    *next = page.wrapping_add(PAGE_BYTES);
+                    budget.spend(WHOLE);
+                    return Ok(Step::Found(process_at(mem, &reference, page)));
+                }
+                // It has had its turn, or gave this one before.
+                break;
+            }
+        }
+    }
+
+    /// Begins another round for the groups that used theirs up; false where there is none.
+    fn next_round(&mut self) -> bool {
+        let mut from = None;
+        let mut waiting = 0_u32;
+        for (given, next) in self.given.iter_mut().zip(&mut self.next) {
+            if *given == self.turn {
+                waiting = waiting.wrapping_add(1);
+                from = Some(from.map_or(*next, |from: Gpa| from.min(*next)));
+            } else {
+                // All that it has was given.
+                *next = Gpa::new(u64::MAX);
+            }
+            *given = 0;
+        }
+        self.turn = if waiting > 1 { self.turn.saturating_mul(2) } else { u32::MAX };
+        if let Some(from) = from {
+            self.pages = Pages::from(from);
+        }
+        from.is_some()
+    }
+}
+
+/// Loads of a comparison of two kernel halves, and of a look for the second root of a process.
+pub(super) const HALF: u64 = 768;
+pub(super) const WHOLE: u64 = 1024;
