@@ -1,6 +1,7 @@
 //! What a `vmie_mem` is: guest memory, and what was learnt about the guest through it.
 
 use vgpu_perception::process::guest::GuestKernel;
+use vgpu_perception::process::roots::RootGroups;
 use vgpu_perception::{AddressSpace, Cr3, PageWalker};
 
 use crate::choice::Choice;
@@ -31,7 +32,7 @@ pub(crate) type MemHandle = Handle<Mem>;
 impl Mem {
     pub(crate) const fn new(ram: Ram) -> Self {
         // Until one is found: tables of four levels, and no list.
-        let kernel = GuestKernel::Roots(AddressSpace::new(Cr3::new(0)));
+        let kernel = GuestKernel::Roots(RootGroups::of(AddressSpace::new(Cr3::new(0))));
         Self { ram, kernel: Latest::new(kernel), choice: Latest::new(Choice::NONE) }
     }
 

@@ -31,6 +31,7 @@ pub struct Finder<'w> {
 
 /// Where the search for the kernel starts.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a search, and it must not allocate")]
 enum Start {
     Nothing,
     Root(Cr3),

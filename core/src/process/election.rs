@@ -13,6 +13,8 @@ use crate::phys::{PageKind, PhysError, PhysRead};
 
 /// Entries of a cache line.
 const LINE: usize = 8;
+/// What the first look behind an image entry costs: a line there, and one here.
+const LINES: u64 = 16;
 /// Where the last line of a table starts.
 const LAST_LINE: u64 = PAGE_BYTES - 64;
 /// Pages that wait for what they lead to.
@@ -34,8 +36,8 @@ pub struct RootCandidate {
 /// whose kernel half maps code. [`RootGroups::MOST`] groups are kept; a group of one whose kernel half maps no code is none.
 ///
 /// # Bound
-/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level, and 768 for
-/// each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each root that is kept. Where
+/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level, 1024, and
+/// 768 for each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each root that is kept. Where
 /// more pages pass than `candidates` holds, those beyond are found by a second pass, as by a
 /// [`GroupSource`](super::roots::GroupSource).
 #[derive(Debug)]
@@ -181,7 +183,7 @@ impl<'s> RootElection<'s> {
     /// Looks at a page whose image entry could be a top table's, some while after the line that tells most was asked for: that
     /// of what the entry leads to. Page tables, which are the most pages that come so far, lead to anything.
     fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, entry: Pte) {
-        budget.spend(2 * LINE as u64);
+        budget.spend(LINES);
         if !self.leads_on(mem, entry.table()) || !self.line_fits(mem, page) {
             return;
         }
@@ -320,30 +322,17 @@ impl<'s> RootElection<'s> {
         }
     }
 
-    /// A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its own.
-    fn drop_second_tables<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) {
-        for place in 0..RootGroups::MOST {
-            let Some(group) = self.forming.get(place).copied() else { break };
-            if group.members == 0 || group.mode != Some(PagingMode::FiveLevel) {
-                continue;
-            }
-            budget.spend(ENTRIES / 2);
-            let forming = &mut self.forming;
-            let _ = entries(mem, group.root, ENTRIES / 2, |_, entry| {
-                let leads = |other: &&mut Forming| entry.is_present() && other.root == entry.table();
-                for other in forming.iter_mut().filter(leads) {
-                    *other = Forming::FREE;
-                }
-                true
-            });
-        }
-    }
-
     /// Lists the groups, the best first.
     fn rank(&mut self) {
         let order = |group: &Forming| (group.is_code, group.leads.min(group.members), group.members, group.leads);
         let fallback = self.forming.iter().filter(|group| group.mode.is_some()).max_by_key(|group| order(group));
         let fallback = fallback.and_then(|group| group.mode).unwrap_or(self.template.mode);
+        // A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its own.
+        let five = |group: &Forming| group.members > 1 && group.is_code && group.mode == Some(PagingMode::FiveLevel);
+        if self.forming.iter().any(five) {
+            let second = |group: &&mut Forming| group.members == 1 && group.mode == Some(PagingMode::FourLevel);
+            self.forming.iter_mut().filter(second).for_each(|group| *group = Forming::FREE);
+        }
         // A simple selection: there are 32 at most.
         let mut listed = [Forming::FREE; RootGroups::MOST];
         let mut place_of = [u64::MAX; RootGroups::MOST];
@@ -408,7 +397,6 @@ impl ProcessSource for RootElection<'_> {
                     Stage::Weigh(place.wrapping_add(1))
                 }
                 Stage::Weigh(_) => {
-                    self.drop_second_tables(mem, budget);
                     self.rank();
                     Stage::HandOut { turn: 0, idle: 0 }
                 }

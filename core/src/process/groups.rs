@@ -8,24 +8,30 @@ use super::sieve::{image_entry, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, PagingMode};
+use crate::paging::{AddressSpace, Hardware, PagingMode, Pte};
 use crate::phys::{PhysError, PhysRead};
-
-/// A group: the root that its members are measured by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Group {
-    root: Cr3,
-    mode: PagingMode,
-}
 
 /// The groups of roots that were found in a guest, the one with the best evidence first: what its kernel half maps, then how
 /// many there are. A plain value; it holds no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootGroups {
-    groups: [Group; Self::MOST],
+    /// The root that each group is measured by; with [`FIVE`] where its tables have five levels.
+    roots: [u64; Self::MOST],
     len: usize,
     phys_bits: u32,
     left_out: u64,
+}
+
+/// A bit that no root has.
+const FIVE: u64 = 1;
+
+/// A root and the depth of its tables in one word.
+const fn pack(root: u64, mode: PagingMode) -> u64 {
+    let address = root & Pte::ADDRESS;
+    match mode {
+        PagingMode::FourLevel => address,
+        PagingMode::FiveLevel => address | FIVE,
+    }
 }
 
 impl RootGroups {
@@ -39,17 +45,16 @@ impl RootGroups {
     #[must_use]
     pub const fn of(reference: AddressSpace<Hardware>) -> Self {
         let AddressSpace { root, mode, phys_bits, .. } = reference;
-        Self { groups: [Group { root, mode }; Self::MOST], len: 1, phys_bits, left_out: 0 }
+        Self { roots: [pack(root.table().get(), mode); Self::MOST], len: 1, phys_bits, left_out: 0 }
     }
 
     pub(super) const fn none(phys_bits: u32, left_out: u64) -> Self {
-        let nobody = Group { root: Cr3::new(0), mode: PagingMode::FourLevel };
-        Self { groups: [nobody; Self::MOST], len: 0, phys_bits, left_out }
+        Self { roots: [0; Self::MOST], len: 0, phys_bits, left_out }
     }
 
     pub(super) fn push(&mut self, root: Gpa, mode: PagingMode) {
-        if let Some(slot) = self.groups.get_mut(self.len) {
-            *slot = Group { root: Cr3::new(root.get()), mode };
+        if let Some(slot) = self.roots.get_mut(self.len) {
+            *slot = pack(root.get(), mode);
             self.len = self.len.wrapping_add(1);
         }
     }
@@ -57,10 +62,10 @@ impl RootGroups {
     /// The root that each group is measured by, as an address space.
     pub fn references(&self) -> impl Iterator<Item = AddressSpace<Hardware>> {
         let phys_bits = self.phys_bits;
-        self.groups
-            .into_iter()
-            .take(self.len)
-            .map(move |Group { root, mode }| AddressSpace::new(root).with_mode(mode).with_phys_bits(phys_bits))
+        self.roots.into_iter().take(self.len).map(move |packed| {
+            let mode = if packed & FIVE == 0 { PagingMode::FourLevel } else { PagingMode::FiveLevel };
+            AddressSpace::new(Cr3::new(packed & !FIVE)).with_mode(mode).with_phys_bits(phys_bits)
+        })
     }
 
     /// The best group's.

@@ -263,8 +263,8 @@ impl KernelHalf {
                 last = Some([this, last.map_or(this, |[newest, _]| newest)]);
                 count = count.wrapping_add(1);
             }
-            if index % PAIR as u64 == PAIR as u64 - 1 {
-                let pair = index.wrapping_sub(KERNEL) / PAIR as u64;
+            let pair = index.wrapping_sub(KERNEL) / PAIR;
+            if index.wrapping_add(1).is_multiple_of(PAIR) {
                 let is_new = self.tried & 1_u32.wrapping_shl(u32::try_from(pair).unwrap_or(0)) == 0;
                 if let Some(entries) = last.take()
                     && is_new

@@ -10,7 +10,7 @@ use crate::paging::Pte;
 use crate::phys::PhysRead;
 
 /// Entries of the pair of lines.
-pub(super) const PAIR: usize = 16;
+pub(super) const PAIR: u64 = 16;
 /// Entries of a line.
 const LINE: usize = 8;
 /// Where the pair starts in a page: entry 0x1f0.

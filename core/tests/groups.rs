@@ -1,0 +1,197 @@
+//! Several kernels in one RAM: nothing that lies still says which one runs, so every group of roots is handed out.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{scan, words};
+use vgpu_perception::paging::Level;
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, RootGroups};
+use vgpu_perception::{Budget, Gpa, Gva, PhysRead, ProcessSource, Step};
+use vgpu_perception_testkit::linux::{LinuxKernel, LinuxOptions, REGION_BASE, standard_linux};
+use vgpu_perception_testkit::{GuestBuilder, Placement, Ram, Region, RegionImage, Ring, Rng, Space, flags};
+
+const RAM: u64 = 4 << 30;
+
+fn kept(len: usize) -> Vec<RootCandidate> {
+    vec![RootCandidate::default(); len]
+}
+
+/// All roots of a source, in order.
+fn all<S: ProcessSource>(mem: &impl PhysRead, source: &mut S) -> Vec<Gpa> {
+    let mut found = Vec::new();
+    loop {
+        match source.next_process(mem, &mut Budget::new(10_000)).unwrap() {
+            Step::Found(process) => found.push(process.space.root.table()),
+            Step::Pending => {}
+            Step::Done => return found,
+        }
+    }
+}
+
+/// The roots of two kernels that share nothing, `stale` and `live` of them.
+fn two_boots(stale: usize, live: usize) -> (GuestBuilder, Vec<Space>, Vec<Space>) {
+    let mut guest = GuestBuilder::new(Ram::flat(RAM), 9);
+    let (before, now) = (LinuxKernel::build(&mut guest, false), LinuxKernel::build(&mut guest, false));
+    let mut spawn = |kernel: &LinuxKernel| {
+        let space = kernel.spawn_empty(&mut guest).space;
+        guest.map_new(space, Gva::new(0x40_0000), 0x8000, Placement::Scattered, flags::USER_RW);
+        space
+    };
+    let before = (0..stale).map(|_| spawn(&before)).collect();
+    let now = (0..live).map(|_| spawn(&now)).collect();
+    (guest, before, now)
+}
+
+#[test]
+fn more_roots_of_the_boot_before_do_not_outvote_the_live_ones() {
+    let (mut guest, before, now) = two_boots(31, 11);
+    let producer = now[7];
+    Region::place(&mut guest, producer, REGION_BASE, RegionImage::default(), Placement::Scattered, Ring::Written);
+    // With room for all roots, for some, and for one.
+    for room in [RootElection::CANDIDATES, 16, 1] {
+        let mut candidates = kept(room);
+        let mut source = RootElection::new(None, &mut candidates);
+        let found: BTreeSet<_> = all(&guest.ram, &mut source).into_iter().collect();
+        for space in before.iter().chain(&now) {
+            assert!(found.contains(&space.root), "room for {room}: {:?} is missing", space.root);
+        }
+        assert!(source.groups().len() >= 2 && source.groups().left_out() == 0, "{:?}", source.groups());
+        // The same again from the groups alone, as from a kernel that was kept.
+        let groups = *source.groups();
+        let again: BTreeSet<_> = all(&guest.ram, &mut groups.processes()).into_iter().collect();
+        assert_eq!(found, again, "room for {room}");
+
+        let mut candidates = kept(room);
+        let source = RootElection::new(None, &mut candidates);
+        let (candidates, _) = scan(&guest.ram, source, 100_000, 64, words(RAM));
+        let places: Vec<_> = candidates.iter().map(|found| (found.process.space.root.table(), found.base)).collect();
+        assert_eq!(places, [(producer.root, REGION_BASE)], "room for {room}");
+    }
+}
+
+#[test]
+fn groups_take_turns() {
+    let (guest, before, now) = two_boots(31, 11);
+    let mut candidates = kept(RootElection::CANDIDATES);
+    let order = all(&guest.ram, &mut RootElection::new(None, &mut candidates));
+    let of = |spaces: &[Space]| -> Vec<usize> {
+        order
+            .iter()
+            .enumerate()
+            .filter(|(_, root)| spaces.iter().any(|space| space.root == **root))
+            .map(|(n, _)| n)
+            .collect()
+    };
+    // Whoever has more: as long as both have some left, nobody gives many in a row.
+    let (stale, live) = (of(&before), of(&now));
+    assert_eq!((stale.len(), live.len()), (31, 11));
+    let last_live = *live.last().unwrap();
+    let stale_before = stale.iter().filter(|place| **place < last_live).count();
+    assert!(stale_before <= live.len() + 1, "{order:?}");
+}
+
+/// A program writes 16 MiB of pages that read like top tables, all with one kernel half that leads to real tables.
+fn forge(guest: &mut GuestBuilder, victim: &LinuxKernel, pages: u64, distinct: bool) -> Vec<Gpa> {
+    let text = guest.entry(victim.init, victim.init.mode.top(), Gva::new(0xffff_ffff_8100_0000)).unwrap();
+    let first = guest.frames.contiguous(pages * 4096, 2 << 20);
+    guest.ram.touch(first, pages * 4096);
+    (0..pages)
+        .map(|n| {
+            let page = first.wrapping_add(n * 4096);
+            guest.ram.write_u64(page.wrapping_add(511 * 8), text);
+            for slot in 300..304 {
+                // Nothing that the real kernel half has: they agree with each other, or with nobody.
+                let unlike = if distinct { n * 8 } else { 0 };
+                let entry = (0x100_0000 + (slot + unlike) * 4096) | 0x63;
+                guest.ram.write_u64(page.wrapping_add(slot * 8), entry);
+            }
+            page
+        })
+        .collect()
+}
+
+#[test]
+fn pages_that_a_program_writes_outvote_nobody() {
+    for distinct in [false, true] {
+        let mut guest = GuestBuilder::new(Ram::flat(RAM), 4);
+        let kernel = LinuxKernel::build(&mut guest, false);
+        let mut rng = Rng::new(3);
+        let forged: BTreeSet<_> = forge(&mut guest, &kernel, 4096, distinct).into_iter().collect();
+        let real: Vec<_> = (0..11).map(|_| kernel.spawn(&mut guest, &mut rng).space).collect();
+        let place = (Placement::Scattered, Ring::Written);
+        Region::place(&mut guest, real[5], REGION_BASE, RegionImage::default(), place.0, place.1);
+        let mut candidates = kept(RootElection::CANDIDATES);
+        let source = RootElection::new(None, &mut candidates);
+        let (candidates, stats) = scan(&guest.ram, source, 1 << 16, 1024, words(RAM));
+        let places: Vec<_> = candidates.iter().map(|found| found.process.space.root.table()).collect();
+        assert!(places.contains(&real[5].root), "distinct {distinct}: {stats:?}");
+        if distinct {
+            assert!(stats.left_out > 0, "what there was no room for is counted: {stats:?}");
+        } else {
+            assert!(stats.spaces as usize >= forged.len(), "they are handed out as well: {stats:?}");
+        }
+    }
+}
+
+#[test]
+fn groups_that_were_kept_take_turns_too() {
+    let mut guest = GuestBuilder::new(Ram::flat(RAM), 4);
+    let kernel = LinuxKernel::build(&mut guest, false);
+    let mut rng = Rng::new(3);
+    forge(&mut guest, &kernel, 4096, false);
+    let real: Vec<_> = (0..300).map(|_| kernel.spawn_empty(&mut guest).space).collect();
+    let _ = rng.next_u64();
+    let mut candidates = kept(RootElection::CANDIDATES);
+    let mut source = RootElection::new(None, &mut candidates);
+    let _ = all(&guest.ram, &mut source);
+    let groups = *source.groups();
+    let order = all(&guest.ram, &mut groups.processes());
+    let unique: BTreeSet<_> = order.iter().collect();
+    assert_eq!(unique.len(), order.len(), "each once");
+    let reached = order.iter().position(|root| *root == real[299].root).unwrap();
+    assert!(reached < 256 + 512 + 310, "the last real root came after {reached}");
+}
+
+/// The highest present entry is a process's own: what is shared is found by other entries.
+#[test]
+fn a_half_is_measured_by_entries_that_are_shared() {
+    for own in [vec![511], vec![511, 510], vec![511, 510, 509]] {
+        let linux = standard_linux(LinuxOptions { processes: 24, ..LinuxOptions::default() });
+        let mut guest = linux.guest;
+        let top = linux.kernel.init.mode.top();
+        for process in &linux.processes {
+            for slot in &own {
+                let table = guest.frames.frame();
+                guest.ram.touch(table, 4096);
+                let gva = Gva::new(0xffff_0000_0000_0000 | slot << 39);
+                guest.set_entry(process.space, top, gva, table.get() | 0x67);
+            }
+        }
+        let reference = linux.processes[3].space;
+        let found: BTreeSet<_> = all(&guest.ram, &mut KernelHalf::new(reference.space())).into_iter().collect();
+        for process in &linux.processes {
+            assert!(found.contains(&process.space.root), "{own:?}: {:?} is missing", process.space.root);
+        }
+    }
+}
+
+#[test]
+fn a_root_without_the_last_entry_is_found_by_the_other_image_entry() {
+    let linux = standard_linux(LinuxOptions::default());
+    let guest = &linux.guest;
+    let top = linux.kernel.init.mode.top();
+    let (last, image) = (Gva::new(0xffff_ffff_8000_0000), Gva::new(0xffff_f800_0000_0000));
+    // As Windows has it: the image under 0x1f0, nothing at the end.
+    let spaces: Vec<_> = linux.processes.iter().map(|process| process.space).chain([linux.kernel.init]).collect();
+    for space in &spaces {
+        let entry = guest.entry(*space, top, last).unwrap();
+        guest.set_entry(*space, top, image, entry);
+        guest.set_entry(*space, top, last, 0);
+    }
+    let mut candidates = kept(RootElection::CANDIDATES);
+    let found: BTreeSet<_> = all(&guest.ram, &mut RootElection::new(None, &mut candidates)).into_iter().collect();
+    assert!(spaces.iter().all(|space| found.contains(&space.root)));
+    assert_eq!(RootGroups::MOST, 32);
+    assert_eq!(Level::Pml4, top);
+}
