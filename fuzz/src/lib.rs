@@ -8,6 +8,7 @@ mod capi;
 mod guest;
 mod maps;
 mod nt;
+mod peers;
 mod roots;
 mod scan;
 mod snapshots;
@@ -16,6 +17,7 @@ mod walk;
 pub use capi::capi;
 pub use maps::maps;
 pub use nt::nt;
+pub use peers::{api, monitor, process};
 pub use roots::roots;
 pub use scan::scan;
 pub use snapshots::snapshots;
@@ -33,4 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("maps", maps),
     ("nt", nt),
     ("capi", capi),
+    ("monitor", monitor),
+    ("process", process),
+    ("api", api),
 ];

@@ -54,6 +54,9 @@ impl JsonStream {
                 // Between objects.
                 (Text::Outside, byte) if self.depth == 0 => match byte {
                     b' ' | b'\t' | b'\r' | b'\n' => {
+                        // All of it at once: what follows is moved to the front.
+                        let rest = self.bytes.get(self.seen..).unwrap_or_default();
+                        self.seen += rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
                         self.bytes.drain(..self.seen);
                         self.seen = 0;
                     }
