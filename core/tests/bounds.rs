@@ -14,7 +14,7 @@ use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, g
 use vgpu_perception::region::{FrameScratch, Region, Sample};
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{
-    Budget, Extent, Gpa, Gva, NextUse, PageSize, PagingMode, PhysError, PhysRead, PhysRun, Process, ProcessSource, Step,
+    Budget, Extent, Gpa, Gva, NextUse, PageSize, PagingMode, PhysError, PhysRead, Process, ProcessSource, RunList, Step,
 };
 use vgpu_perception_testkit::linux::{LinuxKernel, LinuxOptions, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{
@@ -84,7 +84,7 @@ fn range_bound(mode: PagingMode, gva: u64, len: u64) -> u64 {
 
 #[test]
 fn a_range_walks_once_a_window() {
-    let mut out = heapless::Vec::<PhysRun, 8192>::new();
+    let mut out = RunList::<8192>::new();
     for (name, guest, space) in endless() {
         let mem = Counting::new(&guest.ram);
         let walker = PageWalker::new(&mem, space.space());
@@ -131,7 +131,7 @@ fn a_range_of_trimmed_pages_is_bounded_too() {
     }
     let mem = Counting::new(&guest.ram);
     let walker = PageWalker::new(&mem, space.space().with_resolver(OneLoad(Gpa::new(0x1000))));
-    let mut out = heapless::Vec::<PhysRun, 1024>::new();
+    let mut out = RunList::<1024>::new();
     assert_eq!(walker.runs(start, PAGES * 4096, &mut out), Ok(PAGES * 4096));
     let count = mem.take().accesses();
     let trimmed = PAGES / 2;

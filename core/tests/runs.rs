@@ -2,7 +2,7 @@
 //! known again until any of it changes.
 
 use vgpu_perception::paging::{Level, PageWalker, Pte, Rights};
-use vgpu_perception::{Gva, PhysRun, WalkError};
+use vgpu_perception::{Gva, PhysRun, RunList, WalkError};
 use vgpu_perception_testkit::{GuestBuilder, Placement, Ram, Space, flags};
 
 /// More than a leaf table, and begun in the middle of one.
@@ -11,7 +11,7 @@ const START: Gva = Gva::new(0x4000_0000 + 300 * 4096);
 /// The first and the last, those where a block of entries or a table ends, and some between.
 const CHOSEN: [u64; 12] = [0, 1, 63, 64, 65, 128, 200, 211, 212, 213, 640, PAGES - 1];
 
-type Runs = heapless::Vec<PhysRun, 1024>;
+type Runs = RunList<1024>;
 
 fn guest(placement: Placement) -> (GuestBuilder, Space) {
     let mut guest = GuestBuilder::new(Ram::flat(32 << 20), 3);
@@ -87,8 +87,7 @@ fn a_block_that_looks_like_one_run_at_its_ends_is_listed_as_it_is() {
     let (guest, space) = guest(Placement::Contiguous);
     let walker = PageWalker::new(&guest.ram, space.space());
     // Whatever the capacity of the list: in order, each page where a translation of its own finds it, up to where the list ends.
-    let as_it_is = |runs: &mut heapless::VecView<PhysRun>| {
-        let covered = walker.runs(START, PAGES * 4096, runs).unwrap();
+    let look = |runs: &[PhysRun], covered: u64| {
         let pages = runs.iter().flat_map(|run| (0..run.len / 4096).map(|nth| run.gpa.wrapping_add(nth * 4096)));
         let mut count = 0;
         for (nth, gpa) in (0..).zip(pages) {
@@ -99,16 +98,22 @@ fn a_block_that_looks_like_one_run_at_its_ends_is_listed_as_it_is() {
         assert!(walker.still_in(START, covered, runs));
         covered == PAGES * 4096
     };
+    macro_rules! as_it_is {
+        ($list:ident) => {{
+            let covered = walker.runs(START, PAGES * 4096, &mut $list).unwrap();
+            look(&$list, covered)
+        }};
+    }
     let mut many = Runs::new();
-    let mut two = heapless::Vec::<PhysRun, 2>::new();
-    assert!(as_it_is(&mut many) && many.len() == 1);
-    assert!(as_it_is(&mut two));
+    let mut two = RunList::<2>::new();
+    assert!(as_it_is!(many) && many.len() == 1);
+    assert!(as_it_is!(two));
     for (one, other) in [(2, 3), (70, 100), (65, 126), (0, 699), (300, 301)] {
         let [first, second] = [one, other].map(|nth| guest.entry(space, Level::Pt, page(nth)).unwrap());
         guest.set_entry(space, Level::Pt, page(one), second);
         guest.set_entry(space, Level::Pt, page(other), first);
-        assert!(as_it_is(&mut many), "{one} and {other}");
-        assert!(!as_it_is(&mut two), "{one} and {other} take more than two runs");
+        assert!(as_it_is!(many), "{one} and {other}");
+        assert!(!as_it_is!(two), "{one} and {other} take more than two runs");
         guest.set_entry(space, Level::Pt, page(one), first);
         guest.set_entry(space, Level::Pt, page(other), second);
     }

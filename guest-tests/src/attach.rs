@@ -1,78 +1,69 @@
-//! From a root to the live region, as an embedder does it.
+//! From a root to the live region, through the front door of the host crate.
 
 use core::time::Duration;
 use std::thread::sleep;
 
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
-use vgpu_perception::paging::Hardware;
-use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
-use vgpu_perception::region::{Liveness, Sample};
-use vgpu_perception::scan::{Candidate, ScanScratch, ScanStats};
-use vgpu_perception::{AddressSpace, Budget, Discovery, PhysRead, Process, ProcessSource, Region, Step};
+use vgpu_perception::process::guest::GuestPaging;
+use vgpu_perception::scan::{Candidate, ScanStats};
+use vgpu_perception::{AddressSpace, Gpa, PhysRead};
+use vgpu_perception_host::{Guest, Survey};
 
 use crate::Result;
 
 /// A candidate of this crate's guests.
-pub type Place = Candidate<Hardware>;
+pub type Place = Candidate<GuestPaging>;
+
+/// A region of this crate's guests.
+pub type Region = vgpu_perception::Region<GuestPaging>;
+
+/// Where the RAM of this crate's guests ends at the latest.
+const END: Gpa = Gpa::new(8 << 30);
 
 /// What a scan found.
 #[derive(Debug)]
-pub struct Found {
+pub struct Found<M> {
+    survey: Survey<M>,
+}
+
+impl<M: PhysRead> Found<M> {
     /// Every candidate.
-    pub candidates: Vec<Place>,
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Place> {
+        self.survey.candidates().iter().map(|sighting| sighting.candidate).collect()
+    }
+
     /// What was looked at.
-    pub stats: ScanStats,
+    #[must_use]
+    pub const fn stats(&self) -> &ScanStats {
+        self.survey.stats()
+    }
+
+    /// The candidates whose heart beats; waits for that.
+    ///
+    /// # Errors
+    /// None after the wait.
+    pub fn alive(&mut self) -> Result<Vec<Place>> {
+        wait_for_a_beat();
+        Ok(self.survey.confirm()?.iter().map(|live| *live.candidate()).collect())
+    }
 }
 
 /// Scans the processes whose roots share the kernel half of `reference`.
 ///
 /// # Errors
 /// What the memory says.
-pub fn scan(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Found> {
-    scan_all(ram, KernelHalf::new(*reference))
+pub fn scan<M: PhysRead>(ram: M, reference: &AddressSpace) -> Result<Found<M>> {
+    let guest = Guest::over(ram, END).with_root(reference.root).with_mode(Some(reference.mode));
+    Ok(Found { survey: guest.survey()? })
 }
 
 /// Scans with nothing known but the RAM.
 ///
 /// # Errors
 /// What the memory says.
-pub fn scan_unknown(ram: &impl PhysRead) -> Result<Found> {
-    let mut candidates = vec![RootCandidate::default(); RootElection::CANDIDATES];
-    scan_all(ram, RootElection::new(None, &mut candidates))
-}
-
-fn scan_all<S: ProcessSource<Resolver = Hardware>>(ram: &impl PhysRead, source: S) -> Result<Found> {
-    let mut processes = vec![Process::default(); ScanScratch::<Hardware>::PROCESSES];
-    let mut frames = vec![0; (8 << 30) / 4096 / 64];
-    let mut discovery = Discovery::new(source, ScanScratch { processes: &mut processes, page_bitmap: &mut frames });
-    let mut found = Found { candidates: Vec::new(), stats: discovery.stats() };
-    loop {
-        match discovery.step(ram, &mut Budget::unlimited())? {
-            Step::Found(candidate) => found.candidates.push(candidate),
-            Step::Pending => {}
-            Step::Done => break,
-        }
-    }
-    found.stats = discovery.stats();
-    Ok(found)
-}
-
-/// The candidates whose heart beats.
-///
-/// # Errors
-/// None: a candidate that cannot be read any more is not alive.
-pub fn alive(ram: &impl PhysRead, candidates: &[Place]) -> Vec<Place> {
-    let pulses: Vec<_> = candidates
-        .iter()
-        .filter_map(|candidate| match candidate.region().read_pulse(ram) {
-            Ok(Sample::Fresh(pulse)) => Some((*candidate, pulse)),
-            Ok(Sample::Skip(_)) | Err(_) => None,
-        })
-        .collect();
-    wait_for_a_beat();
-    let beats =
-        |candidate: &Place, before| matches!(candidate.region().confirm_alive(ram, before), Ok(Liveness::Alive(_)));
-    pulses.into_iter().filter(|(candidate, before)| beats(candidate, *before)).map(|(candidate, _)| candidate).collect()
+pub fn scan_unknown<M: PhysRead>(ram: M) -> Result<Found<M>> {
+    Ok(Found { survey: Guest::over(ram, END).survey()? })
 }
 
 /// Waits as long as a living producer may take for two beats, and longer: the guest is emulated on a shared machine.
@@ -84,11 +75,11 @@ pub fn wait_for_a_beat() {
 ///
 /// # Errors
 /// Where none, or more than one, lives after several tries.
-pub fn attach(ram: &impl PhysRead, reference: &AddressSpace) -> Result<(Region, Place, Found)> {
+pub fn attach<M: PhysRead + Copy>(ram: M, reference: &AddressSpace) -> Result<(Region, Place, Found<M>)> {
     let mut last = 0;
     for _ in 0..5 {
-        let found = scan(ram, reference)?;
-        let living = alive(ram, &found.candidates);
+        let mut found = scan(ram, reference)?;
+        let living = found.alive()?;
         if let [one] = living[..] {
             return Ok((one.region(), one, found));
         }

@@ -15,6 +15,7 @@ pub use entry::{Level, PagingMode, Pte, Rights};
 pub use error::WalkError;
 pub use leaves::{Leaf, LeafCursor, LeafStep};
 pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
+pub use runs::RunList;
 pub(crate) use table::{BLOCK, ENTRIES, TableRead, each_entry};
 pub use table::{LeafEntries, LeafTable};
 pub use trail::Trail;

@@ -1,6 +1,6 @@
 //! A range of addresses as runs that are contiguous in physical memory.
 
-use heapless::VecView;
+use heapless::{Vec, VecView};
 
 use super::entry::{Grants, Level, Pte, Rights};
 use super::error::WalkError;
@@ -11,6 +11,29 @@ use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysRead, PhysRun};
+
+/// A list of at most `N` runs, for [`PageWalker::runs`]. It reads as a slice.
+#[derive(Clone, Debug, Default)]
+pub struct RunList<const N: usize> {
+    runs: Vec<PhysRun, N>,
+}
+
+impl<const N: usize> RunList<N> {
+    /// An empty list.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { runs: Vec::new() }
+    }
+}
+
+impl<const N: usize> core::ops::Deref for RunList<N> {
+    type Target = [PhysRun];
+
+    #[inline]
+    fn deref(&self) -> &[PhysRun] {
+        &self.runs
+    }
+}
 
 /// Notes the last entry of a walk and what the entries above it grant, so that the entries after it can be read in sequence.
 struct LastEntry<L> {
@@ -180,7 +203,13 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// # Errors
     /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next call,
     /// at `gva` plus what was covered, gives its error.
-    pub fn runs(&self, gva: Gva, len: u64, out: &mut VecView<PhysRun>) -> Result<u64, WalkError> {
+    #[inline]
+    pub fn runs<const N: usize>(&self, gva: Gva, len: u64, out: &mut RunList<N>) -> Result<u64, WalkError> {
+        self.runs_into(gva, len, &mut out.runs)
+    }
+
+    /// As [`runs`](Self::runs), the same code for lists of every length.
+    pub(crate) fn runs_into(&self, gva: Gva, len: u64, out: &mut VecView<PhysRun>) -> Result<u64, WalkError> {
         out.clear();
         let mut join = Join { out, open: Stretch::NONE };
         let covered = self.pieces(gva, len, &mut join);

@@ -1,12 +1,10 @@
 //! Frames: from `latest` to the bytes of a slot, consistent under the slot's seqlock and under its translations.
 
-use heapless::Vec;
-
 use super::lines::{load_line, wire};
 use super::{Part, ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
-use crate::paging::{NotPresentResolver, WalkError};
+use crate::paging::{NotPresentResolver, RunList, WalkError};
 use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
@@ -117,14 +115,14 @@ struct Stretch<'s> {
 /// Working memory of [`Region::sample_frame`], supplied by the caller: about 8 KiB, reusable, holds no result.
 #[derive(Debug, Default)]
 pub struct FrameScratch {
-    runs: Vec<PhysRun, STRETCH_RUNS>,
+    runs: RunList<STRETCH_RUNS>,
 }
 
 impl FrameScratch {
     /// Empty scratch memory.
     #[must_use]
     pub const fn new() -> Self {
-        Self { runs: Vec::new() }
+        Self { runs: RunList::new() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use vgpu_perception::PhysRead;
 use vgpu_perception::region::{ReadError, Sample, Skip};
-use vgpu_perception_guest_tests::attach::{Place, alive, scan, scan_unknown};
+use vgpu_perception_guest_tests::attach::{Place, scan, scan_unknown};
 use vgpu_perception_guest_tests::{Guest, Options, Result};
 
 use super::watch::{Tally, Watcher};
@@ -98,7 +98,7 @@ fn torment(guest: &mut Guest, ram: &impl PhysRead, over: &AtomicBool, long: Dura
         guest.kill_producer()?;
         deeds.kills += 1;
         let space = guest.space()?;
-        let living = alive(ram, &scan(ram, &space)?.candidates);
+        let living = scan(ram, &space)?.alive()?;
         ensure!(living.is_empty(), "there is no producer, and these live: {living:?}");
         deeds.scans_of_the_dead += 1;
     }
@@ -111,8 +111,7 @@ fn watch(ram: &impl PhysRead, over: &AtomicBool) -> Result<Sights> {
     let mut watcher = Watcher::new(SIZE.0, SIZE.1);
     while !over.load(Ordering::Relaxed) {
         sights.scans += 1;
-        let found = scan_unknown(ram)?;
-        if let Some(place) = alive(ram, &found.candidates).first() {
+        if let Some(place) = scan_unknown(ram)?.alive()?.first() {
             sights.attached += 1;
             follow(ram, place, &mut watcher, &mut sights, over)?;
         }

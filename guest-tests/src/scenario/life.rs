@@ -5,8 +5,8 @@ use std::time::Instant;
 use vgpu_perception::abi::{Backend, State};
 use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::region::{Liveness, Sample};
-use vgpu_perception::{AddressSpace, Cr3, PagingMode, PhysRead, Region};
-use vgpu_perception_guest_tests::attach::{Place, alive, attach, scan, scan_unknown, wait_for_a_beat};
+use vgpu_perception::{AddressSpace, Cr3, PagingMode, PhysRead};
+use vgpu_perception_guest_tests::attach::{Place, Region, attach, scan, scan_unknown, wait_for_a_beat};
 use vgpu_perception_guest_tests::{Guest, Options, Ready, Result};
 
 use super::ensure;
@@ -35,9 +35,9 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let expected = if five { PagingMode::FiveLevel } else { PagingMode::FourLevel };
     ensure!(reference.mode == expected, "CR4 says {:?}", reference.mode);
     let before = scan(&ram, &reference)?;
-    ensure!(before.candidates.is_empty(), "without a producer there is a candidate: {:?}", before.candidates);
-    ensure!(before.stats.spaces >= 5, "only {} address spaces share a kernel half", before.stats.spaces);
-    println!("  no candidate without a producer: {:?}", before.stats);
+    ensure!(before.candidates().is_empty(), "without a producer there is a candidate: {:?}", before.candidates());
+    ensure!(before.stats().spaces >= 5, "only {} address spaces share a kernel half", before.stats().spaces);
+    println!("  no candidate without a producer: {:?}", before.stats());
 
     let ready = guest.start_producer(&format!("--width {} --height {} --fps {FPS}", SIZE.0, SIZE.1))?;
     let mut region = found_once(&mut guest, &ram, ready, 1)?;
@@ -69,19 +69,19 @@ fn found_once(guest: &mut Guest, ram: &impl PhysRead, ready: Ready, boots: u32) 
     let (region, place, found) = attach(ram, &reference)?;
     let took = begun.elapsed();
     ensure!(place.base.get() == ready.base, "found at {}, the producer says {:#x}", place.base, ready.base);
-    let here = found.candidates.iter().filter(|other| other.base == place.base && other.found == place.found).count();
-    ensure!(here <= 1, "the region is in {here} processes: {:?}", found.candidates);
+    let here = found.candidates().iter().filter(|other| other.base == place.base && other.found == place.found).count();
+    ensure!(here <= 1, "the region is in {here} processes: {:?}", found.candidates());
     println!(
         "  found at {} under {} ({:?}), one of {} candidates, in {:.0} ms with the wait: {:?}",
         place.base,
         place.process.space.root,
         place.by,
-        found.candidates.len(),
+        found.candidates().len(),
         took.as_secs_f64() * 1e3,
-        found.stats
+        found.stats()
     );
-    let unknown = scan_unknown(ram)?;
-    let living = alive(ram, &unknown.candidates);
+    let mut unknown = scan_unknown(ram)?;
+    let living = unknown.alive()?;
     // With page-table isolation a process has two roots, in one piece of 8 KiB; the processor may have been in either, and
     // either kind may be the one that is found.
     let isolated = if guest.options().append.contains("pti=on") { 0x1000 } else { 0 };
@@ -89,11 +89,11 @@ fn found_once(guest: &mut Guest, ram: &impl PhysRead, ready: Ready, boots: u32) 
     let root = process(place.process.space.root);
     let same = |other: &Place| other.base == place.base && process(other.process.space.root) == root;
     let others: Vec<_> = living.iter().filter(|other| !same(other)).collect();
-    ensure!(living.len() == others.len() + 1, "with nothing known, these live: {living:?}; {:?}", unknown.stats);
+    ensure!(living.len() == others.len() + 1, "with nothing known, these live: {living:?}; {:?}", unknown.stats());
     // Tables of the boot before stay in memory, and where they were, the new producer's page may have come to lie: such a
     // place shows the very same page. With a root of this boot it is not found.
     let stale = others.iter().all(|other| boots > 1 && other.found.page == place.found.page);
-    ensure!(stale, "with nothing known, these live too: {others:?}; {:?}", unknown.stats);
+    ensure!(stale, "with nothing known, these live too: {others:?}; {:?}", unknown.stats());
     Ok(region)
 }
 
@@ -169,10 +169,10 @@ fn reboot(guest: &mut Guest, ram: &impl PhysRead, reference: &AddressSpace, mut 
     match KernelHalf::check(ram, reference) {
         Err(error) => println!("  the old root is refused: {error}"),
         Ok(()) => {
-            let found = scan(ram, reference)?;
-            let living = alive(ram, &found.candidates);
+            let mut found = scan(ram, reference)?;
+            let living = found.alive()?;
             ensure!(living.is_empty(), "under the old root these live: {living:?}");
-            println!("  the old root still reads like one, and leads to nothing alive: {:?}", found.stats);
+            println!("  the old root still reads like one, and leads to nothing alive: {:?}", found.stats());
         }
     }
     Ok(())

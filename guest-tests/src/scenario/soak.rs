@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use vgpu_perception::process::guest::GuestPaging;
 use vgpu_perception::region::Sample;
-use vgpu_perception::{Gva, PhysRead, Region, abi};
+use vgpu_perception::{Gva, PhysRead, abi};
 use vgpu_perception_guest_tests::Result;
+use vgpu_perception_guest_tests::attach::Region;
 use vgpu_perception_mapped::{GuestRam, SegmentMap};
 use vgpu_perception_producer::mapped::{MappedRegion, Piece};
 use vgpu_perception_producer::{FrameMeta, Producer, pattern};
@@ -52,7 +54,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
     let file = File::options().read(true).write(true).open(&scratch.0)?;
     let mut producer = Producer::new(MappedRegion::stitched(&file, &pieces)?);
     let ram = GuestRam::open(&scratch.0, SegmentMap::flat(RAM)?)?;
-    let mut region: Region = Region::new(space.space(), BASE);
+    let mut region: Region = Region::new(space.space().with_resolver(GuestPaging::Hardware), BASE);
 
     soak_cursors(&ram, &mut region, &mut producer, asked("VGPU_SOAK_CURSORS", CURSORS / part))?;
     soak_frames(&ram, &mut region, &mut producer, asked("VGPU_SOAK_FRAMES", FRAMES / part))

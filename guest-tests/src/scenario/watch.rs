@@ -4,8 +4,9 @@ use core::time::Duration;
 use std::time::Instant;
 
 use vgpu_perception::region::{CursorSnapshot, FrameInfo, FrameScratch, GeometrySnapshot, Sample};
-use vgpu_perception::{NextUse, PhysRead, Region, abi};
+use vgpu_perception::{NextUse, PhysRead, abi};
 use vgpu_perception_guest_tests::Result;
+use vgpu_perception_guest_tests::attach::Region;
 use vgpu_perception_producer::{CursorState, GeometryState, pattern};
 
 use super::ensure;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vgpu_perception_guest_tests::attach::{alive, scan_unknown};
+use vgpu_perception_guest_tests::attach::scan_unknown;
 use vgpu_perception_guest_tests::{Guest, HUGE, Machine, Memory, Options, Ready, Result};
 use vgpu_perception_host::Ram;
 use vgpu_perception_host::attach::{AttachErrorKind, Attachment, GuestSpec, attach};
@@ -98,8 +98,8 @@ fn ways(guest: &Guest) -> [String; 3] {
 
 /// The one live region is where the producer says, and every pixel of its frames is right.
 pub(super) fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> Result<()> {
-    let found = scan_unknown(&attachment.ram)?;
-    let living = alive(&attachment.ram, &found.candidates);
+    let mut found = scan_unknown(attachment.ram.clone())?;
+    let living = found.alive()?;
     let [one] = living[..] else { return Err(format!("{} regions live, not one", living.len()).into()) };
     ensure!(one.base.get() == ready.base, "found at {}, the producer says {:#x}", one.base, ready.base);
     let mut region = one.region();
