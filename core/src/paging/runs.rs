@@ -380,8 +380,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 mod tests {
     use super::*;
 
-    fn join<const N: usize>(pieces: &[(u64, u64)]) -> (heapless::Vec<(u64, u64), N>, usize) {
-        let mut out = heapless::Vec::<PhysRun, N>::new();
+    fn join<const N: usize>(pieces: &[(u64, u64)]) -> (Vec<(u64, u64), N>, usize) {
+        let mut out = Vec::<PhysRun, N>::new();
         let mut join = Join { out: &mut out, open: Stretch::NONE };
         let taken = pieces.iter().take_while(|(gpa, len)| join.take(Gpa::new(*gpa), *len)).count();
         join.finish();
