@@ -352,6 +352,7 @@ impl<'s> RootElection<'s> {
                 *taken = Forming::FREE;
             }
         }
+        let found = if listed.first().is_some_and(|best| best.is_code) { found.of_linux() } else { found };
         for candidate in self.candidates.iter_mut().take(self.kept) {
             let place = usize::try_from(candidate.group).unwrap_or(usize::MAX);
             candidate.group = place_of.get(place).copied().unwrap_or(u64::MAX);

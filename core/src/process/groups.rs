@@ -19,6 +19,7 @@ pub struct RootGroups {
     roots: [u64; Self::MOST],
     len: usize,
     phys_bits: u32,
+    is_linux: bool,
     left_out: u64,
 }
 
@@ -45,11 +46,11 @@ impl RootGroups {
     #[must_use]
     pub const fn of(reference: AddressSpace<Hardware>) -> Self {
         let AddressSpace { root, mode, phys_bits, .. } = reference;
-        Self { roots: [pack(root.table().get(), mode); Self::MOST], len: 1, phys_bits, left_out: 0 }
+        Self { roots: [pack(root.table().get(), mode); Self::MOST], len: 1, phys_bits, is_linux: false, left_out: 0 }
     }
 
     pub(super) const fn none(phys_bits: u32, left_out: u64) -> Self {
-        Self { roots: [0; Self::MOST], len: 0, phys_bits, left_out }
+        Self { roots: [0; Self::MOST], len: 0, phys_bits, is_linux: false, left_out }
     }
 
     pub(super) fn push(&mut self, root: Gpa, mode: PagingMode) {
@@ -84,6 +85,19 @@ impl RootGroups {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether the best group's kernel has its code in the last 2 GiB of the address space, as Linux has; so have the BSDs, in
+    /// whose page tables an entry without P is empty.
+    #[must_use]
+    pub const fn is_linux(&self) -> bool {
+        self.is_linux
+    }
+
+    /// The same groups, of a kernel that is Linux by that evidence.
+    #[must_use]
+    pub const fn of_linux(self) -> Self {
+        Self { is_linux: true, ..self }
     }
 
     /// Groups that there was no room for.

@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use super::linux::LinuxPaging;
 use super::nt::{KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
 use super::roots::{GroupSource, KernelHalf, RootCandidate, RootError, RootGroups, guess_mode};
 use super::{Process, ProcessSource, Step};
@@ -13,7 +14,7 @@ use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolved};
 use crate::phys::{PhysError, PhysRead};
 
-/// What absent entries mean in a guest that may be Windows.
+/// What absent entries mean in a guest that may be Windows or Linux.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GuestPaging {
     /// Nothing: the processor's view.
@@ -21,9 +22,12 @@ pub enum GuestPaging {
     Hardware,
     /// What Windows means by them.
     Nt(NtPaging),
+    /// What Linux means by them.
+    Linux,
 }
 
 impl NotPresentResolver for GuestPaging {
+    // Linux's loads nothing.
     const LOADS: u64 = NtPaging::LOADS;
     type Lookup = <NtPaging as NotPresentResolver>::Lookup;
 
@@ -37,6 +41,7 @@ impl NotPresentResolver for GuestPaging {
         match self {
             Self::Hardware => Hardware.resolve(mem, entry, &mut (), cost),
             Self::Nt(paging) => paging.resolve(mem, entry, lookup, cost),
+            Self::Linux => LinuxPaging.resolve(mem, entry, &mut (), cost),
         }
     }
 }
@@ -62,10 +67,11 @@ impl GuestKernel {
         if let Ok(kernel) = NtKernel::attach(mem, root, mode) {
             return Ok(Self::Nt(kernel));
         }
-        let mode = mode.or_else(|| guess_mode(mem, root)).unwrap_or_default();
-        let space = AddressSpace::new(root).with_mode(mode);
+        let guessed = guess_mode(mem, root);
+        let space = AddressSpace::new(root).with_mode(mode.or(guessed).unwrap_or_default());
         KernelHalf::check(mem, &space)?;
-        Ok(Self::Roots(RootGroups::of(space)))
+        let groups = RootGroups::of(space);
+        Ok(Self::Roots(if guessed.is_some() { groups.of_linux() } else { groups }))
     }
 
     /// Whether this is still the kernel that runs.
@@ -98,7 +104,7 @@ impl GuestKernel {
                 space.with_resolver(paging)
             }
             Self::Roots(groups) => {
-                groups.best().unwrap_or(AddressSpace::new(Cr3::new(0))).with_resolver(GuestPaging::Hardware)
+                groups.best().unwrap_or(AddressSpace::new(Cr3::new(0))).with_resolver(paging_of(groups))
             }
         }
     }
@@ -111,6 +117,11 @@ impl GuestKernel {
             Self::Roots(groups) => GuestProcesses::Roots(groups.processes()),
         }
     }
+}
+
+/// What entries without P mean in guests that are no Windows.
+const fn paging_of(groups: &RootGroups) -> GuestPaging {
+    if groups.is_linux() { GuestPaging::Linux } else { GuestPaging::Hardware }
 }
 
 /// The processes of a [`GuestKernel`]; bounded as the source that it is.
@@ -138,7 +149,10 @@ impl ProcessSource for GuestProcesses {
                 Step::Done => Step::Done,
             },
             Self::Roots(source) => match source.next_process(mem, budget)? {
-                Step::Found(process) => Step::Found(process.map_resolver(|Hardware| GuestPaging::Hardware)),
+                Step::Found(process) => {
+                    let paging = paging_of(source.groups());
+                    Step::Found(process.map_resolver(|Hardware| paging))
+                }
                 Step::Pending => Step::Pending,
                 Step::Done => Step::Done,
             },

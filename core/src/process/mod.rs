@@ -2,12 +2,14 @@
 //!
 //! The scan takes any [`ProcessSource`] and does not know which it got. [`roots`] has the ones that need no operating system:
 //! a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a Windows kernel,
-//! and so can name its processes. [`guest`] takes whichever there is.
+//! and so can name its processes. [`guest`] takes whichever there is, and [`linux`] says what
+//! entries without P mean in the processes of Linux.
 
 mod depth;
 mod election;
 mod groups;
 pub mod guest;
+pub mod linux;
 pub mod nt;
 mod pages;
 pub mod roots;

@@ -329,7 +329,8 @@ impl<R: NotPresentResolver> Region<R> {
     ) -> Result<bool, ReadError> {
         let part = Part::Slot(seen.slot);
         let start = self.gva(abi::slot_offset(seen.slot).unwrap_or(abi::RING_OFFSET));
-        let walker = self.walker(mem);
+        // What the guest samples of the ring is read all the same: rights that are not known disqualify nothing there.
+        let walker = self.walker(mem).taking_unknown_rights();
         let mut done = 0_u64;
         while done < seen.bytes {
             if mem.is_cancelled() {

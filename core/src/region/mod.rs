@@ -97,6 +97,9 @@ pub enum Skip {
     },
     /// The guest remapped what was being read at every try.
     Moved,
+    /// The guest is sampling who uses the region's first page (NUMA balancing), so that its rights cannot be told now: try
+    /// again.
+    Sampled,
     /// The producer has published nothing yet.
     NoFrame,
     /// The latest frame was taken already.
@@ -136,6 +139,7 @@ impl fmt::Display for Skip {
             Self::Busy { seq } => write!(f, "the producer is writing (sequence number {seq} is odd)"),
             Self::Torn { seq } => write!(f, "the producer overtook every try (last sequence number {seq})"),
             Self::Moved => f.write_str("the guest remapped the region at every try"),
+            Self::Sampled => f.write_str("the guest is sampling who uses the region's first page; try again"),
             Self::NoFrame => f.write_str("the producer has published no frame yet"),
             Self::Unchanged { frame_id } => write!(f, "frame {frame_id} was taken already"),
             Self::Older { frame_id, last } => {
@@ -323,7 +327,13 @@ impl<R: NotPresentResolver> Region<R> {
         for _ in 0..tries {
             let page = match &self.page {
                 Some(page) => page.gpa,
-                None => self.walk_to_page(mem)?,
+                None => match self.walk_to_page(mem) {
+                    Ok(page) => page,
+                    Err(ReadError { error: WalkError::RightsUnknown { .. }, .. }) => {
+                        return Ok(Sample::Skip(Skip::Sampled));
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             let got = snapshot.take(self, mem, page);
             if !self.is_still_at(mem, page) {
