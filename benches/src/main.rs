@@ -1,6 +1,7 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
-//! `--quick` takes fewer rounds; `frames`, `small`, `scans`, `windows` run that part only.
+//! `--quick` takes fewer rounds; `frames`, `small`, `scans`, `windows` run that part only, and of the frames `cold`, `written`,
+//! `warm`, `1080p`, `4K` those alone.
 #![deny(unsafe_code)]
 
 mod frames;
@@ -27,10 +28,11 @@ fn main() {
     if !["frames", "small", "scans"].into_iter().any(wanted) {
         return windows::run(quick);
     }
+    println!("processor: {}", measure::processor());
     let image = image::build(4 << 30, wanted("scans") || wanted("small"));
     println!("image built in {:.0} s", start.elapsed().as_secs_f64());
     if wanted("frames") {
-        frames::run(&image, &mut goals, quick);
+        frames::run(&image, &mut goals, quick, &has);
     }
     if wanted("small") {
         small::run(&image, &mut goals, quick);

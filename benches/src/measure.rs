@@ -32,9 +32,32 @@ impl Medians {
 
 /// Runs `rounds` rounds; in each, every variant once, in an order that changes, with one untimed call before `calls`
 /// timed ones. The argument of a call counts the calls of all variants: what one has read is not the next one's warm source.
-pub(crate) fn interleave(rounds: usize, calls: usize, mut variants: Vec<Variant<'_>>) -> Medians {
+pub(crate) fn interleave(rounds: usize, calls: usize, variants: Vec<Variant<'_>>) -> Medians {
+    let variants = variants.into_iter().map(|(name, mut call)| {
+        let both: Timed<'_> = Box::new(move |nth| {
+            let start = Instant::now();
+            call(nth);
+            [start.elapsed().as_nanos() as f64, f64::NAN]
+        });
+        (name, both)
+    });
+    let [medians, _] = interleave_timed(rounds, calls, variants.collect(), &mut |_| {});
+    medians
+}
+
+/// A variant that takes its own times: what it does, and that with what its consumer does, in nanoseconds.
+pub(crate) type Timed<'v> = Box<dyn FnMut(usize) -> [f64; 2] + 'v>;
+
+/// As [`interleave`], with two times a call, and `prepare` before every call, untimed.
+pub(crate) fn interleave_timed(
+    rounds: usize,
+    calls: usize,
+    mut variants: Vec<(&'static str, Timed<'_>)>,
+    prepare: &mut dyn FnMut(usize),
+) -> [Medians; 2] {
     let count = variants.len();
-    let mut samples = vec![Vec::with_capacity(rounds * calls); count];
+    let mut samples =
+        [vec![Vec::with_capacity(rounds * calls); count], vec![Vec::with_capacity(rounds * calls); count]];
     let mut nth = 0;
     let mut order: Vec<usize> = (0..count).collect();
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -44,17 +67,20 @@ pub(crate) fn interleave(rounds: usize, calls: usize, mut variants: Vec<Variant<
         }
         for &index in &order {
             for call in 0..=calls {
-                let start = Instant::now();
-                (variants[index].1)(nth);
-                let took = start.elapsed().as_nanos() as f64;
+                prepare(nth);
+                let took = (variants[index].1)(nth);
                 nth += 1;
                 if call > 0 {
-                    samples[index].push(took);
+                    for (samples, took) in samples.iter_mut().zip(took) {
+                        samples[index].push(took);
+                    }
                 }
             }
         }
     }
-    Medians(variants.iter().zip(&mut samples).map(|((name, _), all)| (*name, median(all))).collect())
+    samples.map(|mut samples| {
+        Medians(variants.iter().zip(&mut samples).map(|((name, _), all)| (*name, median(all))).collect())
+    })
 }
 
 /// The middle of some samples.
@@ -100,6 +126,27 @@ impl Goals {
             println!("missed: {missed}");
         }
     }
+}
+
+/// What the processor is called, and what it has of cache.
+pub(crate) fn processor() -> String {
+    let all = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |key: &str| {
+        let mut pairs = all.lines().filter_map(|line| line.split_once(':'));
+        pairs.find(|(name, _)| name.trim() == key).map_or("?", |(_, value)| value.trim()).to_owned()
+    };
+    let cache = |index: u32| {
+        let size = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size"));
+        size.map_or("?".to_owned(), |size| size.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let (name, family, model) = (line("model name"), line("cpu family"), line("model"));
+    format!(
+        "{name}, family {family}, model {model}, {cores} processors, L1 {}, L2 {}, L3 {}",
+        cache(0),
+        cache(2),
+        cache(3)
+    )
 }
 
 /// Prints medians in milliseconds, each with its ratio to the row `base`.

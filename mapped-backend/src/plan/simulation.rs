@@ -60,13 +60,16 @@ fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, cal
     excess
 }
 
+/// Machines that are drawn.
+const ROUNDS: usize = 60;
+
 const SHAPES: [(u64, u64); 5] =
     [(8_294_400, 2 << 20), (8_294_400, 8_294_400), (33_177_600, 2 << 20), (33_177_600, 33_177_600), (1 << 20, 1 << 20)];
 
 #[test]
 fn a_hundred_frames_cost_five_percent_and_later_ones_one() {
     let mut rng = Rng::new(3);
-    for _ in 0..300 {
+    for _ in 0..ROUNDS {
         for (frame, call) in SHAPES {
             for reads in [false, true] {
                 let methods = 2 + rng.below(Method::ALL.len() as u64 - 3) as usize;
@@ -88,7 +91,7 @@ fn a_hundred_frames_cost_five_percent_and_later_ones_one() {
 #[test]
 fn what_is_chosen_under_noise_is_close_to_the_best() {
     let mut rng = Rng::new(5);
-    for _ in 0..200 {
+    for _ in 0..ROUNDS / 2 {
         let (frame, call) = SHAPES[rng.below(5) as usize];
         let machine = Machine::draw(&mut rng, 12, 8);
         let record = Record::new(0);
