@@ -137,18 +137,27 @@ pub(crate) struct SmallGuest {
 }
 
 impl SmallGuest {
-    /// Builds the guest number `nth`; its file has no name any more when this returns.
-    pub(crate) fn build(nth: usize) -> Self {
+    /// Builds the guest number `nth`, with 1 MiB of RAM and a frame of `width` by `height` pixels in pages that lie in no order; its
+    /// file has no name any more when this returns.
+    pub(crate) fn build(nth: usize, width: u32, height: u32) -> Self {
         let path = PathBuf::from(format!("/dev/shm/vgpu-bench-{}-{nth}.ram", std::process::id()));
         let writer = Writer::create(&path, 1 << 20).expect("the RAM file");
-        let tables = (1..64).map(|frame| frame * PAGE).collect();
-        let mut builder = Builder { writer, seed: 42, tables, data: Vec::new(), kernel: Vec::new() };
+        let mut builder = Builder { writer, seed: 42, tables: Vec::new(), data: Vec::new(), kernel: Vec::new() };
+        builder.tables = (1..256).map(|frame| frame * PAGE).collect();
+        shuffle(&mut builder.seed, &mut builder.tables);
         let (root, base) = (builder.space(), 1 << 40);
-        let (producer, control, pixels) = (builder.zeroed(), builder.zeroed(), builder.zeroed());
-        for (offset, page) in [(0, producer), (PAGE, control), (abi::RING_OFFSET, pixels)] {
+        let (producer, control) = (builder.zeroed(), builder.zeroed());
+        for (offset, page) in [(0, producer), (PAGE, control)] {
             builder.map(root, base + offset, page, USER_RW, false);
         }
-        builder.publish(producer, control, FrameMeta { width: 32, height: 32, timestamp_ns: 1 });
+        for offset in (0..u64::from(width * height * 4)).step_by(PAGE as usize) {
+            let pixels = builder.zeroed();
+            for word in (pixels..pixels + PAGE).step_by(8) {
+                builder.writer.store_u64(word, word ^ (word << 21));
+            }
+            builder.map(root, base + abi::RING_OFFSET + offset, pixels, USER_RW, false);
+        }
+        builder.publish(producer, control, FrameMeta { width, height, timestamp_ns: 1 });
         let ram = GuestRam::open_flat(&path).expect("the RAM file maps");
         let _ = std::fs::remove_file(&path);
         Self { ram, region: Region::new(AddressSpace::new(Cr3::new(root)), Gva::new(base)) }

@@ -1,14 +1,17 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
-//! `--quick` takes fewer rounds; `frames`, `small`, `scans`, `windows` run that part only, and of the frames `cold`, `written`,
+//! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows` run that part only, and of the frames `cold`, `written`,
 //! `warm`, `1080p`, `4K` those alone.
 #![deny(unsafe_code)]
 
+mod counts;
 mod frames;
 mod image;
 mod measure;
 mod raw;
+mod scale;
 mod scans;
+mod sinks;
 mod small;
 mod windows;
 
@@ -17,16 +20,24 @@ fn main() {
     if let [command, operation, times] = arguments.as_slice()
         && command == "count"
     {
-        return small::count(operation, times.parse().expect("a number of times"));
+        return counts::count(operation, times.parse().expect("a number of times"));
     }
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let quick = has("--quick");
-    let parts = ["frames", "small", "scans", "windows"];
+    let parts = ["frames", "sinks", "small", "scale", "scans", "windows"];
     let wanted = |part: &str| has(part) || !parts.iter().any(|part| has(part));
     let start = std::time::Instant::now();
     let mut goals = measure::Goals::new();
-    if !["frames", "small", "scans"].into_iter().any(wanted) {
-        return windows::run(quick);
+    if !["frames", "sinks", "small", "scans"].into_iter().any(wanted) {
+        // What needs no large guest.
+        println!("processor: {}", measure::processor());
+        if wanted("scale") {
+            scale::run(&mut goals, quick);
+        }
+        if wanted("windows") {
+            windows::run(quick);
+        }
+        return goals.sum_up();
     }
     println!("processor: {}", measure::processor());
     let image = image::build(4 << 30, wanted("scans") || wanted("small"));
@@ -34,8 +45,14 @@ fn main() {
     if wanted("frames") {
         frames::run(&image, &mut goals, quick, &has);
     }
+    if wanted("sinks") {
+        sinks::run(&image, &mut goals, quick);
+    }
     if wanted("small") {
         small::run(&image, &mut goals, quick);
+    }
+    if wanted("scale") {
+        scale::run(&mut goals, quick);
     }
     if wanted("scans") {
         scans::run(&image, &mut goals, quick);

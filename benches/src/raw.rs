@@ -10,9 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use core::arch::x86_64::{
-    __m128i, _MM_HINT_NTA, _mm_clflush, _mm_loadu_si128, _mm_mfence, _mm_prefetch, _mm_sfence, _mm_stream_si128,
-};
+use core::arch::x86_64::{_mm_clflush, _mm_mfence};
 use memflow::architecture::x86::x64;
 use memflow::connector::MappedPhysicalMemory;
 use memflow::mem::MemoryMap;
@@ -139,26 +137,6 @@ pub(crate) fn memcpy_pieces(pieces: &[*const u8], step: usize, dst: &mut [u8]) {
         // SAFETY: a piece has `step` mapped bytes, and `to` is at most as long.
         unsafe { core::ptr::copy_nonoverlapping(*piece, to.as_mut_ptr(), to.len()) };
     }
-}
-
-/// The fastest way that was found to copy bytes that lie together out of cold memory past the caches: in 16-byte registers, the
-/// line a page ahead asked for. With a known pointer, and no check of anything.
-pub(crate) fn streamed(src: *const u8, dst: &mut [u8]) {
-    assert!((dst.as_ptr() as usize | dst.len()).is_multiple_of(64), "whole lines");
-    for at in (0..dst.len()).step_by(64) {
-        let (from, to) = (src.wrapping_add(at), dst.as_mut_ptr().wrapping_add(at));
-        // SAFETY: a prefetch cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_NTA>(from.wrapping_add(4096).cast()) };
-        for within in (0..64).step_by(16) {
-            let (from, to) = (from.wrapping_add(within).cast::<__m128i>(), to.wrapping_add(within).cast::<__m128i>());
-            // SAFETY: the caller gives a source of as many mapped bytes as `dst` has.
-            let piece = unsafe { _mm_loadu_si128(from) };
-            // SAFETY: `to` is aligned and inside of `dst`.
-            unsafe { _mm_stream_si128(to, piece) };
-        }
-    }
-    // SAFETY: a fence.
-    unsafe { _mm_sfence() };
 }
 
 /// Reads `len` bytes once, as fast as a sum can.

@@ -1,6 +1,5 @@
 //! Translations, snapshots and polls: what costs nanoseconds.
 
-use core::cell::RefCell;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -10,11 +9,11 @@ use memflow::mem::{MemoryView, VirtualDma, VirtualTranslate};
 use memflow::types::Address;
 use vgpu_perception::abi::producer;
 use vgpu_perception::region::{FrameScratch, Sample, Skip};
-use vgpu_perception::{AddressSpace, Cr3, Gva, NextUse, PageWalker, Region};
+use vgpu_perception::{AddressSpace, Cr3, Gva, NextUse, PageWalker};
 use vgpu_perception_mapped::GuestRam;
 use vgpu_perception_producer::RegionWrite;
 
-use crate::image::{Image, Layout, Pages, Ring, SmallGuest};
+use crate::image::{Image, Layout, Pages, Ring};
 use crate::measure::{Goals, Medians, Variant, below, interleave, median, print_ns};
 use crate::raw::{Writer, flush, memflow_translator, offset_translate};
 
@@ -305,79 +304,9 @@ fn snapshot(image: &Image, goals: &mut Goals, rounds: usize) {
     goals.at_most("unchanged poll / cursor", quiet.of(POLL) / quiet.of(CURSOR), 1.5);
 }
 
-/// Many guests, one thread: a poll is a cursor and a frame that is not new.
-fn scale(rounds: usize) {
-    let mut guests: Vec<SmallGuest> = (0..64).map(SmallGuest::build).collect();
-    let scratch = RefCell::new(FrameScratch::new());
-    let dst = RefCell::new(vec![0_u8; 4096]);
-    for guest in &mut guests {
-        let taken =
-            guest.region.sample_frame(&guest.ram, &mut scratch.borrow_mut(), &mut dst.borrow_mut(), NextUse::Unknown);
-        assert!(matches!(taken, Ok(Sample::Fresh(_))), "the frame is there");
-    }
-    println!("\n## Guests watched by one thread, ns a guest and poll (a cursor, and a frame that is not new)\n");
-    for count in [1, 8, 64] {
-        let guests = RefCell::new(&mut guests[..count]);
-        let poll: Vec<Variant<'_>> = vec![(
-            "poll",
-            Box::new(|_| {
-                for guest in guests.borrow_mut().iter_mut() {
-                    let _ = black_box(guest.region.read_cursor(&guest.ram));
-                    let _ = black_box(guest.region.sample_frame(
-                        &guest.ram,
-                        &mut scratch.borrow_mut(),
-                        &mut dst.borrow_mut(),
-                        NextUse::Unknown,
-                    ));
-                }
-            }),
-        )];
-        let each = interleave(rounds * 40, 3, poll).of("poll") / count as f64;
-        println!("figure: {count:>2} guests: {each:.1} ns each");
-    }
-    println!(
-        "figure: bytes a guest: Region {}, GuestRam {} (and its mapping); bytes a thread: FrameScratch {}",
-        size_of::<Region>(),
-        size_of::<GuestRam>(),
-        size_of::<FrameScratch>()
-    );
-}
-
 /// Measures and prints everything that is small.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool) {
     let rounds = if quick { 10 } else { 60 };
     translate(image, goals, rounds);
     snapshot(image, goals, rounds);
-    scale(rounds);
-}
-
-/// Does one operation `times` times on a small guest: for a simulator that counts instructions.
-pub(crate) fn count(operation: &str, times: usize) {
-    let mut guest = SmallGuest::build(0);
-    let mut scratch = FrameScratch::new();
-    let mut dst = vec![0_u8; 4096];
-    let taken = guest.region.sample_frame(&guest.ram, &mut scratch, &mut dst, NextUse::Unknown);
-    assert!(matches!(taken, Ok(Sample::Fresh(_))), "the frame is there");
-    let walker = PageWalker::new(&guest.ram, *guest.region.space());
-    let base = guest.region.base();
-    for _ in 0..times {
-        match operation {
-            "translate" => {
-                let _ = black_box(walker.translate(black_box(base)));
-            }
-            "cursor" => {
-                black_box(&guest.region.read_cursor(black_box(&guest.ram)));
-            }
-            "geometry" => {
-                black_box(&guest.region.read_geometry(black_box(&guest.ram)));
-            }
-            "status" => {
-                black_box(&guest.region.read_status(black_box(&guest.ram)));
-            }
-            "poll" => {
-                black_box(&guest.region.sample_frame(&guest.ram, &mut scratch, &mut dst, NextUse::Unknown));
-            }
-            other => panic!("no operation {other}: translate, cursor, geometry, status, poll"),
-        }
-    }
 }

@@ -235,6 +235,9 @@ impl GuestRam {
         self.space.view(window)
     }
 
+    /// Bytes that are kept of what copies of a guest were measured to take, beside this value: they are allocated when it is made.
+    pub const MEASURED_BYTES: usize = crate::plan::Chooser::BYTES;
+
     /// What copies of this guest were measured to take so far: to be saved, and given to [`calibrate`](Self::calibrate) when
     /// the program runs again.
     #[must_use]

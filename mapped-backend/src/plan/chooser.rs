@@ -88,6 +88,9 @@ pub(crate) struct Copying<'c> {
 }
 
 impl Chooser {
+    /// Bytes of the records.
+    pub(crate) const BYTES: usize = Class::COUNT * size_of::<Record>();
+
     pub(crate) fn new(cpu: Cpu) -> Self {
         let usable = candidates(cpu).fold(0, |mask, method| mask | 1 << method.number());
         Self { records: Class::all().map(|class| Record::new(class.guess(cpu).number())).collect(), usable }

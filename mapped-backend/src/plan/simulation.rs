@@ -61,7 +61,7 @@ fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, cal
 }
 
 /// Machines that are drawn.
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 40;
 
 const SHAPES: [(u64, u64); 5] =
     [(8_294_400, 2 << 20), (8_294_400, 8_294_400), (33_177_600, 2 << 20), (33_177_600, 33_177_600), (1 << 20, 1 << 20)];

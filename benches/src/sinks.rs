@@ -1,0 +1,160 @@
+//! What is made of a frame while it is read, beside "copy it, then do the same": the same libraries on the same frames.
+
+use core::cell::RefCell;
+use core::hint::black_box;
+use std::time::Instant;
+
+use fast_image_resize::images::{Image as Picture, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use vgpu_perception::region::{FrameScratch, FrameSink};
+use vgpu_perception::{NextUse, Region};
+use vgpu_perception_mapped::{GuestRam, Populate};
+use vgpu_perception_sinks::{Colors, Damage, Digest, Nv12, Refusal, Thumbnail};
+use yuv::{BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvRange, YuvStandardMatrix, bgra_to_yuv_nv12};
+
+use crate::image::{Image, Layout, Ring};
+use crate::measure::{Goals, Timed, interleave_timed, print_ms};
+use crate::raw::flush_pieces;
+
+const WIDTH: u32 = 1920;
+const HEIGHT: u32 = 1080;
+/// Of the two things that are compared, the copy alone.
+const COPY: &str = "ours: sample_frame, ReadSoon";
+const COPY_NV12: &str = "copy, then yuv to NV12";
+const NV12: &str = "sink: Nv12";
+const COPY_THUMBNAIL: &str = "copy, then fast_image_resize to 1/8";
+const THUMBNAIL: &str = "sink: Thumbnail, 1/8";
+const COPY_COMPARE: &str = "copy, then compare tiles with the last copy";
+const DAMAGE: &str = "sink: Damage";
+const DIGEST: &str = "sink: Digest";
+const BOTH: &str = "sinks: Nv12 and Damage in one pass";
+
+fn nv12(frame: &[u8], luma: &mut [u8], chroma: &mut [u8]) {
+    let mut image = YuvBiPlanarImageMut {
+        y_plane: BufferStoreMut::Borrowed(luma),
+        y_stride: WIDTH,
+        uv_plane: BufferStoreMut::Borrowed(chroma),
+        uv_stride: WIDTH,
+        width: WIDTH,
+        height: HEIGHT,
+    };
+    let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt709);
+    bgra_to_yuv_nv12(&mut image, frame, WIDTH * 4, range, matrix, YuvConversionMode::Balanced)
+        .expect("planes that fit");
+}
+
+fn thumbnail(resizer: &mut Resizer, frame: &[u8], small: &mut [u8]) {
+    let source = ImageRef::new(WIDTH, HEIGHT, frame, PixelType::U8x4).expect("a frame");
+    let mut picture = Picture::from_slice_u8(WIDTH / 8, HEIGHT / 8, small, PixelType::U8x4).expect("a picture");
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Box)).use_alpha(false);
+    resizer.resize(&source, &mut picture, &options).expect("a picture that is made smaller");
+}
+
+/// Tiles of 64 × 64 pixels in which two frames differ.
+fn compare(new: &[u8], last: &[u8]) -> usize {
+    let row = WIDTH as usize * 4;
+    let columns = WIDTH.div_ceil(64) as usize;
+    let mut changed = vec![false; columns * HEIGHT.div_ceil(64) as usize];
+    for (y, (new, last)) in new.chunks(row).zip(last.chunks(row)).enumerate() {
+        for (x, (new, last)) in new.chunks(256).zip(last.chunks(256)).enumerate() {
+            changed[y / 64 * columns + x] |= new != last;
+        }
+    }
+    changed.iter().filter(|changed| **changed).count()
+}
+
+fn stream<S: FrameSink<Refusal = Refusal>>(ram: &GuestRam, region: &Region, block: &mut [u8], sink: &mut S) {
+    let mut region = *region;
+    let taken = region.stream_frame(ram, &mut FrameScratch::new(), block, sink).expect("the frame is there");
+    assert!(taken.fresh().is_some(), "the frame is fresh");
+}
+
+fn timed<'v>(mut call: impl FnMut(usize) + 'v) -> Timed<'v> {
+    Box::new(move |nth| {
+        let start = Instant::now();
+        call(nth);
+        [start.elapsed().as_nanos() as f64, f64::NAN]
+    })
+}
+
+fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians {
+    let ram = GuestRam::open_flat(image.path()).expect("the RAM file maps");
+    ram.populate(Populate::Read).expect("the RAM file populates");
+    let (ram, count) = (&ram, ring.slots.len());
+    let (width, height) = (WIDTH as usize, HEIGHT as usize);
+    let frames = RefCell::new((vec![0_u8; ring.bytes], vec![0_u8; ring.bytes]));
+    let planes = RefCell::new((vec![0_u8; width * height], vec![0_u8; width * height / 2]));
+    let small = RefCell::new((Resizer::new(), vec![0_u8; width / 8 * (height / 8) * 4]));
+    let block = RefCell::new(vec![0_u8; 64 << 10]);
+    let scratch = RefCell::new(FrameScratch::new());
+    let copy = |nth: usize, dst: &mut [u8]| {
+        let mut region = ring.slots[nth % count].region;
+        let taken = region.sample_frame(ram, &mut scratch.borrow_mut(), dst, NextUse::ReadSoon);
+        assert!(taken.expect("the frame is there").fresh().is_some(), "the frame is fresh");
+    };
+    let slot = |nth: usize| &ring.slots[nth % count].region;
+    let (mut to_nv12, mut to_small) = (Nv12::new(Colors::default()), Thumbnail::new(8).expect("a factor"));
+    let (mut damage, mut digest) = (Damage::new(3), Digest::new(3));
+    let mut both = (Nv12::new(Colors::default()), Damage::new(3));
+    let variants = vec![
+        (COPY, timed(|nth| copy(nth, &mut frames.borrow_mut().0))),
+        (
+            COPY_NV12,
+            timed(|nth| {
+                let (frame, _) = &mut *frames.borrow_mut();
+                copy(nth, frame);
+                let (luma, chroma) = &mut *planes.borrow_mut();
+                nv12(frame, luma, chroma);
+            }),
+        ),
+        (NV12, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut to_nv12))),
+        (
+            COPY_THUMBNAIL,
+            timed(|nth| {
+                let (frame, _) = &mut *frames.borrow_mut();
+                copy(nth, frame);
+                let (resizer, small) = &mut *small.borrow_mut();
+                thumbnail(resizer, frame, small);
+            }),
+        ),
+        (THUMBNAIL, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut to_small))),
+        (
+            COPY_COMPARE,
+            timed(|nth| {
+                let (frame, last) = &mut *frames.borrow_mut();
+                copy(nth, frame);
+                black_box(compare(frame, last));
+                core::mem::swap(frame, last);
+            }),
+        ),
+        (DAMAGE, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut damage))),
+        (DIGEST, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut digest))),
+        (BOTH, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut both))),
+    ];
+    let pieces: Vec<Vec<*const u8>> =
+        ring.slots.iter().map(|slot| slot.pages.iter().map(|page| image.host.at(*page)).collect()).collect();
+    let mut prepare = |nth: usize| flush_pieces(&pieces[nth % count], 4096);
+    let mut settling = vec![0_u8; ring.bytes];
+    for nth in 0..40 {
+        prepare(nth);
+        copy(nth, &mut settling);
+    }
+    let [medians, _] = interleave_timed(rounds, 2, variants, &mut prepare);
+    medians
+}
+
+/// Measures and prints everything about sinks.
+pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool) {
+    let rounds = if quick { 6 } else { 30 };
+    let columns = Layout::ALL.map(|layout| (layout.name(), column(image, image.ring(layout, false), rounds)));
+    let shown: Vec<_> = columns.iter().map(|(name, medians)| (*name, medians)).collect();
+    print_ms("1080p frame, cold, less than a copy", COPY, &shown);
+    println!();
+    for (layout, medians) in &columns {
+        for (ours, theirs, bound) in
+            [(NV12, COPY_NV12, 0.75), (THUMBNAIL, COPY_THUMBNAIL, 0.5), (DAMAGE, COPY_COMPARE, 0.6)]
+        {
+            goals.at_most(&format!("{layout}: {ours} / {theirs}"), medians.of(ours) / medians.of(theirs), bound);
+        }
+    }
+}
