@@ -1,9 +1,10 @@
-//! Whole frames: limits, peers, every bare copy method, ours; four layouts, two sizes, three states of the caches, with and
-//! without a consumer.
+//! Whole frames: limits, peers, every bare copy method, ours; four layouts, two sizes, three states of the caches, with
+//! and without a consumer.
 //!
-//! *Cold*: every line of the frame was flushed from all caches just before. *Just written*: another core has written every word of
-//! it just before, as a guest's does. *Warm*: this core has just read it. The yardstick of a column is the best bare method of
-//! that column, in the same run: `read_runs` with known runs and a fixed method, which translates nothing and checks nothing.
+//! *Cold*: every line of the frame was flushed from all caches just before. *Just written*: another core has written
+//! every word of it just before, as a guest's does. *Warm*: this core has just read it. The yardstick of a column is
+//! the best bare method of that column, in the same run: `read_runs` with known runs and a fixed method, which
+//! translates nothing and checks nothing.
 
 use core::cell::RefCell;
 use std::sync::mpsc;
@@ -172,7 +173,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         memflow::architecture::x86::x64::ARCH,
         memflow_translator(image.root),
     ));
-    // One destination for all, so that no variant has a warmer one. It begins at a page, as a buffer that is mapped or shared does.
+    // One destination for all, so that no variant has a warmer one. It begins at a page, as a buffer that is mapped or
+    // shared does.
     let mut buffer = vec![0_u8; bytes + PAGE];
     let skip = buffer.as_ptr().align_offset(PAGE);
     let dst = RefCell::new(&mut buffer[skip..skip + bytes]);

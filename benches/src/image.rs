@@ -1,7 +1,8 @@
 //! The guest: 4 GiB of random bytes with real page tables in them, in a file in memory.
 //!
 //! One process holds regions in four layouts: the frames of each pass the caches when they are cycled. Two sets of 64
-//! processes are there to be scanned, S1 typical and S2 adversarial, 256 MiB each, their frames shared about four times.
+//! processes are there to be scanned, S1 typical and S2 adversarial, 256 MiB each, their frames shared about four
+//! times.
 
 use std::path::{Path, PathBuf};
 
@@ -137,8 +138,8 @@ pub(crate) struct SmallGuest {
 }
 
 impl SmallGuest {
-    /// Builds the guest number `nth`, with 1 MiB of RAM and a frame of `width` by `height` pixels in pages that lie in no order; its
-    /// file has no name any more when this returns.
+    /// Builds the guest number `nth`, with 1 MiB of RAM and a frame of `width` by `height` pixels in pages that lie in
+    /// no order; its file has no name any more when this returns.
     pub(crate) fn build(nth: usize, width: u32, height: u32) -> Self {
         let path = PathBuf::from(format!("/dev/shm/vgpu-bench-{}-{nth}.ram", std::process::id()));
         let writer = Writer::create(&path, 1 << 20).expect("the RAM file");

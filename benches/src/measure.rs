@@ -31,7 +31,8 @@ impl Medians {
 }
 
 /// Runs `rounds` rounds; in each, every variant once, in an order that changes, with one untimed call before `calls`
-/// timed ones. The argument of a call counts the calls of all variants: what one has read is not the next one's warm source.
+/// timed ones. The argument of a call counts the calls of all variants: what one has read is not the next one's warm
+/// source.
 pub(crate) fn interleave(rounds: usize, calls: usize, variants: Vec<Variant<'_>>) -> Medians {
     let variants = variants.into_iter().map(|(name, mut call)| {
         let both: Timed<'_> = Box::new(move |nth| {

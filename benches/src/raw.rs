@@ -1,7 +1,7 @@
 //! The one module with `unsafe`: the writable mapping that plays the guest, and the bare copies that are the limits.
 //!
-//! Nothing here may be held against the library: these functions read a mapping that no guest writes while they run, with
-//! known pointers and no checks, because that is what a limit is.
+//! Nothing here may be held against the library: these functions read a mapping that no guest writes while they run,
+//! with known pointers and no checks, because that is what a limit is.
 
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
@@ -97,9 +97,11 @@ impl Host {
     /// `x86_64`'s page table over this memory.
     pub(crate) fn offset_table(&self, root: u64) -> OffsetPageTable<'static> {
         let table = self.at(root).cast_mut().cast::<PageTable>();
-        // SAFETY: the table stays mapped to the end of the program; only translations are asked for, which do not write.
+        // SAFETY: the table stays mapped to the end of the program; only translations are asked for, which do not
+        // write.
         let table = unsafe { &mut *table };
-        // SAFETY: all of the guest's physical memory lies from `base` on, and `root` is a table of the benchmark's making.
+        // SAFETY: all of the guest's physical memory lies from `base` on, and `root` is a table of the benchmark's
+        // making.
         unsafe { OffsetPageTable::new(table, VirtAddr::new(self.base as u64)) }
     }
 
@@ -161,8 +163,8 @@ pub(crate) fn consume(bytes: &[u8]) -> u64 {
 pub(crate) fn flush_pieces(pieces: &[*const u8], len: usize) {
     for piece in pieces {
         for line in (0..len).step_by(64) {
-            // SAFETY: the instruction, which every processor with the one that `flush` uses and AVX2 has, changes no bytes; the
-            // line is mapped.
+            // SAFETY: the instruction, which every processor with the one that `flush` uses and AVX2 has, changes no
+            // bytes; the line is mapped.
             unsafe {
                 core::arch::asm!("clflushopt [{at}]", at = in(reg) piece.wrapping_add(line), options(nostack, preserves_flags));
             }

@@ -1,5 +1,5 @@
-//! The record of copy methods as the mapped backend ships it, under the checker's atomics: threads that copy frames of one
-//! guest share it without a lock.
+//! The record of copy methods as the mapped backend ships it, under the checker's atomics: threads that copy frames of
+//! one guest share it without a lock.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -18,8 +18,8 @@ mod record;
 const WANTED: Wanted = Wanted { usable: 0b11, left: 1 << 20, frame: 1 << 20, reads: false };
 /// Sixteenths of a picosecond a byte: the second method is a tenth slower.
 const RATES: [u16; 2] = [1000, 1100];
-/// Bytes that have to be copied before one trial of it may begin: its excess is a tenth of 128 KiB, and one byte in 250 is
-/// given to trials.
+/// Bytes that have to be copied before one trial of it may begin: its excess is a tenth of 128 KiB, and one byte in 250
+/// is given to trials.
 const ONE_TRIAL: u64 = (128 << 10) / 10 * 250;
 
 fn measured() -> Record {
@@ -51,7 +51,8 @@ pub fn credit_is_spent_once(outcomes: &Outcomes) {
     outcomes.note(format_args!("{} tries", if first { "first" } else { "second" }));
 }
 
-/// Two threads take in a sample each: nothing but what was measured is ever in the record, and a usable method is in use.
+/// Two threads take in a sample each: nothing but what was measured is ever in the record, and a usable method is in
+/// use.
 ///
 /// # Panics
 /// Where a rate appears that nobody measured, or a method that may not be used.

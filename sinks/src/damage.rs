@@ -26,9 +26,9 @@ pub struct Tile {
 
 /// The tiles of 64 × 64 pixels in which a frame differs from the last one that was read whole.
 ///
-/// Tiles are compared by a hash of 64 bits under a key. A tile that changed is missed by a chance of about 2^-64, as long as the
-/// guest does not know the key: take a random one. Frames that were missed between two reads do not matter: the frames that were
-/// read are what is compared.
+/// Tiles are compared by a hash of 64 bits under a key. A tile that changed is missed by a chance of about 2^-64, as
+/// long as the guest does not know the key: take a random one. Frames that were missed between two reads do not matter:
+/// the frames that were read are what is compared.
 #[derive(Debug)]
 pub struct Damage {
     key: Key,

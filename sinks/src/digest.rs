@@ -7,8 +7,8 @@ use crate::hash::{Key, State};
 
 /// A digest of 64 bits of a frame's pixels and size.
 ///
-/// Equal frames have equal digests under one key. Others have the same by a chance of about 2^-64 where the guest does not know
-/// the key; it is no cryptographic hash.
+/// Equal frames have equal digests under one key. Others have the same by a chance of about 2^-64 where the guest does
+/// not know the key; it is no cryptographic hash.
 #[derive(Debug)]
 pub struct Digest {
     key: Key,

@@ -1,7 +1,7 @@
 //! A fast hash with a key: four lanes, each of which takes 16 bytes by one multiplication.
 //!
-//! Equal bytes under an equal key have equal hashes. Other bytes have the same one by a chance of about 2^-64, as long as whoever
-//! chose them does not know the key. It is no cryptographic hash.
+//! Equal bytes under an equal key have equal hashes. Other bytes have the same one by a chance of about 2^-64, as long
+//! as whoever chose them does not know the key. It is no cryptographic hash.
 
 /// What was hashed so far.
 #[derive(Clone, Copy, Debug)]

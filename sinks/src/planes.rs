@@ -114,7 +114,8 @@ impl Planes {
         self.whole = true;
     }
 
-    /// The luma rows from `first` on, as many as `rows` has of `stride` bytes; the chroma rows before which ones those are.
+    /// The luma rows from `first` on, as many as `rows` has of `stride` bytes; the chroma rows before which ones those
+    /// are.
     fn place(&self, stride: u32, first: u32, rows: &[u8]) -> (u32, core::ops::Range<usize>, usize) {
         let count = rows.len() / stride.max(1) as usize;
         let (width, first) = (self.width as usize, first as usize);

@@ -8,8 +8,8 @@ use vgpu_perception::region::{FrameDesc, FrameInfo, FrameSink};
 
 use crate::Refusal;
 
-/// A frame made smaller by a whole number: each pixel is the mean of a square of the frame's. What is left over at the right and at
-/// the bottom, less than one such square, is not shown.
+/// A frame made smaller by a whole number: each pixel is the mean of a square of the frame's. What is left over at the
+/// right and at the bottom, less than one such square, is not shown.
 pub struct Thumbnail {
     factor: u32,
     resizer: Resizer,
@@ -50,8 +50,8 @@ impl Thumbnail {
         Ok(Self { factor, resizer: Resizer::new(), width: 0, height: 0, pixels: Vec::new(), whole: false })
     }
 
-    /// Width, height and pixels (four bytes each, in the frame's format, rows without gaps) of the last frame; `None` where the
-    /// last read gave none.
+    /// Width, height and pixels (four bytes each, in the frame's format, rows without gaps) of the last frame; `None`
+    /// where the last read gave none.
     #[must_use]
     pub fn picture(&self) -> Option<(u32, u32, &[u8])> {
         self.whole.then_some((self.width, self.height, self.pixels.as_slice()))

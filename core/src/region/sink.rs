@@ -13,10 +13,12 @@ const PIECE: u64 = 4096;
 const PIECES_AHEAD: usize = 2;
 const LINE: u64 = 64;
 
-/// What is made of a frame while it is read: another pixel format, a smaller picture, a digest, the places that changed.
+/// What is made of a frame while it is read: another pixel format, a smaller picture, a digest, the places that
+/// changed.
 ///
-/// A sink sees private copies of some rows at a time, never guest memory. It is handed a frame more than once where the producer
-/// overtakes the read, and parts of a frame that never was; what it made counts only if [`end`](Self::end) says so.
+/// A sink sees private copies of some rows at a time, never guest memory. It is handed a frame more than once where the
+/// producer overtakes the read, and parts of a frame that never was; what it made counts only if [`end`](Self::end)
+/// says so.
 pub trait FrameSink {
     /// Why the sink takes no frame like this.
     type Refusal;
@@ -118,11 +120,11 @@ impl<E: fmt::Debug + fmt::Display> core::error::Error for StreamError<E> {}
 const STOPPED: PhysError = PhysError::new(Gpa::new(0), PhysErrorKind::Cancelled);
 
 impl<R: NotPresentResolver> Region<R> {
-    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken. What the sink made counts only
-    /// if the result is [`Sample::Fresh`]; the sink is told.
+    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken. What the sink made
+    /// counts only if the result is [`Sample::Fresh`]; the sink is told.
     ///
-    /// `block` is the private memory that rows are copied to, as many as fit. Where it fits the first or second level of
-    /// cache, 64 KiB or so, the frame passes memory once and is never written back to it.
+    /// `block` is the private memory that rows are copied to, as many as fit. Where it fits the first or second level
+    /// of cache, 64 KiB or so, the frame passes memory once and is never written back to it.
     ///
     /// # Bound
     /// As [`sample_frame`](Self::sample_frame).

@@ -7,11 +7,12 @@ use super::chooser::{Chooser, Class};
 use super::record::METHODS;
 use super::{Cpu, Method};
 
-/// What the copies of a guest were measured to take: kept by a program from one run to the next, so that the next one begins
-/// with the best methods instead of trying them again.
+/// What the copies of a guest were measured to take: kept by a program from one run to the next, so that the next one
+/// begins with the best methods instead of trying them again.
 ///
-/// [`Display`](fmt::Display) writes it as lines of text and [`FromStr`] reads them: the processor, then a line for each class of
-/// copies with `method=picoseconds a byte`, the method in use first. What was measured on another processor is not used.
+/// [`Display`](fmt::Display) writes it as lines of text and [`FromStr`] reads them: the processor, then a line for each
+/// class of copies with `method=picoseconds a byte`, the method in use first. What was measured on another processor is
+/// not used.
 ///
 /// ```
 /// use vgpu_perception_mapped::Calibration;

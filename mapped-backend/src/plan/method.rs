@@ -99,8 +99,8 @@ impl Method {
     }
 }
 
-/// The methods that are tried. Not the plain one, which is for what is too little to prepare for, and not the bare moves: the
-/// C library's `memcpy` makes those where they are fast.
+/// The methods that are tried. Not the plain one, which is for what is too little to prepare for, and not the bare
+/// moves: the C library's `memcpy` makes those where they are fast.
 pub(crate) fn candidates(cpu: Cpu) -> impl Iterator<Item = Method> {
     let tried = Method::ALL.into_iter().filter(|method| !matches!(method, Method::Plain | Method::Moves));
     tried.filter(move |method| method.is_of_use(cpu))

@@ -1,9 +1,10 @@
 //! How to copy: what was fastest here, for copies like this one.
 //!
-//! Which method is fastest depends on the processor, on the caches that the guest's core shares with ours, on how the frame's
-//! pages lie, and on what is done with the bytes. So it is measured, on the copies that are made anyway: a [`Record`](record)
-//! for each class of copies tries the methods in its first frames, keeps the fastest, and tries the others again now and then.
-//! What is known of one machine is only the first guess. A caller that wants no choice fixes the method.
+//! Which method is fastest depends on the processor, on the caches that the guest's core shares with ours, on how the
+//! frame's pages lie, and on what is done with the bytes. So it is measured, on the copies that are made anyway: a
+//! [`Record`](record) for each class of copies tries the methods in its first frames, keeps the fastest, and tries the
+//! others again now and then. What is known of one machine is only the first guess. A caller that wants no choice fixes
+//! the method.
 
 mod atomics {
     //! The atomics of a record: those of `core`, where the model in `loom-tests` has its own.
@@ -122,7 +123,8 @@ pub(crate) fn fixed(cpu: Cpu, method: CopyMethod) -> Method {
     Method::numbered(method.0).filter(|method| method.is_of_use(cpu)).unwrap_or(Method::Plain)
 }
 
-/// The method to begin with: what was best on one machine (Zen 4), where half of the cache decides what is stored past it.
+/// The method to begin with: what was best on one machine (Zen 4), where half of the cache decides what is stored past
+/// it.
 fn guess(cpu: Cpu, long: bool, in_step: bool, total: u64, handoff: bool) -> Method {
     // Half of the cache: the source passes through it as well.
     let fits = total <= cpu.cache / 2;

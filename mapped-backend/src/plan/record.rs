@@ -1,15 +1,15 @@
 //! What is known about the methods of one class of copies, and which of them to use next.
 //!
-//! A record is a few words that several threads read and write without a lock. Every word stands for itself: a thread that
-//! sees some words old and others new, or whose sample another thread overwrites, chooses a method that is less good for one
-//! copy, never one that does not exist. The model in `loom-tests` runs this file.
+//! A record is a few words that several threads read and write without a lock. Every word stands for itself: a thread
+//! that sees some words old and others new, or whose sample another thread overwrites, chooses a method that is less
+//! good for one copy, never one that does not exist. The model in `loom-tests` runs this file.
 //!
 //! # What it costs
 //!
-//! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as many as
-//! the best method would have copied in that time. A record may spend three frames of excess before it has settled, and four
-//! thousandths of what is copied, always. A trial begins only if what it is expected to cost is left; what it did cost is
-//! what it is charged.
+//! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
+//! many as the best method would have copied in that time. A record may spend three frames of excess before it has
+//! settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is left;
+//! what it did cost is what it is charged.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
 
@@ -191,8 +191,8 @@ impl Record {
         Some(next)
     }
 
-    /// All is known for now. Where the best method has become much faster or slower than it was, the frames lie elsewhere, or
-    /// in another cache: what is known about the others is of no more use.
+    /// All is known for now. Where the best method has become much faster or slower than it was, the frames lie
+    /// elsewhere, or in another cache: what is known about the others is of no more use.
     fn settle(&self, wanted: Wanted, fastest: Rate) {
         let cap = Self::cap(wanted);
         let credit = self.credit.load(Relaxed);
@@ -288,7 +288,8 @@ impl Record {
     }
 }
 
-/// The excess of copying `bytes` at `rate` and reading them at `reading`, of which `rate` is a part, where `best` was possible.
+/// The excess of copying `bytes` at `rate` and reading them at `reading`, of which `rate` is a part, where `best` was
+/// possible.
 const fn excess(bytes: u64, rate: u64, reading: u64, best: u64) -> u64 {
     let best = if best == 0 { 1 } else { best };
     bytes.saturating_mul(rate.saturating_sub(best).saturating_add(reading)) / best
@@ -315,7 +316,8 @@ fn lowest(word: u64) -> Option<Rate> {
     (0..SAMPLES).map(|nth| sample(word, nth)).filter(|rate| *rate != 0).min()
 }
 
-/// What a method takes: the middle of its samples. Of two the lower, since a program that is interrupted only ever loses.
+/// What a method takes: the middle of its samples. Of two the lower, since a program that is interrupted only ever
+/// loses.
 fn estimate(word: u64) -> Option<Rate> {
     let mut samples: [Rate; SAMPLES as usize] = core::array::from_fn(|nth| sample(word, nth as u32));
     // Those that are missing are 0, and come first.

@@ -32,7 +32,8 @@ impl Machine {
     }
 }
 
-/// Copies a frame in calls of `call` bytes as the backend does. Gives what it took beyond the best method, in bytes of that.
+/// Copies a frame in calls of `call` bytes as the backend does. Gives what it took beyond the best method, in bytes of
+/// that.
 fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, call: u64, reads: bool) -> f64 {
     let usable = (1_u16 << machine.copy.len()) - 1;
     let best = machine.best(reads) as f64;

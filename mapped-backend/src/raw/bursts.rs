@@ -1,8 +1,8 @@
 //! `rep movsb` over sources that were prefetched.
 //!
-//! A `rep movsb` that is long enough writes lines without having read them, into the caches. It is held up by a source that
-//! is not there, though, so its lines are prefetched: into the second level a page before, and for half pages into the first
-//! just before it starts.
+//! A `rep movsb` that is long enough writes lines without having read them, into the caches. It is held up by a source
+//! that is not there, though, so its lines are prefetched: into the second level a page before, and for half pages into
+//! the first just before it starts.
 
 use core::arch::asm;
 
@@ -48,8 +48,8 @@ fn prefetch_ahead(ahead: *const u8, len: usize) {
     }
 }
 
-/// Copies `pieces` into `dst` one after the other, at most `BURST` bytes at a time and up to a multiple of `BURST` of the
-/// destination: where its lines are cut, lines are read before they are written after all. `NEAR` prefetches twice.
+/// Copies `pieces` into `dst` one after the other, at most `BURST` bytes at a time and up to a multiple of `BURST` of
+/// the destination: where its lines are cut, lines are read before they are written after all. `NEAR` prefetches twice.
 ///
 /// # Safety
 /// The bytes of every piece are mapped.

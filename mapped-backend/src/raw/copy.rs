@@ -1,8 +1,8 @@
 //! Copies out of memory that another machine writes meanwhile: by which method, and what all methods have to agree on.
 //!
-//! On x86-64 everything that loads guest memory is assembly: the compiler is told that memory is read and written and knows
-//! no more, so that no rule of the language is broken when the guest writes the same bytes at the same time. A copy may hold
-//! old and new bytes; the seqlock above tells.
+//! On x86-64 everything that loads guest memory is assembly: the compiler is told that memory is read and written and
+//! knows no more, so that no rule of the language is broken when the guest writes the same bytes at the same time. A
+//! copy may hold old and new bytes; the seqlock above tells.
 
 #[cfg(any(miri, not(target_arch = "x86_64")))]
 use super::atomic;

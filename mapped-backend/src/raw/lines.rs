@@ -24,9 +24,9 @@ pub(super) struct Line(pub(super) [u8; super::piece::LINE]);
 /// Copies one line of 64 bytes.
 ///
 /// # Safety
-/// 64 bytes at `src` are mapped; 64 bytes at `dst` are writable and the caller's alone, and `dst` is a multiple of 64 where
-/// `HOW` has [`STREAM`]. The processor has AVX2 where `HOW` has [`AVX2`] and AVX-512F where it has [`AVX512`]; whoever calls
-/// those clears the upper parts of the registers afterwards ([`finish`]).
+/// 64 bytes at `src` are mapped; 64 bytes at `dst` are writable and the caller's alone, and `dst` is a multiple of 64
+/// where `HOW` has [`STREAM`]. The processor has AVX2 where `HOW` has [`AVX2`] and AVX-512F where it has [`AVX512`];
+/// whoever calls those clears the upper parts of the registers afterwards ([`finish`]).
 #[inline(always)]
 pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
     macro_rules! four {
@@ -88,8 +88,9 @@ pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
 pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, dst: *mut u8) {
     macro_rules! eight {
         ($ask:literal, $store:literal) => {
-            // SAFETY: eight loads of 16 bytes that need no alignment and eight stores inside the 128 bytes at `dst`; the
-            // caller vouches for both, and for the alignment that non-temporal stores need. A prefetch cannot fault.
+            // SAFETY: eight loads of 16 bytes that need no alignment and eight stores inside the 128 bytes at `dst`;
+            // the caller vouches for both, and for the alignment that non-temporal stores need. A prefetch cannot
+            // fault.
             unsafe {
                 asm!(
                     concat!($ask, " [{p}]"), concat!($ask, " [{p} + 64]"),
@@ -153,7 +154,8 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
     }
 }
 
-/// Makes streamed stores visible before whatever the program does next, and leaves the registers as other code wants them.
+/// Makes streamed stores visible before whatever the program does next, and leaves the registers as other code wants
+/// them.
 #[inline]
 pub(super) fn finish<const HOW: u8>() {
     if HOW & STREAM != 0 {
@@ -161,8 +163,8 @@ pub(super) fn finish<const HOW: u8>() {
         unsafe { asm!("sfence", options(nostack, preserves_flags)) };
     }
     if HOW & (AVX2 | AVX512) != 0 {
-        // SAFETY: clears the upper parts of the vector registers, all of which the ABI lets a callee overwrite and which are
-        // declared overwritten. Code with these bits runs only where the processor has AVX.
+        // SAFETY: clears the upper parts of the vector registers, all of which the ABI lets a callee overwrite and
+        // which are declared overwritten. Code with these bits runs only where the processor has AVX.
         unsafe { asm!("vzeroupper", clobber_abi("C"), options(nostack, preserves_flags)) };
     }
 }

@@ -25,7 +25,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes of `fd`, `len` not 0.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is
+        // replaced.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { base, len, watch: None })
@@ -49,8 +50,8 @@ impl Mapping {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let start = self.base.as_ptr().wrapping_add(offset).cast::<c_void>();
-        // SAFETY: the range lies in this mapping (just checked), and the two kinds of advice that callers in this module
-        // pass (populate for reading, huge pages) change neither its bytes nor its rights.
+        // SAFETY: the range lies in this mapping (just checked), and the two kinds of advice that callers in this
+        // module pass (populate for reading, huge pages) change neither its bytes nor its rights.
         unsafe { rustix::mm::madvise(start, len, advice) }?;
         Ok(())
     }

@@ -3,10 +3,11 @@
 //! What makes the loads sound although another machine writes the bytes meanwhile:
 //!
 //! * The memory is none of Rust's: it comes from `mmap`, no Rust object lies in it, nothing here ever makes a reference
-//!   into it, and no other part of this program writes it (the mapping is read-only, and so is its file descriptor). The
-//!   language sees it only through the loads below.
-//! * Words are relaxed atomic loads; an atomic load may race with any store of the same size. Of stores of other sizes the
-//!   language says nothing; on the machines that this crate is for, an aligned load is one access whatever the stores are.
+//!   into it, and no other part of this program writes it (the mapping is read-only, and so is its file descriptor).
+//!   The language sees it only through the loads below.
+//! * Words are relaxed atomic loads; an atomic load may race with any store of the same size. Of stores of other sizes
+//!   the language says nothing; on the machines that this crate is for, an aligned load is one access whatever the
+//!   stores are.
 //! * Copies on x86-64 are assembly: the compiler knows only that memory changed, and an instruction cannot have a data
 //!   race. Elsewhere they are relaxed atomic loads.
 //! * What was loaded is bytes and integers, which have no invalid values.
@@ -49,8 +50,8 @@ pub use view::{MappedView, ViewList};
 struct Span {
     gpa: u64,
     len: u64,
-    /// Where guest physical 0 would be mapped if the segment reached that far down: adding an address of the segment to it
-    /// gives the host's. This keeps the comparison out of the way of the load.
+    /// Where guest physical 0 would be mapped if the segment reached that far down: adding an address of the segment to
+    /// it gives the host's. This keeps the comparison out of the way of the load.
     zero: *const u8,
 }
 
@@ -101,8 +102,8 @@ impl Place {
 }
 
 impl Space {
-    /// Places `segments`, ascending and disjoint, made of whole 4 KiB pages and at multiples of 8 in `maps`; `None` where one
-    /// lies outside.
+    /// Places `segments`, ascending and disjoint, made of whole 4 KiB pages and at multiples of 8 in `maps`; `None`
+    /// where one lies outside.
     pub(crate) fn new(maps: Vec<Mapping>, segments: &[Placed]) -> Option<Self> {
         let mut spans = Vec::with_capacity(segments.len());
         for segment in segments {
@@ -171,8 +172,8 @@ impl Space {
         }
     }
 
-    /// After a load of one word. What was lost reads as zeros, so that a word with a bit was there. The lowest bit is the one
-    /// to ask: it is P in a table's entry, and a walk branches on it anyway.
+    /// After a load of one word. What was lost reads as zeros, so that a word with a bit was there. The lowest bit is
+    /// the one to ask: it is P in a table's entry, and a walk branches on it anyway.
     #[inline(always)]
     fn word_there(&self, gpa: u64, word: u64) -> Result<u64, PhysError> {
         if word & 1 == 0 {
@@ -186,16 +187,17 @@ impl Space {
         self.lost.is_some_and(|lost| lost.load(Ordering::Relaxed))
     }
 
-    /// Where guest memory is low, which is where page tables are in most guests, the address goes straight into the load:
-    /// joined with the other ways it would be one step later, four times in a walk.
+    /// Where guest memory is low, which is where page tables are in most guests, the address goes straight into the
+    /// load: joined with the other ways it would be one step later, four times in a walk.
     #[inline(always)]
     pub(crate) fn load_u64(&self, gpa: u64) -> Result<u64, PhysError> {
         if gpa & 7 != 0 {
             return Err(misaligned(gpa));
         }
         let word = if gpa < self.low.len {
-            // SAFETY: the address lies in the segment, which lies inside a live mapping. Segments are whole pages of the
-            // guest and start at a multiple of 8 in the host, so a multiple of 8 is one there too and 8 bytes follow.
+            // SAFETY: the address lies in the segment, which lies inside a live mapping. Segments are whole pages of
+            // the guest and start at a multiple of 8 in the host, so a multiple of 8 is one there too and 8 bytes
+            // follow.
             unsafe { word_at(self.low.zero.wrapping_add(gpa as usize)) }
         } else {
             let Some(place) = self.find_high(gpa) else { return Err(hole(gpa)) };
@@ -227,8 +229,8 @@ impl Space {
             Some(place) if bytes <= place.room => {
                 for (index, word) in dst.iter_mut().enumerate() {
                     let at = place.host.wrapping_add(index * 8);
-                    // SAFETY: `find` gave an address in a segment, a multiple of 8 as `gpa` is; the whole of `dst` fits behind
-                    // it, so this word does.
+                    // SAFETY: `find` gave an address in a segment, a multiple of 8 as `gpa` is; the whole of `dst` fits
+                    // behind it, so this word does.
                     *word = unsafe { word_at(at) };
                 }
                 self.still_there(gpa)
@@ -294,8 +296,8 @@ impl Space {
             return Err(misaligned(gpa));
         };
         // SAFETY: the address is aligned and `size_of::<T>()` bytes behind it stay mapped for the lifetime of `&self`.
-        // Every bit pattern is a `T` (`FromBytes`), so that whatever the guest has written is one. Reads are volatile, and
-        // volatile reads of memory outside all Rust allocations have the effect of the machine's own loads.
+        // Every bit pattern is a `T` (`FromBytes`), so that whatever the guest has written is one. Reads are volatile,
+        // and volatile reads of memory outside all Rust allocations have the effect of the machine's own loads.
         let place = unsafe { VolatilePtr::new_read_only(at) };
         Ok(place.read())
     }
@@ -319,8 +321,9 @@ impl Space {
 /// `host` is a multiple of 8, and 8 bytes behind it are mapped.
 #[inline(always)]
 unsafe fn word_at(host: *const u8) -> u64 {
-    // SAFETY: the caller's own promise. The load is relaxed, which std allows on memory that is mapped read-only ("Atomic
-    // accesses to read-only memory"), and the reference that `from_ptr` gives is to an atomic and dies at once.
+    // SAFETY: the caller's own promise. The load is relaxed, which std allows on memory that is mapped read-only
+    // ("Atomic accesses to read-only memory"), and the reference that `from_ptr` gives is to an atomic and dies at
+    // once.
     u64::from_le(unsafe { AtomicU64::from_ptr(host.cast_mut().cast()) }.load(Ordering::Relaxed))
 }
 
@@ -338,8 +341,8 @@ const fn hole(gpa: u64) -> PhysError {
 #[cold]
 #[inline]
 fn not_lost(lost: &AtomicBool, gpa: u64) -> Result<(), PhysError> {
-    // The handler raises the flag before it puts zeros under the mapping: a load that saw them is followed, after this fence,
-    // by a load that sees the flag.
+    // The handler raises the flag before it puts zeros under the mapping: a load that saw them is followed, after this
+    // fence, by a load that sees the flag.
     fence(Ordering::Acquire);
     if lost.load(Ordering::Relaxed) { Err(gone(gpa)) } else { Ok(()) }
 }

@@ -53,8 +53,8 @@ impl<'p> Cursor<'p> {
         if self.left >= PAGE + LINE { self.left - PAGE } else { self.left }
     }
 
-    /// What comes a page after the next byte, in this piece or in the one after it. Only to be prefetched: where a piece is
-    /// short, or the last, nothing need be there.
+    /// What comes a page after the next byte, in this piece or in the one after it. Only to be prefetched: where a
+    /// piece is short, or the last, nothing need be there.
     #[inline(always)]
     pub(super) fn ahead(&self) -> *const u8 {
         match self.pieces.first() {

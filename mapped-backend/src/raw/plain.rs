@@ -61,10 +61,11 @@ pub(super) unsafe fn copy_by_library(pieces: &[Piece], dst: &mut [u8]) {
     let mut rest = dst;
     for piece in pieces {
         let Some((to, after)) = rest.split_at_mut_checked(piece.len) else { return };
-        // SAFETY: a call that the ABI describes: arguments in their registers, everything that a callee may change given up,
-        // the stack aligned as assembly without `nostack` finds it. It reads a piece, which is mapped, and writes `to`, which
-        // is exclusive and as long. That another machine writes the piece meanwhile is no data race of the language: to the
-        // compiler this is an instruction that changes memory, not a call of a function that it knows.
+        // SAFETY: a call that the ABI describes: arguments in their registers, everything that a callee may change
+        // given up, the stack aligned as assembly without `nostack` finds it. It reads a piece, which is mapped, and
+        // writes `to`, which is exclusive and as long. That another machine writes the piece meanwhile is no data race
+        // of the language: to the compiler this is an instruction that changes memory, not a call of a function that it
+        // knows.
         unsafe {
             asm!(
                 "call {memcpy}",
@@ -97,8 +98,8 @@ pub(super) unsafe fn copy_by_moves(pieces: &[Piece], dst: &mut [u8]) {
 /// As for [`copy`].
 #[inline(always)]
 pub(super) unsafe fn move_bytes(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: with the direction flag clear, as the ABI has it, this reads `len` bytes at `src` and writes as many at `dst`,
-    // which is what the caller vouches for.
+    // SAFETY: with the direction flag clear, as the ABI has it, this reads `len` bytes at `src` and writes as many at
+    // `dst`, which is what the caller vouches for.
     unsafe {
         asm!(
             "rep movsb",

@@ -1,9 +1,9 @@
 //! A RAM file that shrinks under its mapping: `SIGBUS`, turned into an error for those who ask for it.
 //!
-//! A load beyond the end of a mapped file raises `SIGBUS`, and a process that does not handle it dies. The handler here puts
-//! zero pages under the mapping in which the load faulted and raises a flag first, so that the load goes on and whoever made
-//! it finds the flag afterwards and reports [`PhysErrorKind::Lost`](vgpu_perception::PhysErrorKind::Lost) instead of zeros.
-//! Any other `SIGBUS` goes to the handler that was there before.
+//! A load beyond the end of a mapped file raises `SIGBUS`, and a process that does not handle it dies. The handler here
+//! puts zero pages under the mapping in which the load faulted and raises a flag first, so that the load goes on and
+//! whoever made it finds the flag afterwards and reports [`PhysErrorKind::Lost`](vgpu_perception::PhysErrorKind::Lost)
+//! instead of zeros. Any other `SIGBUS` goes to the handler that was there before.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
@@ -18,9 +18,9 @@ pub const MAX_GUARDED: usize = 1024;
 
 /// Proof that the handler of this crate is installed for `SIGBUS` in this process.
 ///
-/// Handed to [`RamOptions::guard`](crate::RamOptions::guard), it makes the loss of a RAM file an error instead of the end of
-/// the process. It is opt-in since signal handlers belong to the whole process: a program that installs its own handler for
-/// `SIGBUS` later takes this one out of service, unless it passes on what is not its own.
+/// Handed to [`RamOptions::guard`](crate::RamOptions::guard), it makes the loss of a RAM file an error instead of the
+/// end of the process. It is opt-in since signal handlers belong to the whole process: a program that installs its own
+/// handler for `SIGBUS` later takes this one out of service, unless it passes on what is not its own.
 #[derive(Clone, Copy, Debug)]
 pub struct SigbusGuard(());
 
@@ -172,8 +172,8 @@ fn rescue(address: usize) -> bool {
         leader.lost.store(true, Ordering::SeqCst);
         let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the range is a mapping that this crate made and watches. The load that faulted borrows it, so it is
-        // not unmapped meanwhile. Its bytes may change at any time, and this is one more such change. Replacing all of it in
-        // one call works for huge pages too, which could not be replaced one small page at a time.
+        // not unmapped meanwhile. Its bytes may change at any time, and this is one more such change. Replacing all of
+        // it in one call works for huge pages too, which could not be replaced one small page at a time.
         let zeros =
             unsafe { rustix::mm::mmap_anonymous(ptr::without_provenance_mut(start), len, ProtFlags::READ, flags) };
         return zeros.is_ok();
@@ -198,8 +198,8 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, faul
             }
         }
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-            // SAFETY: whoever installed this action with SA_SIGINFO gave a function of this form, and it is not one of the
-            // two special numbers.
+            // SAFETY: whoever installed this action with SA_SIGINFO gave a function of this form, and it is not one of
+            // the two special numbers.
             let handler = unsafe {
                 core::mem::transmute::<libc::sighandler_t, extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)>(
                     handler,

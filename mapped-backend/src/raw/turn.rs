@@ -1,10 +1,10 @@
 //! Cursors that copy a few cache lines in turn, so that their misses overlap.
 //!
-//! All cursors of a turn advance by the same number of bytes, so that one loop serves all. Stores are whole, aligned lines:
-//! where a piece ends inside a line, the line is stitched together in a buffer first. With every line a cursor prefetches
-//! the one that it comes to a page later, wherever that page lies: the processor's own prefetcher stops at the end of a page,
-//! and begins the next one with a miss of the translation and of the line. It is prefetched into the second level of cache:
-//! the pages that all cursors come to next do not fit the first.
+//! All cursors of a turn advance by the same number of bytes, so that one loop serves all. Stores are whole, aligned
+//! lines: where a piece ends inside a line, the line is stitched together in a buffer first. With every line a cursor
+//! prefetches the one that it comes to a page later, wherever that page lies: the processor's own prefetcher stops at
+//! the end of a page, and begins the next one with a miss of the translation and of the line. It is prefetched into the
+//! second level of cache: the pages that all cursors come to next do not fit the first.
 //!
 //! [`apart`] cuts the buffer into as many parts as there are cursors. [`abreast`] gives each cursor one page of as many
 //! neighbours, and prefetches their next neighbours: the stores of all stay close together.
@@ -14,8 +14,8 @@ use super::piece::{Cursor, LINE, PAGE, Piece};
 use super::plain::take;
 use crate::plan::Cpu;
 
-/// Copies `pieces` into `dst` with `CURSORS` cursors, each in a part of the buffer that is a number of whole pages, `TURN`
-/// bytes at a time. One cursor copies piece by piece.
+/// Copies `pieces` into `dst` with `CURSORS` cursors, each in a part of the buffer that is a number of whole pages,
+/// `TURN` bytes at a time. One cursor copies piece by piece.
 ///
 /// # Safety
 /// The bytes of every piece are mapped; the processor has the registers that `HOW` asks for.
@@ -108,12 +108,12 @@ unsafe fn finish_rest<const HOW: u8, const TURN: usize>(mut at: Cursor<'_>, cpu:
     finish::<HOW>();
 }
 
-/// Copies `part` bytes, a multiple of a line, for each cursor, to `dst` and every `part` bytes after it. `ahead` is what to
-/// prefetch while the cursors start; without it each prefetches what it comes to a page later.
+/// Copies `part` bytes, a multiple of a line, for each cursor, to `dst` and every `part` bytes after it. `ahead` is
+/// what to prefetch while the cursors start; without it each prefetches what it comes to a page later.
 ///
 /// # Safety
-/// `cursors.len() * part` bytes at `dst` are writable and this call's alone, `dst` and `part` are multiples of a line, and
-/// every cursor has `part` mapped bytes before it. The rest is as for [`fn@line`].
+/// `cursors.len() * part` bytes at `dst` are writable and this call's alone, `dst` and `part` are multiples of a line,
+/// and every cursor has `part` mapped bytes before it. The rest is as for [`fn@line`].
 #[inline(always)]
 unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
     cpu: Cpu,

@@ -14,8 +14,8 @@ use crate::plan::Cpu;
 
 /// A window of which it is known that it lies in mapped guest RAM: safe to read, word by word.
 ///
-/// The guest may write the bytes meanwhile. Every read gives whatever is there at that moment; what was read is one state of
-/// the producer only if the visit of the frame ends [fresh](vgpu_perception::region::Sample::Fresh).
+/// The guest may write the bytes meanwhile. Every read gives whatever is there at that moment; what was read is one
+/// state of the producer only if the visit of the frame ends [fresh](vgpu_perception::region::Sample::Fresh).
 #[derive(Clone, Copy, Debug)]
 pub struct MappedView<'m> {
     start: NonNull<u8>,
@@ -50,15 +50,15 @@ impl<'m> MappedView<'m> {
         self.len == 0
     }
 
-    /// The aligned little-endian word at byte `index * 8`, as one volatile load; `None` past the end, and where the view does
-    /// not begin at a multiple of 8.
+    /// The aligned little-endian word at byte `index * 8`, as one volatile load; `None` past the end, and where the
+    /// view does not begin at a multiple of 8.
     #[must_use]
     pub fn word(&self, index: usize) -> Option<u64> {
         let at = index.checked_mul(8).filter(|at| self.len.checked_sub(8).is_some_and(|last| *at <= last))?;
         let word = NonNull::new(self.start.as_ptr().wrapping_add(at).cast::<u64>()).filter(|word| word.is_aligned())?;
-        // SAFETY: `new` found the view inside a mapping that lives for `'m`, 8 bytes at `at` lie inside the view, and the address
-        // is aligned. Every bit pattern is a `u64`. Volatile reads of memory outside all Rust allocations have the effect of the
-        // machine's own loads, and no reference is made.
+        // SAFETY: `new` found the view inside a mapping that lives for `'m`, 8 bytes at `at` lie inside the view, and
+        // the address is aligned. Every bit pattern is a `u64`. Volatile reads of memory outside all Rust allocations
+        // have the effect of the machine's own loads, and no reference is made.
         let word = unsafe { VolatilePtr::new_read_only(word) };
         Some(u64::from_le(word.read()))
     }
@@ -103,8 +103,8 @@ impl<'m> ViewList<'m> {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.iov_len))
     }
 
-    /// Writes all of it to `fd`, by as many calls of `writev` as that takes. The bytes are whatever is there when the kernel
-    /// reads them.
+    /// Writes all of it to `fd`, by as many calls of `writev` as that takes. The bytes are whatever is there when the
+    /// kernel reads them.
     ///
     /// # Errors
     /// What the system call gives; [`io::ErrorKind::WriteZero`] where nothing can be written any more.
@@ -122,8 +122,8 @@ impl<'m> ViewList<'m> {
                 return Ok(whole);
             }
             let count = libc::c_int::try_from(rest.len().min(AT_ONCE)).unwrap_or(libc::c_int::MAX);
-            // SAFETY: `rest` has at least `count` entries. The kernel only reads the bytes that they name, and a page that its file
-            // no longer has gives EFAULT instead of a signal.
+            // SAFETY: `rest` has at least `count` entries. The kernel only reads the bytes that they name, and a page
+            // that its file no longer has gives EFAULT instead of a signal.
             let written = unsafe { libc::writev(fd.as_raw_fd(), rest.as_ptr(), count) };
             let Ok(mut written) = usize::try_from(written) else {
                 let error = io::Error::last_os_error();
