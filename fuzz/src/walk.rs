@@ -86,7 +86,7 @@ fn runs(walker: &PageWalker<&Ram>, gva: Gva, span: u64) {
     assert!(walker.still_in(gva, covered, &list), "nothing changed");
     assert_eq!(list.iter().map(|run| run.len).sum::<u64>(), covered);
     let mut at = gva;
-    for run in &list {
+    for run in list.iter() {
         let mut skip = 0;
         while skip < run.len {
             let found = walker.translate(at).expect("a page of a run is mapped");

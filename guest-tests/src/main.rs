@@ -36,6 +36,7 @@ const SCENARIOS: &[Scenario] = &[
     ("q35", Usual::Yes, |_| scenario::life::run(scenario::life::Q35)),
     ("la57", Usual::Yes, |_| scenario::life::run(scenario::life::LA57)),
     ("translations", Usual::Yes, |_| scenario::translations::run()),
+    ("readme", Usual::Yes, |_| scenario::readme::run()),
     ("ways", Usual::Yes, scenario::ways::run),
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("soak", Usual::Yes, scenario::soak::run),

@@ -23,3 +23,9 @@ pub use ram::Ram;
 pub use survey::{Limits, Sighting, Survey, TooEarly};
 pub use vgpu_perception::region::Sample;
 pub use watch::{Event, Watch};
+
+/// The program in the project's README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -36,9 +36,3 @@ pub use populate::Populate;
 pub use probe::{Change, ChangeProbe};
 pub use ram::{GuestRam, RamOptions};
 pub use raw::{MAX_GUARDED, MappedView, SigbusGuard, ViewList};
-
-/// The program in the project's README, compiled.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-#[derive(Debug)]
-pub struct Readme;

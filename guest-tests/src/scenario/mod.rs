@@ -5,6 +5,7 @@ pub(crate) mod embed;
 pub(crate) mod hold;
 pub(crate) mod libvirt;
 pub(crate) mod life;
+pub(crate) mod readme;
 pub(crate) mod soak;
 pub(crate) mod translations;
 pub(crate) mod watch;
