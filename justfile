@@ -8,8 +8,9 @@ default:
 setup:
     .ci/setup
 
-# Format everything
+# Format everything; comments too, which rustfmt leaves as long as they are
 fmt:
+    python3 .ci/lines.py wrap $(git ls-files '*.rs')
     cargo fmt --all
     cd fuzz && cargo fmt
 

@@ -90,8 +90,8 @@ def faults_of(package):
             yield f"{name}: no {field} in Cargo.toml"
     if len(package["keywords"]) > 5 or any(len(word) > 20 for word in package["keywords"]):
         yield f"{name}: at most 5 keywords of at most 20 letters: {package['keywords']}"
-    if library(package) and "docs" not in (package["metadata"] or {}):
-        yield f"{name}: no [package.metadata.docs.rs]"
+    if library(package) and package["features"] and "docs" not in (package["metadata"] or {}):
+        yield f"{name}: it has features, and no [package.metadata.docs.rs] that says which of them docs.rs shows"
     for dependency in package["dependencies"]:
         if dependency["req"] == "*" and dependency["kind"] != "dev":
             yield f"{name}: the dependency on {dependency['name']} has no version"
