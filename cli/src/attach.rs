@@ -41,8 +41,9 @@ pub(crate) fn attach(args: &args::Guest) -> Result<Guest<Ram>, Failure> {
         };
         format!("attached: {} of RAM, {way}, the last byte below {:#x}", bytes(memory.bytes()), memory.end().get())
     });
+    // What was assumed is said without being asked: a picture may rest on it.
     for note in guest.notes() {
-        say(|| note.clone());
+        eprintln!("vgpu: {note}");
     }
     match args.cr3 {
         Root::Given(root) => say(|| format!("the search starts from the page-table root {:#x}, as given", root.get())),

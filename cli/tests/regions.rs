@@ -114,6 +114,24 @@ fn all_that_live() {
 }
 
 #[test]
+fn a_doctor_goes_through_each_step() {
+    let guest = Beating::start("doctor");
+    let (report, _) = guest.json(&["doctor", "--json"]);
+    assert_eq!(report["works"], true, "{report:#}");
+    let steps = report["steps"].as_array().unwrap();
+    let seen = |step: &str| {
+        let one = steps.iter().find(|one| one["step"] == step).unwrap_or_else(|| panic!("{step}: {report:#}"));
+        (one["outcome"].as_str().unwrap(), one["seen"].as_str().unwrap())
+    };
+    assert_eq!(seen("file").0, "good");
+    let (outcome, says) = seen("sharing");
+    assert!(outcome == "notice" && says.contains("no virtual machine"), "{says}");
+    assert!(seen("attach").1.contains("mapped"));
+    assert_eq!(seen("kernel").0, "good");
+    assert!(seen("heartbeat").1.starts_with("2 live"), "{report:#}");
+}
+
+#[test]
 fn none_that_was_asked_for() {
     let guest = Beating::start("none");
     for args in [["sample", "--base", "0x1000"], ["status", "--process", "game.exe"]] {

@@ -41,6 +41,7 @@ const SCENARIOS: &[Scenario] = &[
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("soak", Usual::Yes, scenario::soak::run),
     ("libvirt", Usual::No, scenario::libvirt::run),
+    ("look", Usual::No, scenario::libvirt::look),
     ("embed", Usual::No, |_| scenario::embed::run()),
     ("boot", Usual::No, |_| scenario::hold::run()),
 ];

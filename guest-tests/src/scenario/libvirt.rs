@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use vgpu_perception_guest_tests::attach::scan_unknown;
 use vgpu_perception_guest_tests::{Assets, Ready, Result};
 use vgpu_perception_host::Ram;
 use vgpu_perception_host::attach::{AttachErrorKind, GuestSpec, attach};
@@ -49,6 +50,16 @@ pub(crate) fn run(_: Length) -> Result<()> {
         drop(domain);
         tested.map_err(|error| format!("{}: {error}", kind.name))?;
     }
+    Ok(())
+}
+
+/// Finds the live regions of the guest that `VGPU_GUEST` names: what the scenarios run as another user.
+pub(crate) fn look(_: Length) -> Result<()> {
+    let name = std::env::var("VGPU_GUEST").map_err(|_| "set VGPU_GUEST to the name of a guest")?;
+    let attachment = attach(&name.parse()?)?;
+    let living = scan_unknown(attachment.ram)?.alive()?;
+    ensure!(living.len() == 1, "{} regions live", living.len());
+    println!("1 region lives");
     Ok(())
 }
 
@@ -103,7 +114,26 @@ impl Domain {
             took.as_secs_f64() * 1e3,
             attachment.notes.iter().map(|note| format!("; {note}")).collect::<String>()
         );
+        self.as_others(kind)?;
         self.held_monitor()
+    }
+
+    /// As the user of the virtual machine, and as a stranger; each in a process of its own.
+    fn as_others(&self, kind: &Kind) -> Result<()> {
+        let look = |user: &str, group: &str| -> Result<(bool, String)> {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
+            command.arg(std::env::current_exe()?).arg("look").env("VGPU_GUEST", kind.name);
+            let output = command.output()?;
+            let text = [output.stdout, output.stderr].concat();
+            Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+        };
+        let (seen, text) = look("libvirt-qemu", "libvirt-qemu")?;
+        ensure!(seen && text.contains("1 region lives"), "as its own user: {text}");
+        let (seen, text) = look("nobody", "nogroup")?;
+        ensure!(!seen && text.contains("run as user") && text.contains("or as root"), "as a stranger: {text}");
+        println!("  {}: read as its own user; a stranger is refused", self.name);
+        Ok(())
     }
 
     /// The monitor that libvirt holds: said in the end, with what to give instead.

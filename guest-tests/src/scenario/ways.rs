@@ -1,11 +1,12 @@
 //! Whatever holds a guest's RAM, and whichever way it is named: the guest that was asked for is read, and no other.
 
+use core::time::Duration;
 use std::time::Instant;
 
 use vgpu_perception_guest_tests::attach::scan_unknown;
 use vgpu_perception_guest_tests::{Guest, HUGE, Machine, Memory, Options, Ready, Result};
 use vgpu_perception_host::Ram;
-use vgpu_perception_host::attach::{AttachErrorKind, Attachment, GuestSpec, attach};
+use vgpu_perception_host::attach::{AttachErrorKind, Attachment, GuestSpec, attach, why_frozen};
 
 use super::watch::Watcher;
 use super::{Length, ensure};
@@ -66,7 +67,7 @@ fn every_way(options: Options) -> Result<()> {
         let begun = Instant::now();
         let attachment = attach(&spec(&way)?).map_err(|error| format!("{memory:?} by {way}: {error}"))?;
         let attached = begun.elapsed();
-        show(&attachment, ready, SIZE).map_err(|error| format!("{memory:?} by {way}: {error}"))?;
+        let found = show(&attachment, ready, SIZE).map_err(|error| format!("{memory:?} by {way}: {error}"))?;
         ensure!(attachment.ram.bytes() == ram_mib << 20, "{memory:?} by {way}: {} bytes", attachment.ram.bytes());
         let how = match &*attachment.ram {
             Ram::Mapped(_) => "mapped",
@@ -75,10 +76,18 @@ fn every_way(options: Options) -> Result<()> {
         };
         let kind = way.split(':').next().unwrap_or_default();
         println!(
-            "  {memory:?}, {machine:?} {ram_mib} MiB, by {kind}: {how}, attached in {:.1} ms, {FRAMES} frames right{}",
+            "  {memory:?}, {machine:?} {ram_mib} MiB, by {kind}: {how}, attached in {:.1} ms, found in {:.1} ms, {FRAMES} frames right{}",
             attached.as_secs_f64() * 1e3,
+            found.as_secs_f64() * 1e3,
             attachment.notes.iter().map(|note| format!("; {note}")).collect::<String>()
         );
+    }
+    // By its file alone: the file of a guest that does not share it shows nothing, and that is said.
+    if matches!(memory, Memory::File | Memory::ShareOff) {
+        let said = why_frozen(&guest.ram_path());
+        let expected = memory == Memory::ShareOff;
+        let private = said.as_deref().is_some_and(|text| text.contains(&format!("pid:{}", guest.pid())));
+        ensure!(private == expected, "{memory:?} by its file: {said:?}");
     }
     // A guest touches some of its RAM as it runs; a reader that touches it would have allocated all that was free.
     let taken = free.saturating_sub(huge_pages_free());
@@ -97,14 +106,17 @@ fn ways(guest: &Guest) -> [String; 3] {
 }
 
 /// The one live region is where the producer says, and every pixel of its frames is right.
-pub(super) fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> Result<()> {
+pub(super) fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> Result<Duration> {
+    let begun = Instant::now();
     let mut found = scan_unknown(attachment.ram.clone())?;
+    let took = begun.elapsed();
     let living = found.alive()?;
     let [one] = living[..] else { return Err(format!("{} regions live, not one", living.len()).into()) };
     ensure!(one.base.get() == ready.base, "found at {}, the producer says {:#x}", one.base, ready.base);
     let mut region = one.region();
     let mut watcher = Watcher::new(size.0, size.1);
-    watcher.take(&attachment.ram, &mut region, FRAMES)
+    watcher.take(&attachment.ram, &mut region, FRAMES)?;
+    Ok(took)
 }
 
 /// Two guests with a RAM file of the same relative name; ours is the working directory of the other.

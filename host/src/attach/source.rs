@@ -233,3 +233,33 @@ fn place_of(ram: &GuestRam, gpa: Gpa, here: &[Area]) -> Option<(FileId, u64)> {
     let area = maps::covering(here, &(at..at + 4096)).filter(|area| area.shared)?;
     Some((FileId::of(area)?, area.offset + (at - area.start)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    /// A file with the right name and size is not enough: it has to be the one that the process has mapped, at that place.
+    #[test]
+    fn another_file_is_refused_with_both_values() {
+        let path = std::env::temp_dir().join(format!("vgpu-compare-{}", std::process::id()));
+        std::fs::write(&path, vec![1; 1 << 16]).unwrap();
+        let map = SegmentMap::parse(["0:32K:16K"]).unwrap();
+        let ram = GuestRam::new(vec![RamFile::open(&path).unwrap()], map, RamOptions::new()).unwrap();
+        let meta = std::fs::metadata(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let piece = Piece { gpa: Gpa::new(0), len: 32 << 10, host_addr: 0x7000_0000_0000 };
+        let here = own_areas().unwrap();
+        let (file, at) = place_of(&ram, piece.gpa, &here).unwrap();
+        assert_eq!((file.inode, at), (meta.ino(), 16 << 10));
+        let held = |file, offset| Held::SharedFile { file, offset, name: "ram".to_owned() };
+        assert_eq!(compare(&ram, &piece, &held(file, 16 << 10)), Ok(()));
+        let other = FileId { inode: file.inode + 1, ..file };
+        for wrong in [held(other, 16 << 10), held(file, 0), held(file, 20 << 10)] {
+            let error = compare(&ram, &piece, &wrong).unwrap_err();
+            assert_eq!(error.kind(), AttachErrorKind::NotShared);
+            assert!(error.to_string().contains("0x4000") && error.to_string().contains(&file.to_string()), "{error}");
+        }
+    }
+}
