@@ -100,6 +100,15 @@ impl Guest {
         self
     }
 
+    /// Watches the page-table entry that maps the page of `slot`.
+    #[must_use]
+    pub fn slot_entry(mut self, slot: u64) -> Self {
+        let at = SLOT_TABLES + slot * 0x1000;
+        self.watched.insert(at, true);
+        self.initial.insert(at, (SLOTS + slot * 0x1000) | PRESENT_RW_USER);
+        self
+    }
+
     /// Gives the words a place in the present execution.
     #[must_use]
     pub fn build(&self) -> (LoomRam, LoomWrite) {
@@ -279,7 +288,15 @@ impl LoomWrite {
     /// Maps the producer page elsewhere, as a kernel does that moves a page: the entry first, and only then may the old frame
     /// get other contents, which `then` stores at `offset` of the old page.
     pub fn move_page_and_reuse(&self, offset: u64, then: u64) {
-        let at = PAGE_TABLE + (BASE.get() >> 12 & 511) * 8;
+        self.unmap_and_reuse(PAGE_TABLE + (BASE.get() >> 12 & 511) * 8, offset, then);
+    }
+
+    /// The same for the page of `slot`: its first word then holds `then`, which is no pixels of the region's.
+    pub fn move_slot_and_reuse(&self, slot: u64, then: u64) {
+        self.unmap_and_reuse(SLOT_TABLES + slot * 0x1000, abi::RING_OFFSET + slot * abi::SLOT_STRIDE, then);
+    }
+
+    fn unmap_and_reuse(&self, at: u64, offset: u64, then: u64) {
         if let Some(Word::Wide(entry)) = self.words.words.get(&at) {
             entry.store(0, Ordering::Relaxed);
         }

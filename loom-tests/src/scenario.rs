@@ -338,3 +338,27 @@ pub fn moved(outcomes: &Outcomes, faults: Faults) {
     kernel.join().expect("the kernel ends");
     assert!(region.read_status(&ram).is_err(), "the page is gone");
 }
+
+/// The kernel moves the page of a slot and uses the old one for something else while the frame in it is copied. Nobody touches
+/// the slot's sequence number: only the entries tell.
+pub fn ring_moved(outcomes: &Outcomes, faults: Faults) {
+    const OTHER: u64 = 0xbad;
+    let guest = Guest::new(WIDTH).frames(WORDS).slot_entry(0);
+    let (ram, mut producer) = parts(&guest, faults, Start::default());
+    publish(&mut producer);
+    let kernel = thread::spawn(move || producer.region().move_slot_and_reuse(0, OTHER));
+    let mut region = region();
+    let mut dst = [0_u8; 8];
+    match region.sample_frame(&ram, &mut FrameScratch::new(), &mut dst, NextUse::Unknown) {
+        Ok(Sample::Fresh(_)) => {
+            assert_eq!(dst, pixels(16 + 1), "bytes of a page that is no longer the region's");
+            outcomes.note(format_args!("before"));
+        }
+        Ok(Sample::Skip(_)) => outcomes.note(format_args!("skip")),
+        Err(_) => outcomes.note(format_args!("gone")),
+    }
+    kernel.join().expect("the kernel ends");
+    region.forget_frames();
+    let after = region.sample_frame(&ram, &mut FrameScratch::new(), &mut dst, NextUse::Unknown);
+    assert!(after.is_err(), "the page is gone");
+}

@@ -82,6 +82,11 @@ fn the_page_moves_during_a_read() {
 }
 
 #[test]
+fn a_ring_page_moves_during_a_read() {
+    check("ring page moves", 3, &["before", "gone"], |outcomes| scenario::ring_moved(outcomes, Faults::NONE));
+}
+
+#[test]
 fn threads_do_not_spend_the_same_credit_for_trials() {
     check("credit", 3, &["first tries", "second tries"], chooser::credit_is_spent_once);
 }

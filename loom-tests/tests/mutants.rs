@@ -14,6 +14,7 @@ const FIRST: (&str, Model) = ("first frame", |outcomes, faults| scenario::frames
 const RESTART: (&str, Model) = ("restart", scenario::restart);
 const LIVENESS: (&str, Model) = ("liveness", scenario::liveness);
 const MOVED: (&str, Model) = ("page moves", scenario::moved);
+const RING_MOVED: (&str, Model) = ("ring page moves", scenario::ring_moved);
 
 fn reader(drop: u32, every: u32) -> Faults {
     Faults { reader: ReaderFault::Fences { drop, every }, ..Faults::NONE }
@@ -32,9 +33,10 @@ fn writer(writer: WriterFault) -> Faults {
 /// the second look finds.
 #[test]
 fn every_weakened_ordering_is_caught() {
-    let mutants: [(&str, Faults, (&str, Model)); 18] = [
+    let mutants: [(&str, Faults, (&str, Model)); 19] = [
         ("reader: frame: no fence at the start of the section", reader(0b00010, 5), WRAP),
         ("reader: frame: no fence between pixels and the second look", reader(0b01100, 5), WRAP),
+        ("reader: frame: no fence before the ring's entries are read again", reader(0b00100, 5), RING_MOVED),
         ("reader: cursor: no fence at the start of the section", reader(0b001, 3), CURSOR),
         ("reader: cursor: no fence before the second look", reader(0b010, 3), CURSOR),
         ("reader: geometry: no fence at the start of the section", reader(0b001, 3), GEOMETRY),

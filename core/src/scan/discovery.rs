@@ -33,9 +33,9 @@ const REPORTED: usize = 64;
 ///
 /// # Bound
 /// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page counts as
-/// the tables that it stands for, and what the resolver reads counts as tables too. For each page of RAM, at most 2 x 44 loads
-/// a batch of processes and, for each that looks like a producer page, one more enumeration of the spaces for every 64 of them;
-/// for each place that maps such a page, [`probe()`](super::probe())'s.
+/// the tables that it stands for, and what the resolver reads and what places that may hold a region cost to judge count as
+/// tables too. For each page of RAM, at most 2 x 46 loads a batch of processes and, for each 64 that look like producer pages,
+/// one more enumeration of the spaces.
 ///
 /// A step overdraws its budget by at most [`Budget::PIECE`] loads, if the source does.
 ///
@@ -345,8 +345,11 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
             }
             Part::Table(table, from) => {
                 let read = self.marked.mark_table(&walker, &table, (from, ENTRIES), budget);
-                cursor.charge(read.resolving);
-                if read.next < ENTRIES { Part::Table(table, read.next) } else { Part::Next }
+                if cursor.charge(read.resolving) && read.next < ENTRIES {
+                    Part::Table(table, read.next)
+                } else {
+                    Part::Next
+                }
             }
             Part::Next => match walker.next_leaf(&mut cursor, budget) {
                 LeafStep::Table(table) => Part::Table(table, 0),
@@ -425,7 +428,16 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     ) -> Option<Candidate<S::Resolver>> {
         self.judging = None;
         let process = self.process(judging.index)?;
-        let found = match judging.probe.step(mem, &process.space, budget) {
+        let before = budget.spent();
+        let verdict = judging.probe.step(mem, &process.space, budget);
+        let loads = budget.spent().wrapping_sub(before);
+        // A space that shows many places pays for them out of its own tables: none keeps the others waiting.
+        match &mut self.phase {
+            Phase::Runs { finder, .. } => finder.charge(loads),
+            Phase::Reverse { reverse, .. } => reverse.charge(loads),
+            Phase::Gather | Phase::Pages { .. } | Phase::Sweep(_) | Phase::End => {}
+        }
+        let found = match verdict {
             None => {
                 self.judging = Some(judging);
                 return None;

@@ -3,7 +3,9 @@
 use super::marked::Marked;
 use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
-use crate::paging::{ENTRIES, Leaf, LeafCursor, LeafStep, LeafTable, NotPresentResolver, PageWalker, Rights};
+use crate::paging::{
+    ENTRIES, Leaf, LeafCursor, LeafStep, LeafTable, NotPresentResolver, PageWalker, Rights, TableRead,
+};
 use crate::phys::PhysRead;
 
 /// Where the look at one process stands.
@@ -40,6 +42,13 @@ impl Reverse {
         Self { cursor, part: Part::Next }
     }
 
+    /// Takes `loads` off what the process may cost.
+    pub(super) fn charge(&mut self, loads: u64) {
+        if !self.cursor.charge(loads) {
+            self.part = Part::Next;
+        }
+    }
+
     /// One page table, one hit in a large page, or one step of the cursor.
     pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
         &mut self,
@@ -58,11 +67,9 @@ impl Reverse {
                     place.is_none()
                 });
                 // A table that cannot be read any more was counted when it was marked.
-                let next = read.map_or(ENTRIES, |read| {
-                    self.cursor.charge(read.resolving);
-                    read.next
-                });
+                let TableRead { next, resolving } = read.unwrap_or(TableRead { next: ENTRIES, resolving: 0 });
                 self.part = if next < ENTRIES { Part::Table(table, next) } else { Part::Next };
+                self.charge(resolving);
                 place.map_or(Reversed::On, Reversed::Place)
             }
             Part::Large(leaf, after) => match next_hit_in(marked.hits(), &leaf, after) {

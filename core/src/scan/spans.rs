@@ -86,6 +86,11 @@ impl RunFinder {
         }
     }
 
+    /// Takes `loads` off what the process may cost.
+    pub(super) const fn charge(&mut self, loads: u64) {
+        self.cursor.charge(loads);
+    }
+
     /// Page tables that were looked into.
     pub(super) const fn tables(&self) -> u64 {
         self.tables
