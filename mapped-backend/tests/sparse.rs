@@ -5,7 +5,8 @@ mod common;
 use std::os::unix::fs::FileExt;
 
 use common::{PAGE, allocated, filled, memfd, pattern, ram};
-use vgpu_perception::{Extent, Gpa, PageKind, PhysRead};
+use vgpu_perception::paging::{LeafCursor, LeafStep};
+use vgpu_perception::{AddressSpace, Budget, Cr3, Extent, Gpa, Gva, PageKind, PageWalker, PhysRead};
 use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam, Populate};
 
 const FILE: u64 = 64 << 20;
@@ -132,4 +133,26 @@ fn a_file_that_becomes_sparse_after_opening_has_holes_from_then_on() {
     assert_eq!(ram.next_extent(Gpa::new(0)).unwrap(), Some(Extent { start: Gpa::new(0), len: 0x8000 }));
     assert_eq!((ram.page_kind(Gpa::new(0x8000)), ram.page_kind(Gpa::new(0xc000))), (PageKind::Hole, PageKind::Data));
     assert_eq!(allocated(&file), before);
+}
+
+/// A guest's tables that lead into RAM that was never touched: all of it reads as empty tables, and an enumeration leaves the
+/// file as it was. One walk to one address may fill the page of a table that it reads.
+#[test]
+fn an_enumeration_of_tables_in_holes_fills_none() {
+    let file = memfd(64 << 20);
+    let mut root = vec![0_u8; 4096];
+    for n in 0..256_u64 {
+        let at = usize::try_from(n * 8).unwrap();
+        root[at..at + 8].copy_from_slice(&((0x10_0000 + n * 4096) | 7).to_le_bytes());
+    }
+    file.write_all_at(&root, 0x1000).unwrap();
+    let ram = ram(&[&file], "0:64M:0");
+    let before = allocated(&file);
+    let walker = PageWalker::new(&ram, AddressSpace::new(Cr3::new(0x1000)));
+    for stop in [false, true] {
+        let cursor = LeafCursor::new(Gva::new(0), Gva::new(1 << 47));
+        let mut cursor = if stop { cursor.stopping_at_tables() } else { cursor };
+        assert_eq!(walker.next_leaf(&mut cursor, &mut Budget::unlimited()), LeafStep::Done);
+        assert_eq!(allocated(&file), before, "a hole was filled");
+    }
 }
