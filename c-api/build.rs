@@ -1,4 +1,5 @@
-//! Gives the shared library its SONAME, and keeps it loaded: threads that used it have something to give up when they end.
+//! Gives the shared library its SONAME, and keeps it loaded: threads that used it have something to give up when they
+//! end.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

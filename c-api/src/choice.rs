@@ -1,8 +1,8 @@
 //! Which of several candidates a caller who takes one is given.
 //!
-//! Any process of the guest can forge candidates, as many as it likes. So they come in turn: one is current until the caller
-//! finds out that nobody beats behind it; then comes the next in an order that depends on the candidates alone, and after the
-//! last the first again. What is remembered is one place, however many there are.
+//! Any process of the guest can forge candidates, as many as it likes. So they come in turn: one is current until the
+//! caller finds out that nobody beats behind it; then comes the next in an order that depends on the candidates alone,
+//! and after the last the first again. What is remembered is one place, however many there are.
 
 use vgpu_perception::find::{Rank, Verdict};
 use vgpu_perception::region::Pulse;

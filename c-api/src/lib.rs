@@ -1,7 +1,7 @@
 //! The C library: the functions that `include/*.h` declare, over `vgpu-perception`.
 //!
-//! Raw pointers become safe types in [`ffi`] and nowhere else; what a function returns on a bad argument, and that a panic
-//! never crosses, is decided there too.
+//! Raw pointers become safe types in [`ffi`] and nowhere else; what a function returns on a bad argument, and that a
+//! panic never crosses, is decided there too.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -60,8 +60,8 @@ impl Mem {
         PageWalker::new(&self.ram, self.space(cr3))
     }
 
-    /// Runs `work` so that a panic in it becomes a failure. Where the memory is a callback's, nothing is caught: what comes out of a
-    /// callback is no panic, and goes on to the caller.
+    /// Runs `work` so that a panic in it becomes a failure. Where the memory is a callback's, nothing is caught: what
+    /// comes out of a callback is no panic, and goes on to the caller.
     pub(crate) fn caught<R>(&self, work: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
         #[cfg(feature = "std")]
         if let Ram::Mapped(_) = self.ram {

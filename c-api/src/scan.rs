@@ -184,7 +184,8 @@ pub(crate) fn every(win32: &Win32, mem: &Mem, mut each: impl FnMut(&Candidate<Pa
     })
 }
 
-/// The candidate that a caller who takes one is given: whoever is current, as long as it is there, else whose turn it is.
+/// The candidate that a caller who takes one is given: whoever is current, as long as it is there, else whose turn it
+/// is.
 pub(crate) fn take(win32: &Win32, mem: &Mem) -> Result<Current, Failure> {
     let mut choice = mem.choice.get();
     if let Some(current) = choice.current {

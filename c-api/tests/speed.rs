@@ -1,4 +1,5 @@
-//! What the boundary costs: the same read from Rust, and from a C program through the shared library. Prints, asserts no time.
+//! What the boundary costs: the same read from Rust, and from a C program through the shared library. Prints, asserts
+//! no time.
 //!
 //! `cargo test --release -p vgpu-perception-capi --test speed -- --ignored --nocapture`
 

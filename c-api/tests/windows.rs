@@ -1,4 +1,5 @@
-//! The example embedder over a Windows guest: most pages of its region were trimmed, and its kernel lists its processes.
+//! The example embedder over a Windows guest: most pages of its region were trimmed, and its kernel lists its
+//! processes.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Every public operation of the core behind a C entry point, with nothing else linked: no std, no allocator, and a panic
-//! handler that cannot be linked. If one panic survives optimisation anywhere, the link fails and names it.
+//! Every public operation of the core behind a C entry point, with nothing else linked: no std, no allocator, and a
+//! panic handler that cannot be linked. If one panic survives optimisation anywhere, the link fails and names it.
 
 #![no_std]
 

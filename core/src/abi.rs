@@ -1,8 +1,9 @@
 //! The bytes of a vgpu region: every offset, size and value, and nothing else in the project knows one.
 //!
 //! The layouts are wire structs: little-endian fields of alignment 1, to be filled from a *copy* of guest memory. They
-//! judge nothing; [`crate::structure`] does. The offsets come from the public part of the producer's `vgpu_stream.h` and,
-//! where that is silent, from this project's region ABI; a test compares every one with the C header that is shipped.
+//! judge nothing; [`crate::structure`] does. The offsets come from the public part of the producer's `vgpu_stream.h`
+//! and, where that is silent, from this project's region ABI; a test compares every one with the C header that is
+//! shipped.
 
 #![allow(clippy::arithmetic_side_effects, reason = "constant expressions: an overflow here does not compile")]
 

@@ -131,8 +131,8 @@ impl Gva {
         extended == self.0
     }
 
-    /// How far into the top table of 4-level paging the entry for this address lies; `None` where it is not canonical there.
-    /// Both from the top bits alone, which takes a walk two steps less than asking for one after the other.
+    /// How far into the top table of 4-level paging the entry for this address lies; `None` where it is not canonical
+    /// there. Both from the top bits alone, which takes a walk two steps less than asking for one after the other.
     #[inline(always)]
     pub(crate) const fn pml4_offset(self) -> Option<u64> {
         let top = (self.0.cast_signed() >> 36).cast_unsigned();
@@ -142,8 +142,8 @@ impl Gva {
 
 /// A value of the `CR3` register, or of a field that an operating system keeps for it.
 ///
-/// Bits 12..=51 name the top table. The low twelve bits (PCID, or PWT and PCD), bit 63 (do not flush) and the LAM bits 61
-/// and 62 are accepted and ignored (Intel SDM vol. 3A, 4.5.2 and 2.5).
+/// Bits 12..=51 name the top table. The low twelve bits (PCID, or PWT and PCD), bit 63 (do not flush) and the LAM bits
+/// 61 and 62 are accepted and ignored (Intel SDM vol. 3A, 4.5.2 and 2.5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Cr3(u64);
 

@@ -6,9 +6,9 @@
 //! fence(acquire); s2 = load(seq)      s1 == s2: the payload is one state of the writer
 //! ```
 //!
-//! The first load is relaxed and followed by a fence, not an acquire load: the reader's mapping is read-only, and on such
-//! memory only relaxed loads are promised to work (`core::sync::atomic`, "Atomic accesses to read-only memory"). The same
-//! words are verified by a model checker through [`PhysRead`]: there is no other copy of this code.
+//! The first load is relaxed and followed by a fence, not an acquire load: the reader's mapping is read-only, and on
+//! such memory only relaxed loads are promised to work (`core::sync::atomic`, "Atomic accesses to read-only memory").
+//! The same words are verified by a model checker through [`PhysRead`]: there is no other copy of this code.
 //!
 //! A sequence number that wraps is normal. A writer that makes exactly 2^32 steps during one copy is not detected.
 
@@ -18,8 +18,8 @@ use crate::phys::{PhysError, PhysRead};
 /// How often a snapshot is tried before the writer is taken to be busy.
 pub const ATTEMPTS: u32 = 8;
 
-/// A read section: everything loaded while it is open is one state of the writer if [`is_unchanged`](Self::is_unchanged)
-/// says so afterwards.
+/// A read section: everything loaded while it is open is one state of the writer if
+/// [`is_unchanged`](Self::is_unchanged) says so afterwards.
 #[derive(Debug)]
 pub struct ReadSection<'m, M> {
     mem: &'m M,

@@ -1,7 +1,7 @@
 //! What makes bytes a region: the structural rules, on one copy of the producer page and the control block.
 //!
-//! There is no magic number. A page is taken for a producer page when every field holds what a producer can have written.
-//! The rules judge a copy and never look at guest memory.
+//! There is no magic number. A page is taken for a producer page when every field holds what a producer can have
+//! written. The rules judge a copy and never look at guest memory.
 
 use core::fmt;
 
@@ -121,8 +121,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether a write that is under way can cause this, one that began after its sequence number was copied: then another copy
-    /// may pass.
+    /// Whether a write that is under way can cause this, one that began after its sequence number was copied: then
+    /// another copy may pass.
     #[must_use]
     pub const fn may_be_a_race(&self) -> bool {
         matches!(

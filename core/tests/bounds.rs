@@ -1,7 +1,8 @@
-//! Bounded work: how much of a guest's memory each operation reads at most, whatever the guest shows. Counted, not timed.
+//! Bounded work: how much of a guest's memory each operation reads at most, whatever the guest shows. Counted, not
+//! timed.
 //!
-//! Every bound is the one that the operation's documentation states. Where an image reaches it, the count is pinned from
-//! below too, so that a bound cannot be right only because the image was harmless.
+//! Every bound is the one that the operation's documentation states. Where an image reaches it, the count is pinned
+//! from below too, so that a bound cannot be right only because the image was harmless.
 
 use core::cell::Cell;
 
@@ -241,8 +242,8 @@ fn small_reads_take_8_tries_at_most() {
     }
 }
 
-/// What a frame of `pages` may cost in one try: the producer page's words and walk, a copy for every page, and its page-table
-/// entries twice. A stretch of 2 MiB touches two page tables unless it begins with one.
+/// What a frame of `pages` may cost in one try: the producer page's words and walk, a copy for every page, and its
+/// page-table entries twice. A stretch of 2 MiB touches two page tables unless it begins with one.
 fn frame_bound(bytes: u64) -> u64 {
     let windows = 2 * bytes.div_ceil(2 << 20);
     let pages = bytes.div_ceil(4096);
@@ -480,8 +481,8 @@ fn a_scan_of_endless_tables_ends() {
     }
 }
 
-/// A page that reads like a producer's, in every entry of many tables: each place is judged, and no step does much more than
-/// it was allowed to.
+/// A page that reads like a producer's, in every entry of many tables: each place is judged, and no step does much more
+/// than it was allowed to.
 #[test]
 fn a_scan_of_a_page_that_is_everywhere_keeps_to_its_budget() {
     const TABLES: u64 = 8;

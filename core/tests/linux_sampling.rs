@@ -1,4 +1,5 @@
-//! Entries without P in a Linux guest, written as the kernel writes them: pages whose use is sampled, pages that were swapped.
+//! Entries without P in a Linux guest, written as the kernel writes them: pages whose use is sampled, pages that were
+//! swapped.
 
 mod common;
 

@@ -86,7 +86,8 @@ fn a_range_ends_before_the_first_page_that_a_walk_refuses() {
 fn a_block_that_looks_like_one_run_at_its_ends_is_listed_as_it_is() {
     let (guest, space) = guest(Placement::Contiguous);
     let walker = PageWalker::new(&guest.ram, space.space());
-    // Whatever the capacity of the list: in order, each page where a translation of its own finds it, up to where the list ends.
+    // Whatever the capacity of the list: in order, each page where a translation of its own finds it, up to where the
+    // list ends.
     let look = |runs: &[PhysRun], covered: u64| {
         let pages = runs.iter().flat_map(|run| (0..run.len / 4096).map(|nth| run.gpa.wrapping_add(nth * 4096)));
         let mut count = 0;

@@ -6,7 +6,8 @@ use vgpu_perception::scan::ScanScratch;
 use vgpu_perception::{Budget, Discovery, Gpa, NextUse, Process, Step};
 use vgpu_perception_testkit::windows::{LAYOUTS, Options, Shape, Trim, WindowsGuest};
 
-/// With nothing known: the processes by their shared kernel half, and the region in its producer, wherever nothing is trimmed.
+/// With nothing known: the processes by their shared kernel half, and the region in its producer, wherever nothing is
+/// trimmed.
 #[test]
 fn the_region_is_found_without_knowing_the_system() {
     for layout in LAYOUTS {

@@ -1,5 +1,5 @@
-//! A Windows guest that is written while it is read: whatever two readings of one place give, work stays bounded and nothing
-//! panics; and pages that go away are errors.
+//! A Windows guest that is written while it is read: whatever two readings of one place give, work stays bounded and
+//! nothing panics; and pages that go away are errors.
 
 use vgpu_perception::process::nt::{KernelSearch, NtKernel, RootBy};
 use vgpu_perception::process::roots::RootCandidate;
@@ -9,7 +9,8 @@ use vgpu_perception_testkit::{Counting, Flaky, Mutating};
 
 const NAMES: [&str; 4] = ["2003 SP1", "8", "10 1903", "11 24H2"];
 
-/// Finds the kernel, lists its processes, and translates some of the region in each. Gives what was found, and the loads.
+/// Finds the kernel, lists its processes, and translates some of the region in each. Gives what was found, and the
+/// loads.
 fn chain<M: PhysRead>(mem: &Counting<M>, windows: &WindowsGuest) -> (Option<NtKernel>, usize, u64) {
     let mut scratch = vec![RootCandidate::default(); 64];
     let mut search = KernelSearch::new(None, &mut scratch);

@@ -1,5 +1,5 @@
-//! Guests whose process objects have every field of a real revision, each filled by its type: no field is wrong, and none is
-//! absent without a reason that `docs/windows.md` names.
+//! Guests whose process objects have every field of a real revision, each filled by its type: no field is wrong, and
+//! none is absent without a reason that `docs/windows.md` names.
 
 use vgpu_perception::process::nt::{DescriptorShape, FieldName, NtKernel};
 use vgpu_perception_testkit::windows::{Layout, Options, Shape, WindowsGuest};

@@ -1,4 +1,5 @@
-//! What cannot be proven is absent, never wrong: process objects in which a field was spoilt, doubled, or anything was changed.
+//! What cannot be proven is absent, never wrong: process objects in which a field was spoilt, doubled, or anything was
+//! changed.
 
 use vgpu_perception::process::nt::{FieldName, NtError, NtKernel};
 use vgpu_perception::{Gpa, PhysRead};
@@ -217,8 +218,9 @@ fn whatever_is_changed_no_field_is_wrong() {
                     4 => rng.below(1 << 16) * 4,
                     _ => rng.next_u64(),
                 };
-                // A change in every process now and then: one alone is mostly outvoted. Not by the exit status of the living,
-                // which is one number in all of them: where it is written to another place, that place is one as good.
+                // A change in every process now and then: one alone is mostly outvoted. Not by the exit status of the
+                // living, which is one number in all of them: where it is written to another place, that place is one
+                // as good.
                 let status = [value & 0xffff_ffff, value >> 32].contains(&STILL_ACTIVE.into());
                 if rng.below(4) == 0 && !status {
                     bench.set_all(to, |_| value);

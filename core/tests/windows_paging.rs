@@ -146,7 +146,8 @@ fn private_pages_are_told_apart() {
     }
 }
 
-/// The whole way: nothing is known but the list, the producer is among the processes, and pages of the frame are trimmed.
+/// The whole way: nothing is known but the list, the producer is among the processes, and pages of the frame are
+/// trimmed.
 #[test]
 fn the_region_is_found_and_read_from_a_trimmed_process() {
     for (layout, shape) in LAYOUTS.iter().zip(Shape::ALL.iter().cycle()) {

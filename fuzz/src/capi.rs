@@ -1,7 +1,8 @@
-//! The C library: calls in any order, with live, closed, foreign, misaligned and NULL handles, over a callback that lies; on one
-//! thread, or on two that open, use and close the same handles.
+//! The C library: calls in any order, with live, closed, foreign, misaligned and NULL handles, over a callback that
+//! lies; on one thread, or on two that open, use and close the same handles.
 //!
-//! The only module with `unsafe`: it calls C functions, as a C program would, and keeps to what their headers ask of one.
+//! The only module with `unsafe`: it calls C functions, as a C program would, and keeps to what their headers ask of
+//! one.
 #![allow(unsafe_code, reason = "calls through the C interface")]
 
 use core::ffi::{c_char, c_int, c_void};
@@ -204,8 +205,9 @@ impl Session {
         };
         let count = |got: c_int| assert!(got >= -9, "{call:?} gave {got}");
         let segs = [[0, RAM, 0]];
-        // SAFETY: handles are any value, which the library says it checks; a pointer for results is NULL, misaligned, or has
-        // room for the largest result behind it; `frame` has `cap` bytes; the callback's guest outlives the handles.
+        // SAFETY: handles are any value, which the library says it checks; a pointer for results is NULL, misaligned,
+        // or has room for the largest result behind it; `frame` has `cap` bytes; the callback's guest outlives the
+        // handles.
         unsafe {
             match call {
                 Call::Mem(second) => {

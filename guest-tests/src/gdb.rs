@@ -47,8 +47,8 @@ impl Gdb {
         Ok(value.map(u64::swap_bytes))
     }
 
-    /// Sets `CR3`, of which `now` is the present value. Its number among the registers differs between versions of QEMU: it
-    /// is the one that holds `now`.
+    /// Sets `CR3`, of which `now` is the present value. Its number among the registers differs between versions of
+    /// QEMU: it is the one that holds `now`.
     ///
     /// # Errors
     /// What the port says; where no register holds `now`, or it cannot be set.

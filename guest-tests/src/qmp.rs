@@ -93,7 +93,8 @@ impl Qmp {
         register_in(&answer, name).ok_or_else(|| unexpected("info registers", &answer))
     }
 
-    /// Where QEMU's own walker finds `gva` in the address space that the first processor is in; `None` where not mapped.
+    /// Where QEMU's own walker finds `gva` in the address space that the first processor is in; `None` where not
+    /// mapped.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).

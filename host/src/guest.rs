@@ -65,7 +65,8 @@ pub struct Refreshed<M> {
     pub memory: Shared<M>,
     /// Where its RAM ends.
     pub end: Gpa,
-    /// A root that some processor has loaded now, where one is known. It replaces an earlier hint, and no root that was given.
+    /// A root that some processor has loaded now, where one is known. It replaces an earlier hint, and no root that was
+    /// given.
     pub hint: Option<Cr3>,
     /// How deep its tables are, where that is known.
     pub mode: Option<PagingMode>,
@@ -169,7 +170,8 @@ impl<M: PhysRead> Guest<M> {
 
     /// Finds the candidates in all processes of the guest, each with a first reading of its heartbeat.
     ///
-    /// A kernel that led to a living producer before is used again if it is still there; else the whole of RAM is searched.
+    /// A kernel that led to a living producer before is used again if it is still there; else the whole of RAM is
+    /// searched.
     ///
     /// # Errors
     /// [`SurveyError`].

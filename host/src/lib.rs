@@ -1,9 +1,9 @@
 //! From a guest's name to its frames: attach, survey, confirm, read, watch.
 //!
-//! [`Guest::attach`] takes the name of a guest: a VM's, a process, a monitor's socket, RAM files, a core file. [`Guest::survey`] finds the candidates for regions in its processes. The
-//! caller waits as long as [`Survey::wait`] says; [`Survey::confirm`] then gives the producers whose heartbeat moved, each as a
-//! [`Live`] from which frames are taken. A [`Watch`] does all of that in steps, and goes on after a producer has restarted
-//! or the guest has rebooted.
+//! [`Guest::attach`] takes the name of a guest: a VM's, a process, a monitor's socket, RAM files, a core file.
+//! [`Guest::survey`] finds the candidates for regions in its processes. The caller waits as long as [`Survey::wait`]
+//! says; [`Survey::confirm`] then gives the producers whose heartbeat moved, each as a [`Live`] from which frames are
+//! taken. A [`Watch`] does all of that in steps, and goes on after a producer has restarted or the guest has rebooted.
 //!
 //! Nothing here sleeps, starts a thread or writes to the guest.
 #![forbid(unsafe_code)]

@@ -10,11 +10,11 @@ use vgpu_perception::{CopyOptions, PhysError, PhysRead};
 
 use crate::memory::Shared;
 
-/// A region, and the memory that it was found in: what [`Survey::confirm`](crate::Survey::confirm) gives of a producer that
-/// lives.
+/// A region, and the memory that it was found in: what [`Survey::confirm`](crate::Survey::confirm) gives of a producer
+/// that lives.
 ///
-/// It borrows nothing and may move to another thread. Where a read fails, the producer or its guest has gone: survey again,
-/// or leave that to a [`Watch`](crate::Watch).
+/// It borrows nothing and may move to another thread. Where a read fails, the producer or its guest has gone: survey
+/// again, or leave that to a [`Watch`](crate::Watch).
 #[derive(Debug)]
 pub struct Live<M> {
     candidate: Candidate<GuestPaging>,
@@ -64,8 +64,8 @@ impl<M: PhysRead> Live<M> {
         self.reader.frame(dst)
     }
 
-    /// Shows the latest frame in place, if it is newer than the last one taken. What `visit` did counts only if the result is
-    /// [`Sample::Fresh`].
+    /// Shows the latest frame in place, if it is newer than the last one taken. What `visit` did counts only if the
+    /// result is [`Sample::Fresh`].
     ///
     /// # Errors
     /// [`ReadError`] where the region cannot be read any more, or where `visit` fails.

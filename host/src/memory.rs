@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use vgpu_perception::{CopyHint, Extent, Gpa, Line, PageKind, PhysError, PhysRead, PhysRun, Window};
 
-/// A guest's memory, shared by the guest, its surveys and its readers. Whoever holds one may go on reading, also after the
-/// guest was attached anew: a region is always read through the memory that it was found in.
+/// A guest's memory, shared by the guest, its surveys and its readers. Whoever holds one may go on reading, also after
+/// the guest was attached anew: a region is always read through the memory that it was found in.
 #[derive(Debug)]
 pub struct Shared<M>(Arc<M>);
 

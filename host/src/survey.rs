@@ -1,7 +1,7 @@
 //! The candidates of a guest, and which of them live.
 //!
-//! Any process of the guest can forge candidates, as many as it likes. A survey holds a bounded number of them, some of every
-//! process before many of one; what it does not hold is counted, and handed out behind.
+//! Any process of the guest can forge candidates, as many as it likes. A survey holds a bounded number of them, some of
+//! every process before many of one; what it does not hold is counted, and handed out behind.
 
 use core::fmt;
 use core::hash::BuildHasher;
@@ -121,8 +121,8 @@ struct Pass {
     later: u64,
 }
 
-/// Counters of candidates by process. Two processes that share one take turns with each other; which do is drawn anew for
-/// each survey, so that a guest cannot arrange it.
+/// Counters of candidates by process. Two processes that share one take turns with each other; which do is drawn anew
+/// for each survey, so that a guest cannot arrange it.
 const COUNTERS: usize = 4096;
 
 impl<M: PhysRead> Survey<M> {
@@ -213,7 +213,8 @@ impl<M: PhysRead> Survey<M> {
 
     /// Reads every heartbeat again and gives the producers whose heartbeat moved, best first.
     ///
-    /// It may be called again: a beat that came late still counts, and a producer is given again only if it has beaten again.
+    /// It may be called again: a beat that came late still counts, and a producer is given again only if it has beaten
+    /// again.
     ///
     /// # Errors
     /// [`TooEarly`] before [`wait`](Self::wait) is over. [`poll`](Self::poll) does not mind.
@@ -273,8 +274,8 @@ impl<M: PhysRead> Survey<M> {
         Live::new(self.memory.clone(), sighting.candidate)
     }
 
-    /// Goes on behind the candidates that were handed out: holds the next ones in their place, with a first reading of each.
-    /// False where there are no more.
+    /// Goes on behind the candidates that were handed out: holds the next ones in their place, with a first reading of
+    /// each. False where there are no more.
     ///
     /// It is one pass over the guest's processes, as the survey was.
     ///

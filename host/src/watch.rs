@@ -23,11 +23,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Which candidates a watch takes.
 type Filter = Box<dyn Fn(&Candidate<GuestPaging>) -> bool + Send>;
 
-/// Follows one producer of a guest: finds it, notices when it restarts, ends or when the guest reboots, and finds it again.
+/// Follows one producer of a guest: finds it, notices when it restarts, ends or when the guest reboots, and finds it
+/// again.
 ///
-/// It never sleeps and starts no thread. [`step`](Self::step) does one piece of work and says when to call it next; between
-/// two calls [`live`](Self::live) is read as often as the caller likes. A search for a producer that ended begins with the
-/// kernel that was there before, without a pass for the kernel over all of RAM.
+/// It never sleeps and starts no thread. [`step`](Self::step) does one piece of work and says when to call it next;
+/// between two calls [`live`](Self::live) is read as often as the caller likes. A search for a producer that ended
+/// begins with the kernel that was there before, without a pass for the kernel over all of RAM.
 ///
 /// ```no_run
 /// use vgpu_perception::PhysRead;
@@ -140,8 +141,8 @@ impl<M: PhysRead> Watch<M> {
         }
     }
 
-    /// Does what is due at `now`: at most one survey of the guest, or one look at each heartbeat. Gives what happened, and when
-    /// the next step is due; a step that comes sooner does no harm.
+    /// Does what is due at `now`: at most one survey of the guest, or one look at each heartbeat. Gives what happened,
+    /// and when the next step is due; a step that comes sooner does no harm.
     pub fn step(&mut self, now: Instant) -> (Event, Instant) {
         let state = core::mem::replace(&mut self.state, State::Search { due: now });
         match state {

@@ -57,8 +57,8 @@ fn a_beat_is_a_proof_however_soon() {
     assert_eq!(survey.poll().len(), 1);
 }
 
-/// 200 regions that one process made up, and room for 16 candidates: every one is handed out once, the producer in the first
-/// turn, and no survey ever holds more than it was told to.
+/// 200 regions that one process made up, and room for 16 candidates: every one is handed out once, the producer in the
+/// first turn, and no survey ever holds more than it was told to.
 #[test]
 fn forgeries_take_turns_and_hide_nobody() {
     let mut linux = standard_linux(LinuxOptions::default());

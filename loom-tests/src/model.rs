@@ -8,7 +8,8 @@ use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Which outcomes the executions of a model had, and how often: a model that never reaches an outcome proves nothing of it.
+/// Which outcomes the executions of a model had, and how often: a model that never reaches an outcome proves nothing of
+/// it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcomes(Arc<Mutex<BTreeMap<String, u64>>>);
 
@@ -66,7 +67,8 @@ pub fn explore(bound: usize, outcomes: &Outcomes, model: impl Fn(&Outcomes) + Sy
     count.load(Ordering::Relaxed)
 }
 
-/// Whether exploring `model` breaks a property: how a sabotaged protocol has to end. The message of the first broken one.
+/// Whether exploring `model` breaks a property: how a sabotaged protocol has to end. The message of the first broken
+/// one.
 pub fn breaks(bound: usize, model: impl Fn(&Outcomes) + Sync + Send + 'static) -> Option<String> {
     let failure = catch_unwind(AssertUnwindSafe(|| explore(bound, &Outcomes::default(), model))).err()?;
     let text = failure.downcast_ref::<String>().cloned();

@@ -33,8 +33,8 @@ pub enum Machine {
 impl FromStr for Machine {
     type Err = MapError;
 
-    /// Takes `pc`, `q35`, `microvm`, `ch` or `cloud-hypervisor`, `firecracker` and `crosvm`, and QEMU's versioned names such
-    /// as `pc-q35-8.2`.
+    /// Takes `pc`, `q35`, `microvm`, `ch` or `cloud-hypervisor`, `firecracker` and `crosvm`, and QEMU's versioned names
+    /// such as `pc-q35-8.2`.
     fn from_str(name: &str) -> Result<Self, MapError> {
         match name {
             "pc" => Ok(Self::Pc),
@@ -104,8 +104,8 @@ impl Machine {
     /// How many bytes of `ram` lie below the hole.
     ///
     /// # Errors
-    /// [`MapError::RamSize`] for no RAM or a part of a page, [`MapError::MaxRamBelow4g`] for a limit above 4 GiB, of part of a
-    /// page, or of nothing.
+    /// [`MapError::RamSize`] for no RAM or a part of a page, [`MapError::MaxRamBelow4g`] for a limit above 4 GiB, of
+    /// part of a page, or of nothing.
     pub fn below_4g(self, ram: u64, options: MachineOptions) -> Result<u64, MapError> {
         if ram == 0 || !ram.is_multiple_of(PAGE_BYTES) {
             return Err(MapError::RamSize { bytes: ram });

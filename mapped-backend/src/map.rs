@@ -28,7 +28,8 @@ impl fmt::Display for Segment {
 /// The segments of one guest, ascending and without overlap in guest physical memory.
 ///
 /// What no segment covers is a hole: a read there is an error. Two segments may name the same bytes of a file, since
-/// firmware is aliased that way; two segments at the same guest physical address are refused, since one of them is wrong.
+/// firmware is aliased that way; two segments at the same guest physical address are refused, since one of them is
+/// wrong.
 ///
 /// Take the split from the virtual machine where it can be asked: it depends on the machine's version and its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +37,15 @@ pub struct SegmentMap {
     segments: Vec<Segment>,
 }
 
-/// The most segments that a map may have. Machines have one to three, and one more for each memory device that is plugged.
+/// The most segments that a map may have. Machines have one to three, and one more for each memory device that is
+/// plugged.
 pub const MAX_SEGMENTS: usize = 1024;
 
 impl SegmentMap {
     /// Checks and sorts `segments`.
     ///
-    /// Each is made of whole 4 KiB pages of the guest, and starts at any multiple of 8 in its file: in RAM files guest pages are
-    /// pages of the file, in dumps they follow headers of any length.
+    /// Each is made of whole 4 KiB pages of the guest, and starts at any multiple of 8 in its file: in RAM files guest
+    /// pages are pages of the file, in dumps they follow headers of any length.
     ///
     /// # Errors
     /// [`MapError`] naming the first segment that cannot be, or the two that collide.
@@ -75,8 +77,8 @@ impl SegmentMap {
         Self::new([Segment { gpa: Gpa::new(0), len, file: 0, offset: 0 }])
     }
 
-    /// Reads a list of `gpa:len:offset` or `gpa:len:offset:file`, each number decimal or `0x` hexadecimal, with an optional
-    /// `K`, `M`, `G` or `T` (powers of 1024) behind it.
+    /// Reads a list of `gpa:len:offset` or `gpa:len:offset:file`, each number decimal or `0x` hexadecimal, with an
+    /// optional `K`, `M`, `G` or `T` (powers of 1024) behind it.
     ///
     /// ```
     /// use vgpu_perception_mapped::SegmentMap;
@@ -86,7 +88,8 @@ impl SegmentMap {
     /// ```
     ///
     /// # Errors
-    /// [`MapError::Number`] or [`MapError::Fields`] with the text and its place in the list, or what [`new`](Self::new) gives.
+    /// [`MapError::Number`] or [`MapError::Fields`] with the text and its place in the list, or what [`new`](Self::new)
+    /// gives.
     pub fn parse<S: AsRef<str>>(list: impl IntoIterator<Item = S>) -> Result<Self, MapError> {
         let mut segments = Vec::new();
         for (index, text) in list.into_iter().enumerate() {
@@ -170,8 +173,8 @@ fn parse_segment(index: usize, text: &str) -> Result<Segment, MapError> {
     })
 }
 
-/// Reads a byte count or an address: decimal or `0x` hexadecimal, `_` between digits, and an optional `K`, `M`, `G` or `T`
-/// (powers of 1024, either case). `None` for anything else, and for what leaves 64 bits.
+/// Reads a byte count or an address: decimal or `0x` hexadecimal, `_` between digits, and an optional `K`, `M`, `G` or
+/// `T` (powers of 1024, either case). `None` for anything else, and for what leaves 64 bits.
 #[must_use]
 pub fn parse_number(text: &str) -> Option<u64> {
     let text = text.trim();

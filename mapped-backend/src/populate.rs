@@ -16,7 +16,8 @@ pub enum Populate {
     None,
     /// Map in every page that the files hold data for, now (`MADV_POPULATE_READ`).
     Read,
-    /// Say that huge pages are welcome (`MADV_HUGEPAGE`) wherever a file's data covers whole 2 MiB of it, then as `Read`.
+    /// Say that huge pages are welcome (`MADV_HUGEPAGE`) wherever a file's data covers whole 2 MiB of it, then as
+    /// `Read`.
     HugePages,
 }
 

@@ -9,8 +9,8 @@ const PAGE: usize = 4096;
 /// What a second look at RAM found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// None of these pages changed. The guest is paused, or its RAM is not shared with its file (`share=off`, `private`):
-    /// this process then sees what the file held when the guest started. Or too few pages were looked at.
+    /// None of these pages changed. The guest is paused, or its RAM is not shared with its file (`share=off`,
+    /// `private`): this process then sees what the file held when the guest started. Or too few pages were looked at.
     Frozen {
         /// How many pages were compared.
         pages: usize,
@@ -27,7 +27,8 @@ pub enum Change {
 /// A first look at RAM: one number for each of a number of pages that are spread evenly over the data of its files.
 ///
 /// A guest writes somewhere all the time (clocks, run queues), but only to some of its pages: looking at all of them is
-/// sure, at the cost of reading all RAM that has data twice; 8 bytes are kept a page. The caller waits between the looks.
+/// sure, at the cost of reading all RAM that has data twice; 8 bytes are kept a page. The caller waits between the
+/// looks.
 ///
 /// ```no_run
 /// # use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam};
@@ -103,7 +104,8 @@ fn each_page(ram: &GuestRam, mut page: impl FnMut(Gpa) -> Result<(), PhysError>)
     Ok(())
 }
 
-/// A number that differs where the page does, for all that matters here (FNV-1a over words; no guest gains by fooling it).
+/// A number that differs where the page does, for all that matters here (FNV-1a over words; no guest gains by fooling
+/// it).
 fn digest(ram: &GuestRam, gpa: Gpa) -> Result<u64, PhysError> {
     let mut words = [0; PAGE / 8];
     ram.load_words(gpa, &mut words)?;

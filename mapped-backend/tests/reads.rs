@@ -242,7 +242,8 @@ fn a_racing_writer_never_shows_half_a_word() {
                 value = (value + 1) & 0xff;
                 for word in 0..words {
                     let at = core::ptr::with_exposed_provenance_mut::<u64>(base + 8 * word);
-                    // SAFETY: inside the writable mapping, aligned, and only ever accessed as whole words by this process.
+                    // SAFETY: inside the writable mapping, aligned, and only ever accessed as whole words by this
+                    // process.
                     let shared = unsafe { AtomicU64::from_ptr(at) };
                     shared.store(value * 0x0101_0101_0101_0101, Ordering::Relaxed);
                 }

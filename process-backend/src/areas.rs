@@ -21,8 +21,8 @@ pub struct Area {
     pub device: (u32, u32),
     /// The number of the file on its device; 0 for anonymous memory.
     pub inode: u64,
-    /// What the kernel calls it: a path as the process saw it, perhaps with ` (deleted)`, `[heap]`, or nothing. Bytes below
-    /// a space are escaped by the kernel.
+    /// What the kernel calls it: a path as the process saw it, perhaps with ` (deleted)`, `[heap]`, or nothing. Bytes
+    /// below a space are escaped by the kernel.
     pub name: String,
 }
 
@@ -85,8 +85,8 @@ fn hex(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 
-/// What stands behind a stretch of addresses, whichever areas the kernel cuts it into: advice on a part of it, or a NUMA
-/// policy, splits an area and changes nothing.
+/// What stands behind a stretch of addresses, whichever areas the kernel cuts it into: advice on a part of it, or a
+/// NUMA policy, splits an area and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Backing {
     /// Its first address.

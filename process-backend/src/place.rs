@@ -15,8 +15,8 @@ pub(crate) struct Place {
     pub(crate) gpa: u64,
     pub(crate) len: u64,
     pub(crate) host: u64,
-    /// The pages that were seen to hold something, where others may be holes. A page that holds something stays one: where
-    /// the VMM gives it back (a balloon), reading it costs the VMM nothing but an entry for the page of zeros.
+    /// The pages that were seen to hold something, where others may be holes. A page that holds something stays one:
+    /// where the VMM gives it back (a balloon), reading it costs the VMM nothing but an entry for the page of zeros.
     seen: Option<Box<[AtomicU64]>>,
 }
 
@@ -53,8 +53,8 @@ impl Place {
         }
     }
 
-    /// Whether the byte at `skip` is in a page that holds something, and up to how many bytes from it on, at most `most`, are
-    /// the same in that. Asks the page map only about pages that were not seen.
+    /// Whether the byte at `skip` is in a page that holds something, and up to how many bytes from it on, at most
+    /// `most`, are the same in that. Asks the page map only about pages that were not seen.
     pub(crate) fn stretch(&self, pagemap: &Pagemap, skip: u64, most: u64) -> Result<(bool, u64), PagemapError> {
         let most = most.min(self.len.wrapping_sub(skip));
         let (first, last) = (skip / PAGE, skip.wrapping_add(most).wrapping_sub(1) / PAGE);

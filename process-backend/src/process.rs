@@ -13,7 +13,8 @@ use crate::areas::{Area, parse_area};
 use crate::error::OpenError;
 use crate::pagemap::Pagemap;
 
-/// A process, known by a descriptor of it (a pidfd): its number may be given to another one only after this one is gone.
+/// A process, known by a descriptor of it (a pidfd): its number may be given to another one only after this one is
+/// gone.
 pub struct Process {
     pid: Pid,
     pidfd: OwnedFd,
@@ -29,8 +30,8 @@ impl fmt::Debug for Process {
 impl Process {
     /// Takes hold of the process that has the number `pid` now.
     ///
-    /// Whoever knows the number from a monitor or a list takes hold first, and asks the monitor then: an answer proves that
-    /// the process is the one that was meant.
+    /// Whoever knows the number from a monitor or a list takes hold first, and asks the monitor then: an answer proves
+    /// that the process is the one that was meant.
     ///
     /// # Errors
     /// [`OpenError`] that names `pid`: none of that number, or not to be looked at by this user.
@@ -50,8 +51,8 @@ impl Process {
     /// Takes a pidfd that somebody else opened (`SO_PEERPIDFD`, a service manager).
     ///
     /// # Errors
-    /// [`OpenError`]: the process has ended, or may not be looked at by this user; `pid` is 0 in it where the descriptor is
-    /// no pidfd.
+    /// [`OpenError`]: the process has ended, or may not be looked at by this user; `pid` is 0 in it where the
+    /// descriptor is no pidfd.
     pub fn from_pidfd(pidfd: OwnedFd) -> Result<Self, OpenError> {
         let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
         let failed = |source| OpenError::Io { pid: 0, action: "asking whose descriptor it is", source };

@@ -58,8 +58,8 @@ impl ProcessOptions {
 ///
 /// # Errors of reads
 ///
-/// [`PhysErrorKind::Ended`] once the process has ended, [`PhysErrorKind::Lost`] once it has something else mapped where the
-/// guest's RAM was; both for good. [`PhysErrorKind::Backend`] with the system's number for anything else.
+/// [`PhysErrorKind::Ended`] once the process has ended, [`PhysErrorKind::Lost`] once it has something else mapped where
+/// the guest's RAM was; both for good. [`PhysErrorKind::Backend`] with the system's number for anything else.
 pub struct ProcessRam {
     process: Process,
     pieces: Box<[(Piece, Vec<Backing>)]>,
@@ -95,8 +95,8 @@ impl ProcessRam {
     /// The RAM that `process` holds in `pieces`, in any order.
     ///
     /// # Errors
-    /// [`OpenError`] that names the piece: wrong in itself, in the way of another, or not mapped for reading; or the process
-    /// may not be read, or holds no data in any of them.
+    /// [`OpenError`] that names the piece: wrong in itself, in the way of another, or not mapped for reading; or the
+    /// process may not be read, or holds no data in any of them.
     pub fn new(process: Process, pieces: &[Piece], options: ProcessOptions) -> Result<Self, OpenError> {
         let sorted = check(pieces)?;
         let areas = process.maps()?;
@@ -160,8 +160,8 @@ impl ProcessRam {
         self.process.check_alive()
     }
 
-    /// Whether the process still runs, still runs the same program, and still has the same mapped at every piece. To be asked
-    /// before each survey of the guest; memory that it gave back since (a balloon) is skipped from here on.
+    /// Whether the process still runs, still runs the same program, and still has the same mapped at every piece. To be
+    /// asked before each survey of the guest; memory that it gave back since (a balloon) is skipped from here on.
     ///
     /// # Errors
     /// [`OpenError::Ended`], or [`OpenError::Changed`] and [`OpenError::NotMapped`] with the piece.

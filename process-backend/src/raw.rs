@@ -1,8 +1,8 @@
 //! The one module with `unsafe`: the system call that copies another process's memory.
 //!
 //! The other side of the copy is the kernel's business: it looks the addresses up in the other process and copies what
-//! stands there, whoever writes it meanwhile. No address of that process is ever followed here. This side is a buffer that
-//! the caller lends exclusively, as for `read(2)`.
+//! stands there, whoever writes it meanwhile. No address of that process is ever followed here. This side is a buffer
+//! that the caller lends exclusively, as for `read(2)`.
 
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
 
@@ -62,16 +62,16 @@ impl<const N: usize> Remote<N> {
         None
     }
 
-    /// Copies the ranges, one after the other, to the start of `dst`; gives how many bytes were copied. Fewer than all means
-    /// that the range in which the copy ended cannot be read on.
+    /// Copies the ranges, one after the other, to the start of `dst`; gives how many bytes were copied. Fewer than all
+    /// means that the range in which the copy ended cannot be read on.
     #[inline]
     pub(crate) fn copy(&self, pid: Pid, dst: &mut [u8]) -> io::Result<usize> {
         let local = libc::iovec { iov_base: dst.as_mut_ptr().cast(), iov_len: dst.len() };
         let pid = pid.as_raw_nonzero().get();
         let (from, count) = (self.ranges.as_ptr(), self.len as libc::c_ulong);
-        // SAFETY: `local` is the whole of `dst`, which is exclusive for the call, and the kernel writes nothing else of this
-        // process; bytes have no invalid values. `from` has `count` elements, which the kernel only reads; what they name
-        // are addresses of the other process, which the kernel checks.
+        // SAFETY: `local` is the whole of `dst`, which is exclusive for the call, and the kernel writes nothing else of
+        // this process; bytes have no invalid values. `from` has `count` elements, which the kernel only reads; what
+        // they name are addresses of the other process, which the kernel checks.
         let copied = unsafe { libc::process_vm_readv(pid, &raw const local, 1, from, count, 0) };
         usize::try_from(copied).map_err(|_| io::Error::last_os_error())
     }

@@ -1,8 +1,8 @@
 //! A producer that misbehaves: it lies, remaps its region, breaks its sessions, and dies in the middle of a frame.
 //!
-//! What it never does is to lie about what it paints: a reader that checks every pixel against the number in the descriptor
-//! has to find every frame whole, whatever else is wrong. So the descriptors' frame numbers, cursor and geometry stay
-//! true, sizes are lied about only beyond what can be, and a sequence number only with an odd one.
+//! What it never does is to lie about what it paints: a reader that checks every pixel against the number in the
+//! descriptor has to find every frame whole, whatever else is wrong. So the descriptors' frame numbers, cursor and
+//! geometry stay true, sizes are lied about only beyond what can be, and a sequence number only with an odd one.
 
 use core::time::Duration;
 use std::io;

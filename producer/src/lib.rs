@@ -1,8 +1,8 @@
 //! The reference producer: writes a vgpu region, as a capture program in a guest would.
 //!
-//! It is the only code of the workspace that writes one. The offsets are those of [`vgpu_perception::abi`]; the order of
-//! the stores is in [`Producer`]. Memory is reached through [`RegionWrite`], word by word, so that a model checker runs the
-//! same stores as the program in a real guest.
+//! It is the only code of the workspace that writes one. The offsets are those of [`vgpu_perception::abi`]; the order
+//! of the stores is in [`Producer`]. Memory is reached through [`RegionWrite`], word by word, so that a model checker
+//! runs the same stores as the program in a real guest.
 //!
 //! | part | for |
 //! | --- | --- |

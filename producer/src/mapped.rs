@@ -2,8 +2,8 @@
 //!
 //! What makes the stores sound although other processes, or another machine, load the bytes meanwhile:
 //!
-//! * The memory is none of Rust's: it comes from `mmap`, no Rust object lies in it, and nothing here makes a reference into
-//!   it other than the atomic that a store needs.
+//! * The memory is none of Rust's: it comes from `mmap`, no Rust object lies in it, and nothing here makes a reference
+//!   into it other than the atomic that a store needs.
 //! * Every access is a relaxed atomic load or store of an aligned word inside the mapping.
 
 #![allow(unsafe_code, reason = "the one module of this crate that may")]
@@ -68,7 +68,8 @@ impl MappedRegion {
 
     fn map(file: BorrowedFd<'_>) -> io::Result<Self> {
         let rights = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is
+        // replaced.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), LEN, rights, MapFlags::SHARED, file, 0) }?;
         Ok(Self { base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)? })
     }
@@ -162,8 +163,8 @@ impl Drop for MappedRegion {
 impl RegionWrite for MappedRegion {
     fn store_u32(&self, offset: u64, value: u32) {
         let at = self.word(offset, 4).cast::<u32>();
-        // SAFETY: `word` checked alignment and bounds; the mapping lives as long as `self`; every other access that this
-        // program makes to it is an atomic store too.
+        // SAFETY: `word` checked alignment and bounds; the mapping lives as long as `self`; every other access that
+        // this program makes to it is an atomic store too.
         let word = unsafe { AtomicU32::from_ptr(at) };
         word.store(value.to_le(), Ordering::Relaxed);
     }
@@ -190,7 +191,8 @@ impl RegionWrite for MappedRegion {
             let start = self.word(first, 8).cast::<u64>();
             for (n, word) in words.enumerate() {
                 let value = word.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-                // SAFETY: word `n` lies between the first and the last one, which `word` checked; else as in `store_u32`.
+                // SAFETY: word `n` lies between the first and the last one, which `word` checked; else as in
+                // `store_u32`.
                 let at = unsafe { AtomicU64::from_ptr(start.wrapping_add(n)) };
                 at.store(value, Ordering::Relaxed);
             }

@@ -1,8 +1,8 @@
 //! Test pictures: every pixel follows from the frame's number, and they look like a desktop.
 //!
-//! The low two bits of blue, green and red are a stamp: six bits that follow from the frame's number and from which 64 bytes
-//! of the frame the pixel is in. Two frames of one size whose numbers differ by less than 64 differ in every pixel, so that a
-//! reader who [`check`]s finds any mixture of them, and most pages that are in another's place.
+//! The low two bits of blue, green and red are a stamp: six bits that follow from the frame's number and from which 64
+//! bytes of the frame the pixel is in. Two frames of one size whose numbers differ by less than 64 differ in every
+//! pixel, so that a reader who [`check`]s finds any mixture of them, and most pages that are in another's place.
 
 use core::fmt;
 

@@ -10,18 +10,19 @@ use crate::write::RegionWrite;
 /// The writer of one region. Every region has exactly one.
 ///
 /// # Order of stores
-/// *A line or a slot*: number odd; release fence; payload; number even, release. A reader that saw any word of the payload
-/// finds the odd number, or a later one, when it looks again.
+/// *A line or a slot*: number odd; release fence; payload; number even, release. A reader that saw any word of the
+/// payload finds the odd number, or a later one, when it looks again.
 ///
-/// *A frame*: its slot as above; then `frame_id`, release; then `latest`, release. Whoever finds the slot through `latest`
-/// finds the frame in it, or a later one. The slot that `latest` names is never written.
+/// *A frame*: its slot as above; then `frame_id`, release; then `latest`, release. Whoever finds the slot through
+/// `latest` finds the frame in it, or a later one. The slot that `latest` names is never written.
 ///
-/// *A session break* ([`new_run_epoch`](Self::new_run_epoch)): `latest` = none; `frame_id` = 0; `run_epoch`, release; then
-/// the heart. Whoever sees the new epoch can no longer take a frame of the old session for one of the new, and a heartbeat
-/// of the new session proves its epoch. The slots' numbers go on: one that began again would let an old and a new write pass
-/// for the same.
+/// *A session break* ([`new_run_epoch`](Self::new_run_epoch)): `latest` = none; `frame_id` = 0; `run_epoch`, release;
+/// then the heart. Whoever sees the new epoch can no longer take a frame of the old session for one of the new, and a
+/// heartbeat of the new session proves its epoch. The slots' numbers go on: one that began again would let an old and a
+/// new write pass for the same.
 ///
-/// *A start* ([`Producer::new`]): everything else first, the heartbeat last, release: before it the page is no candidate.
+/// *A start* ([`Producer::new`]): everything else first, the heartbeat last, release: before it the page is no
+/// candidate.
 #[derive(Debug)]
 pub struct Producer<W> {
     pub(crate) region: W,
@@ -281,7 +282,8 @@ impl<W: RegionWrite> Producer<W> {
         Ok(slot.finish())
     }
 
-    /// Publishes a frame row by row: `fill` gets the row's number and `row`, cut to the row's bytes. Returns its `frame_id`.
+    /// Publishes a frame row by row: `fill` gets the row's number and `row`, cut to the row's bytes. Returns its
+    /// `frame_id`.
     ///
     /// # Errors
     /// [`BadFrame`] where the size cannot be, or `row` is shorter than a row; nothing is written then.

@@ -77,8 +77,8 @@ const BEAT: Duration = Duration::from_millis(100);
 
 /// Makes a region and publishes the frames of [`pattern`] in it, as the options say.
 ///
-/// Prints `ready pid=… base=0x… run_epoch=… width=… height=…` once there is a first frame, and nothing after it but what
-/// [`Options::report`] asks for. The cursor takes a step of [`pattern::cursor`] with every frame.
+/// Prints `ready pid=… base=0x… run_epoch=… width=… height=…` once there is a first frame, and nothing after it but
+/// what [`Options::report`] asks for. The cursor takes a step of [`pattern::cursor`] with every frame.
 ///
 /// # Errors
 /// What the kernel says of the region's memory; `InvalidInput` where the frame's size cannot be.

@@ -72,8 +72,8 @@ impl FrameMeta {
     }
 }
 
-/// A frame that is being written. Dropped before [`finish`](Self::finish), its slot stays as a writer leaves it that stops
-/// half-way: the number odd, and `latest` elsewhere. The next frame takes the same slot.
+/// A frame that is being written. Dropped before [`finish`](Self::finish), its slot stays as a writer leaves it that
+/// stops half-way: the number odd, and `latest` elsewhere. The next frame takes the same slot.
 #[derive(Debug)]
 #[must_use = "a frame that is not finished leaves its slot half written"]
 pub struct SlotWrite<'p, W> {

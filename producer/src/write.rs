@@ -4,9 +4,9 @@ use core::sync::atomic::{Ordering, fence};
 
 /// Word-granular writing to memory that readers look at meanwhile.
 ///
-/// Offsets count from the start of the region, in bytes, and are multiples of the word's size. Words are little-endian in
-/// memory. The stores are relaxed: order comes from [`fence_release`](Self::fence_release) alone. The release stores are
-/// made of a fence and a relaxed store, so that a memory that leaves one of them out can show which are needed.
+/// Offsets count from the start of the region, in bytes, and are multiples of the word's size. Words are little-endian
+/// in memory. The stores are relaxed: order comes from [`fence_release`](Self::fence_release) alone. The release stores
+/// are made of a fence and a relaxed store, so that a memory that leaves one of them out can show which are needed.
 pub trait RegionWrite {
     /// Stores a `u32`, relaxed.
     fn store_u32(&self, offset: u64, value: u32);
@@ -14,7 +14,8 @@ pub trait RegionWrite {
     /// Stores a `u64`, relaxed. Payload may take two `u32` stores instead; fields that have no seqlock may not.
     fn store_u64(&self, offset: u64, value: u64);
 
-    /// What was stored before is seen by whoever sees what is stored after, if an acquire fence stands between their loads.
+    /// What was stored before is seen by whoever sees what is stored after, if an acquire fence stands between their
+    /// loads.
     fn fence_release(&self) {
         fence(Ordering::Release);
     }

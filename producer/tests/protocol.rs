@@ -144,7 +144,8 @@ fn a_session_break_hides_the_old_frames_before_it_tells_the_epoch() {
             Event::U64(producer::HEARTBEAT, 10),
         ]
     );
-    // The number of the frame begins again, the numbers of the slots go on, and the old latest is not overwritten first.
+    // The number of the frame begins again, the numbers of the slots go on, and the old latest is not overwritten
+    // first.
     let slot = producer.begin_publish(&TINY).unwrap();
     assert_eq!((slot.slot(), slot.frame_id()), (1, 1));
 }

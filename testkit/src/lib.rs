@@ -1,7 +1,8 @@
 //! Synthetic guests with real x86-64 page tables: what the tests, the fuzzers and the demo run against.
 //!
-//! A guest is a [`Ram`] that a [`GuestBuilder`] filled with tables, and that any number of threads may read and write at
-//! once. [`naive`] is a second page walker, written from the manual and kept simple, against which the real one is checked.
+//! A guest is a [`Ram`] that a [`GuestBuilder`] filled with tables, and that any number of threads may read and write
+//! at once. [`naive`] is a second page walker, written from the manual and kept simple, against which the real one is
+//! checked.
 //!
 //! This crate panics on misuse: it is for tests.
 //!

@@ -1,7 +1,7 @@
 //! A page walker written from the manual (Intel SDM vol. 3A, chapter 4, tables 4-14 to 4-20), as plainly as possible.
 //!
-//! It is the other opinion that the real walker is compared with, so it shares no code and no structure with it: numbers
-//! instead of types, recursion instead of a loop. It knows hardware entries only. It is slow.
+//! It is the other opinion that the real walker is compared with, so it shares no code and no structure with it:
+//! numbers instead of types, recursion instead of a loop. It knows hardware entries only. It is slow.
 
 use vgpu_perception::{Gpa, PhysRead};
 

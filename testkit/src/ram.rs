@@ -18,8 +18,8 @@ struct Segment {
     chunks: Vec<OnceLock<Box<Chunk>>>,
 }
 
-/// The RAM of a guest. Pages that were never written hold no memory, read as zero and are no data extent; addresses outside
-/// the declared segments are holes.
+/// The RAM of a guest. Pages that were never written hold no memory, read as zero and are no data extent; addresses
+/// outside the declared segments are holes.
 ///
 /// A clone is another handle on the same bytes, for another thread; [`deep_copy`](Self::deep_copy) makes another guest.
 #[derive(Clone)]

@@ -248,8 +248,8 @@ pub struct Region {
 impl Region {
     /// Makes a region in new memory of a process.
     ///
-    /// Frames are written wherever their pages are mapped. With [`Placement::Contiguous`], or large pages, the pages of a
-    /// ring that is not [`Ring::All`] leave gaps in physical memory as in virtual.
+    /// Frames are written wherever their pages are mapped. With [`Placement::Contiguous`], or large pages, the pages of
+    /// a ring that is not [`Ring::All`] leave gaps in physical memory as in virtual.
     ///
     /// # Panics
     /// Where `base` is not a multiple of the page size, a page is mapped there already, or the RAM is too full.

@@ -2,11 +2,12 @@
 //!
 //! What it can promise is what its connector does:
 //!
-//! * **Atomicity.** A word is one request of its size. A connector over mapped memory answers it with one load in practice; one
-//!   over a file, a debugger or DMA may not, and then a 64-bit field that is not under a seqlock is a best effort.
+//! * **Atomicity.** A word is one request of its size. A connector over mapped memory answers it with one load in
+//!   practice; one over a file, a debugger or DMA may not, and then a 64-bit field that is not under a seqlock is a
+//!   best effort.
 //! * **Ordering.** Requests are made one after the other, and a request's bytes are there when it returns.
-//! * **Holes.** What a connector says that it could not read is an error. One that fills holes with zeros itself cannot be told
-//!   apart: give the guest's RAM as extents.
+//! * **Holes.** What a connector says that it could not read is an error. One that fills holes with zeros itself cannot
+//!   be told apart: give the guest's RAM as extents.
 //! * **Caches.** Take the connector itself. Under memflow's `CachedPhysicalMemory` nothing here is true.
 //!
 //! ```

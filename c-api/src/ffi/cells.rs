@@ -24,7 +24,8 @@ struct Seat<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: values are copied in by one writer that has the seat for itself, and copied out by readers that keep writers away.
+// SAFETY: values are copied in by one writer that has the seat for itself, and copied out by readers that keep writers
+// away.
 unsafe impl<T: Copy + Send> Sync for Latest<T> {}
 
 impl<T> fmt::Debug for Latest<T> {
@@ -60,8 +61,9 @@ impl<T: Copy> Latest<T> {
             let seat = self.seat(shown);
             seat.users.fetch_add(1, Ordering::Acquire);
             if self.shown.load(Ordering::Acquire) == shown {
-                // SAFETY: a writer takes a seat whose count is 0, and then writes only if the shown seat is another. This seat was
-                // shown after it was counted here. So whoever took it before saw or will see that it is shown, and writes nothing.
+                // SAFETY: a writer takes a seat whose count is 0, and then writes only if the shown seat is another.
+                // This seat was shown after it was counted here. So whoever took it before saw or will see that it is
+                // shown, and writes nothing.
                 let value = unsafe { *seat.value.get() };
                 seat.users.fetch_sub(1, Ordering::Release);
                 return (shown, value);
@@ -71,8 +73,8 @@ impl<T: Copy> Latest<T> {
         }
     }
 
-    /// Shows what `change` makes of the latest value, with nobody else's change in between; `None` leaves it. False where threads
-    /// that stopped in the middle hold all seats: then nothing changed.
+    /// Shows what `change` makes of the latest value, with nobody else's change in between; `None` leaves it. False
+    /// where threads that stopped in the middle hold all seats: then nothing changed.
     pub(crate) fn update(&self, mut change: impl FnMut(T) -> Option<T>) -> bool {
         for number in 0..TRIES {
             let (shown, old) = self.look();
@@ -84,8 +86,8 @@ impl<T: Copy> Latest<T> {
             }
             let mut done = false;
             if self.shown.load(Ordering::Acquire) == shown {
-                // SAFETY: the count was 0 and is `WRITER`: no other writer takes the seat, and readers that count themselves now
-                // find that another seat is shown. It cannot be shown before this writer shows it.
+                // SAFETY: the count was 0 and is `WRITER`: no other writer takes the seat, and readers that count
+                // themselves now find that another seat is shown. It cannot be shown before this writer shows it.
                 unsafe { *seat.value.get() = new };
                 let next = (shown >> 2).wrapping_add(1) << 2 | to;
                 done = self.shown.compare_exchange(shown, next, Ordering::AcqRel, Ordering::Relaxed).is_ok();

@@ -9,8 +9,8 @@ pub(crate) fn duplicate(fd: c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error()));
     }
-    // SAFETY: not -1; by the headers' contract the caller's open descriptor, which stays open during the call. One that is not open
-    // gives an error of the kernel, and nothing of it is kept.
+    // SAFETY: not -1; by the headers' contract the caller's open descriptor, which stays open during the call. One that
+    // is not open gives an error of the kernel, and nothing of it is kept.
     unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
 }
 

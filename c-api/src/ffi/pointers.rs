@@ -28,8 +28,8 @@ impl<T: Copy> In<T> {
     /// A copy of the object.
     pub(crate) fn get(self, name: &str) -> Result<T, Failure> {
         check(self.0, name)?;
-        // SAFETY: not NULL and aligned, and by the headers' contract a readable `T`; every `T` used here is plain old data, for
-        // which all bit patterns are values.
+        // SAFETY: not NULL and aligned, and by the headers' contract a readable `T`; every `T` used here is plain old
+        // data, for which all bit patterns are values.
         Ok(unsafe { self.0.read() })
     }
 
@@ -54,8 +54,8 @@ impl In<core::ffi::c_char> {
     /// The bytes of a string, without its zero.
     pub(crate) fn bytes(&self, name: &str) -> Result<&[u8], Failure> {
         check(self.as_ptr(), name)?;
-        // SAFETY: not NULL, and by the headers' contract a string that ends with a zero and stays as it is during the call, which
-        // `&self` does not outlive.
+        // SAFETY: not NULL, and by the headers' contract a string that ends with a zero and stays as it is during the
+        // call, which `&self` does not outlive.
         Ok(unsafe { core::ffi::CStr::from_ptr(self.as_ptr()) }.to_bytes())
     }
 }
@@ -112,8 +112,8 @@ impl Out<u8> {
         if array.len == 0 {
             return Ok(&mut []);
         }
-        // SAFETY: not NULL, at most `isize::MAX` long, and by the headers' contract `len` writable bytes that nobody else uses during
-        // the call; the slice does not leave the exported function that made it. Any byte is a `u8`.
+        // SAFETY: not NULL, at most `isize::MAX` long, and by the headers' contract `len` writable bytes that nobody
+        // else uses during the call; the slice does not leave the exported function that made it. Any byte is a `u8`.
         Ok(unsafe { core::slice::from_raw_parts_mut(array.at, array.len) })
     }
 }
@@ -149,7 +149,8 @@ impl<T: Copy> Array<T> {
     /// Stores element `index`, if there is room for it.
     pub(crate) fn put(&self, index: usize, value: T) {
         if index < self.len {
-            // SAFETY: `Out::array` found it not NULL and aligned; `index` lies inside, so by the headers' contract this is a writable `T`.
+            // SAFETY: `Out::array` found it not NULL and aligned; `index` lies inside, so by the headers' contract this
+            // is a writable `T`.
             unsafe { self.at.wrapping_add(index).write(value) }
         }
     }
@@ -169,8 +170,8 @@ fn check<T>(at: *const T, name: &str) -> Result<(), Failure> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context(*mut c_void);
 
-// SAFETY: it is handed back to the caller's own function and never followed; that the function may be called by several threads
-// is what `memmodel.h` asks of a program that uses the handle from several.
+// SAFETY: it is handed back to the caller's own function and never followed; that the function may be called by several
+// threads is what `memmodel.h` asks of a program that uses the handle from several.
 unsafe impl Send for Context {}
 
 // SAFETY: the same.

@@ -89,8 +89,8 @@ impl Scratch {
         second: B,
     ) -> (&'static mut [A], &'static mut [B]) {
         let (a, b) = self.split(n, first, second);
-        // SAFETY: `Scan` holds the scratch memory in a field that it never touches and drops after the arrays; moving it does not
-        // move the memory, which is the caller's or a box's.
+        // SAFETY: `Scan` holds the scratch memory in a field that it never touches and drops after the arrays; moving
+        // it does not move the memory, which is the caller's or a box's.
         let a = unsafe { core::mem::transmute::<&mut [A], &'static mut [A]>(a) };
         // SAFETY: the same.
         let b = unsafe { core::mem::transmute::<&mut [B], &'static mut [B]>(b) };

@@ -32,7 +32,8 @@ impl Drop for End {
         if own.is_null() {
             return;
         }
-        // SAFETY: `join` made it from a box for this thread, and nobody but this thread had the pointer; it is gone from `OWN`.
+        // SAFETY: `join` made it from a box for this thread, and nobody but this thread had the pointer; it is gone
+        // from `OWN`.
         let own = unsafe { Box::from_raw(own) };
         // A call that was left by `longjmp` keeps its hazards, so the record stays with what they protect.
         if own.depth.load(Ordering::Relaxed) == 0 {
@@ -51,7 +52,8 @@ pub(crate) fn with<R>(work: impl FnOnce(&Own) -> R) -> Result<R, Failure> {
     if own.is_null() {
         own = join(&TABLE)?;
     }
-    // SAFETY: it is this thread's, and lives until the thread's `End` is dropped, which no call of this thread is inside of.
+    // SAFETY: it is this thread's, and lives until the thread's `End` is dropped, which no call of this thread is
+    // inside of.
     Ok(work(unsafe { &*own }))
 }
 

@@ -134,8 +134,8 @@ impl<'w> Finder<'w> {
         self
     }
 
-    /// Starts from a root that some processor had loaded. It is tried first; since it may be one of user mode alone, with
-    /// hardly any kernel half, the search goes on without it where it does not lead to a Windows kernel.
+    /// Starts from a root that some processor had loaded. It is tried first; since it may be one of user mode alone,
+    /// with hardly any kernel half, the search goes on without it where it does not lead to a Windows kernel.
     #[must_use]
     pub const fn hint(mut self, root: Cr3) -> Self {
         self.start = Start::Hint(root);
@@ -199,8 +199,8 @@ impl<'w> Finder<'w> {
         FindProgress { phase, scan, stats: self.stats() }
     }
 
-    /// Goes on until the kernel is found, the budget is spent (`Ok(false)`), or there is none. For a caller that wants the
-    /// kernel and its processes, and no scan.
+    /// Goes on until the kernel is found, the budget is spent (`Ok(false)`), or there is none. For a caller that wants
+    /// the kernel and its processes, and no scan.
     ///
     /// # Errors
     /// As [`step`](Self::step).

@@ -1,8 +1,8 @@
 //! The front door of the core: from guest memory to candidates, in the order in which a caller should take them.
 //!
-//! [`Workspace`] is all the scratch memory of a search, as one value of the caller's. [`Finder`] finds the kernel, then scans
-//! every process; it stops at any budget and goes on where it stopped. [`Rank`] orders candidates, for every front end alike.
-//! What is found is read through a [`Reader`](crate::region::Reader).
+//! [`Workspace`] is all the scratch memory of a search, as one value of the caller's. [`Finder`] finds the kernel, then
+//! scans every process; it stops at any budget and goes on where it stopped. [`Rank`] orders candidates, for every
+//! front end alike. What is found is read through a [`Reader`](crate::region::Reader).
 //!
 //! ```
 //! use vgpu_perception::find::{FindError, Finder, Workspace, WorkspaceSize};

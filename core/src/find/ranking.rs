@@ -18,9 +18,9 @@ pub enum Verdict {
 
 /// How good a candidate is: the least is taken first.
 ///
-/// Any process of the guest can forge candidates, so what the caller found out about liveness decides first; then what the
-/// producer says of itself (capturing, paused, starting, in error, anything else); then whether it has published a frame. The
-/// place comes last and makes the order total, so that every front end names the same candidate.
+/// Any process of the guest can forge candidates, so what the caller found out about liveness decides first; then what
+/// the producer says of itself (capturing, paused, starting, in error, anything else); then whether it has published a
+/// frame. The place comes last and makes the order total, so that every front end names the same candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank {
     verdict: Verdict,

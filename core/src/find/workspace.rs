@@ -22,7 +22,8 @@ pub struct WorkspaceSize {
 impl WorkspaceSize {
     /// What suits a guest whose RAM ends at `end`, the first guest physical address behind its last byte.
     ///
-    /// The bitmap takes a bit a page: 128 KiB for 4 GiB. The other two do not depend on the guest and take about 200 KiB.
+    /// The bitmap takes a bit a page: 128 KiB for 4 GiB. The other two do not depend on the guest and take about 200
+    /// KiB.
     #[must_use]
     pub fn for_ram(end: Gpa) -> Self {
         let words = ScanScratch::<GuestPaging>::page_bitmap_words(end);

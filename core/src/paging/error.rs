@@ -49,8 +49,8 @@ pub enum WalkError {
         /// What the walk grants.
         rights: Rights,
     },
-    /// The page is in RAM, but its entry does not say what it grants: the guest samples who uses the page, and knows by itself.
-    /// That passes as soon as the page is used; try again.
+    /// The page is in RAM, but its entry does not say what it grants: the guest samples who uses the page, and knows by
+    /// itself. That passes as soon as the page is used; try again.
     RightsUnknown {
         /// The address.
         gva: Gva,

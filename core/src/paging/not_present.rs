@@ -1,7 +1,8 @@
 //! What an operating system means by an entry that the processor would not use.
 //!
-//! To the processor a clear P bit says nothing but "fault". An operating system keeps the page's whereabouts in the other
-//! 63 bits: a page that was trimmed from a working set may still lie in RAM. [`NotPresentResolver`] is the hook for that.
+//! To the processor a clear P bit says nothing but "fault". An operating system keeps the page's whereabouts in the
+//! other 63 bits: a page that was trimmed from a working set may still lie in RAM. [`NotPresentResolver`] is the hook
+//! for that.
 
 use core::fmt;
 
@@ -34,8 +35,8 @@ pub enum Resolution {
     Page {
         /// The page's first byte, 4 KiB-aligned.
         gpa: Gpa,
-        /// What the operating system grants on the page; `None` where the entry does not say, and only the guest's kernel
-        /// knows.
+        /// What the operating system grants on the page; `None` where the entry does not say, and only the guest's
+        /// kernel knows.
         rights: Option<Rights>,
     },
     /// The table of the next lower level lies in RAM at this address; the walk goes on there.
@@ -47,8 +48,9 @@ pub enum Resolution {
 pub struct Resolved {
     /// What the entry means at the address that was asked about.
     pub resolution: Resolution,
-    /// The first address after it for which the same entry may mean something else. Only looked at where nothing was found
-    /// ([`Resolution::NotMapped`], [`Resolution::NotResident`]): a large stretch that is not there is passed over at once.
+    /// The first address after it for which the same entry may mean something else. Only looked at where nothing was
+    /// found ([`Resolution::NotMapped`], [`Resolution::NotResident`]): a large stretch that is not there is passed over
+    /// at once.
     pub until: Gva,
 }
 
@@ -68,21 +70,23 @@ impl Resolved {
 
 /// The meaning that the guest's operating system gives to entries without P.
 ///
-/// An implementation is a small plain value: it travels inside [`AddressSpace`](super::AddressSpace) and region handles.
-/// It may read guest memory, in bounded work, and must not trust what it reads.
+/// An implementation is a small plain value: it travels inside [`AddressSpace`](super::AddressSpace) and region
+/// handles. It may read guest memory, in bounded work, and must not trust what it reads.
 pub trait NotPresentResolver: Copy + fmt::Debug {
-    /// False where no entry can mean anything but [`Resolution::NotMapped`]: lets a scan pass over such entries unasked.
+    /// False where no entry can mean anything but [`Resolution::NotMapped`]: lets a scan pass over such entries
+    /// unasked.
     const RESOLVES: bool = true;
 
     /// Loads that one call of [`resolve`](Self::resolve) makes at most: the bounds of this crate are stated with it.
     const LOADS: u64;
 
-    /// What one answer found out that helps with the next page of the same section: where its descriptor leads, say. The
-    /// walker starts each of its operations with a default one and forgets it at the end of the operation, so that it may
-    /// hold what was read from guest memory. `()` where there is nothing to remember.
+    /// What one answer found out that helps with the next page of the same section: where its descriptor leads, say.
+    /// The walker starts each of its operations with a default one and forgets it at the end of the operation, so that
+    /// it may hold what was read from guest memory. `()` where there is nothing to remember.
     type Lookup: Copy + Default + fmt::Debug;
 
-    /// Says what `entry` means. Every load of guest memory is spent on `cost`, which is not asked: the answer has to be whole.
+    /// Says what `entry` means. Every load of guest memory is spent on `cost`, which is not asked: the answer has to be
+    /// whole.
     ///
     /// # Errors
     /// [`PhysError`] where the structures that tell could not be read.

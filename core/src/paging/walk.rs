@@ -157,8 +157,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         Self { need: Need::of(need), ..self }
     }
 
-    /// The same walker, which also takes a page in RAM whose entry does not say what it grants, if the levels above grant what
-    /// is needed. Without this such a page is [`WalkError::RightsUnknown`].
+    /// The same walker, which also takes a page in RAM whose entry does not say what it grants, if the levels above
+    /// grant what is needed. Without this such a page is [`WalkError::RightsUnknown`].
     #[must_use]
     pub fn taking_unknown_rights(self) -> Self {
         Self { takes_unknown: true, ..self }
@@ -252,8 +252,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             }
             (PagingMode::FourLevel, None) => Err(non_canonical(gva)),
             (PagingMode::FiveLevel, _) => {
-                // Taken apart and put together again, here and below: a result that a call has written stays in memory, and
-                // then the fast path would write its own there as well.
+                // Taken apart and put together again, here and below: a result that a call has written stays in memory,
+                // and then the fast path would write its own there as well.
                 let found = self.walk_five(gva, record)?;
                 Ok(found)
             }
@@ -273,8 +273,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
     }
 
-    /// The fast path from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB. What
-    /// is anything else goes on [`aside`](Self::aside) with the entry that was read.
+    /// The fast path from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB.
+    /// What is anything else goes on [`aside`](Self::aside) with the entry that was read.
     #[inline(always)]
     fn descend<T: Record<R>>(
         &self,
@@ -409,7 +409,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
     }
 
-    /// What an entry without P means; the rights of a [`Resolution::Page`] are those that remain under the levels above.
+    /// What an entry without P means; the rights of a [`Resolution::Page`] are those that remain under the levels
+    /// above.
     #[cold]
     pub(crate) fn meaning(
         &self,

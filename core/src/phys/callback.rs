@@ -7,9 +7,9 @@ use crate::addr::Gpa;
 
 /// A [`PhysRead`] over a callback: for embedders whose guest memory is not mapped.
 ///
-/// The callback fills the buffer from guest physical memory and returns 0, or returns any other code. It has to answer a
-/// request for an aligned 4 or 8 bytes with one load of that size (promise 1 of [`PhysRead`]); every `memcpy` known to the
-/// author does.
+/// The callback fills the buffer from guest physical memory and returns 0, or returns any other code. It has to answer
+/// a request for an aligned 4 or 8 bytes with one load of that size (promise 1 of [`PhysRead`]); every `memcpy` known
+/// to the author does.
 ///
 /// ```
 /// use vgpu_perception::{CallbackRam, Extent, Gpa, PhysRead};

@@ -24,19 +24,19 @@ pub type Line = [u64; 8];
 /// # What an implementation promises
 ///
 /// 1. **Single-copy atomicity.** [`load_u32`](Self::load_u32), [`load_u64`](Self::load_u64) and each element of
-///    [`load_words`](Self::load_words) are one load of that size: a value that the guest stored with one aligned store is
-///    seen whole or not at all. On x86-64 and AArch64 an aligned `mov`/`ldr` is that.
+///    [`load_words`](Self::load_words) are one load of that size: a value that the guest stored with one aligned store
+///    is seen whole or not at all. On x86-64 and AArch64 an aligned `mov`/`ldr` is that.
 /// 2. **Ordering.** Loads may be relaxed. No load that the program makes after a [`fence_acquire`](Self::fence_acquire)
 ///    may be satisfied before a load that the program made before it; a copy ([`read`](Self::read),
 ///    [`read_runs`](Self::read_runs)) counts as loads of every byte it copies, all made before it returns. The seqlock
 ///    rests on this and on nothing else.
-/// 3. **Gaps are errors, never zeros.** A *gap* is no RAM: a range that touches one gives a [`PhysError`]; `dst` is then
-///    unspecified. A *hole* is RAM of a sparse file that was never written: it reads as zeros.
+/// 3. **Gaps are errors, never zeros.** A *gap* is no RAM: a range that touches one gives a [`PhysError`]; `dst` is
+///    then unspecified. A *hole* is RAM of a sparse file that was never written: it reads as zeros.
 /// 4. **No short reads.** `Ok` means that all of `dst` was filled from guest memory.
 /// 5. **No cache.** Two loads of one address are two loads of guest memory.
 ///
-/// An implementation that cannot keep promise 1 for 64 bits (a 32-bit host) may split the load: every 64-bit field of the
-/// region that is not under a seqlock is then a best effort, nothing else changes.
+/// An implementation that cannot keep promise 1 for 64 bits (a 32-bit host) may split the load: every 64-bit field of
+/// the region that is not under a seqlock is then a best effort, nothing else changes.
 ///
 /// Words are returned as little-endian values whatever the host is.
 ///
@@ -62,8 +62,8 @@ pub trait PhysRead {
     /// [`PhysError`], also where `gpa` is not a multiple of eight.
     fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError>;
 
-    /// Loads consecutive aligned `u64`s, each as [`load_u64`](Self::load_u64) would; a backend overrides this to look the
-    /// address up once.
+    /// Loads consecutive aligned `u64`s, each as [`load_u64`](Self::load_u64) would; a backend overrides this to look
+    /// the address up once.
     ///
     /// # Errors
     /// As [`load_u64`](Self::load_u64); `dst` is then unspecified.
@@ -108,9 +108,9 @@ pub trait PhysRead {
 
     /// Loads the 64-byte line at each address of `at`, in order, word by word as [`load_words`](Self::load_words) does.
     ///
-    /// Gives how many lines were loaded before the first that could not be; those after it are unspecified. A caller that
-    /// goes on asks again behind that line. As many are loaded as the shorter of the two slices has. A backend whose every
-    /// call is a system call overrides this with one call for all.
+    /// Gives how many lines were loaded before the first that could not be; those after it are unspecified. A caller
+    /// that goes on asks again behind that line. As many are loaded as the shorter of the two slices has. A backend
+    /// whose every call is a system call overrides this with one call for all.
     ///
     /// # Errors
     /// [`PhysError`] where the memory as a whole cannot be read any more, not where a line cannot.
@@ -126,8 +126,8 @@ pub trait PhysRead {
         Ok(loaded)
     }
 
-    /// How many lines a pass over memory should ask [`load_lines`](Self::load_lines) for at once: 1 where a load is a load,
-    /// some hundred where each call is a system call.
+    /// How many lines a pass over memory should ask [`load_lines`](Self::load_lines) for at once: 1 where a load is a
+    /// load, some hundred where each call is a system call.
     #[inline]
     fn batch(&self) -> usize {
         1
@@ -135,8 +135,9 @@ pub trait PhysRead {
 
     /// The first stretch of RAM that holds data at or after `from`, clipped to start no earlier than `from`.
     ///
-    /// Passes over physical memory follow this: a backend over a sparse file leaves the file's holes out, since reading a
-    /// hole of a tmpfs file allocates it. A stretch need not be maximal. `Ok(None)`: no RAM with data at or after `from`.
+    /// Passes over physical memory follow this: a backend over a sparse file leaves the file's holes out, since reading
+    /// a hole of a tmpfs file allocates it. A stretch need not be maximal. `Ok(None)`: no RAM with data at or after
+    /// `from`.
     ///
     /// # Errors
     /// [`PhysError`] where the backend cannot tell.
@@ -145,7 +146,8 @@ pub trait PhysRead {
     /// What the 4 KiB page at `page` is: asked before reading what only a guest's word vouches for.
     ///
     /// The provided method asks [`next_extent`](Self::next_extent), and takes what holds no data for a gap: right for a
-    /// backend without holes. A backend that has holes, or for which the end of an extent is expensive to find, overrides it.
+    /// backend without holes. A backend that has holes, or for which the end of an extent is expensive to find,
+    /// overrides it.
     fn page_kind(&self, page: Gpa) -> PageKind {
         match self.next_extent(page) {
             Ok(Some(extent)) if extent.start == page && extent.len >= crate::PAGE_BYTES => PageKind::Data,

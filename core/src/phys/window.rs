@@ -5,9 +5,9 @@ use core::ptr::NonNull;
 
 /// A raw, lifetime-bound view of mapped guest memory that the guest writes meanwhile.
 ///
-/// There is no reference in it and no way to get one: it is an address, a length and a lifetime. Reading through it takes
-/// `unsafe` and a volatile or atomic load, which this crate never does; the crate of the backend offers typed volatile
-/// access, and an embedder may hand the address to hardware.
+/// There is no reference in it and no way to get one: it is an address, a length and a lifetime. Reading through it
+/// takes `unsafe` and a volatile or atomic load, which this crate never does; the crate of the backend offers typed
+/// volatile access, and an embedder may hand the address to hardware.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'m> {
     ptr: NonNull<u8>,

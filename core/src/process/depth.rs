@@ -7,9 +7,9 @@ use crate::phys::PhysRead;
 /// Tells 4-level from 5-level tables where nobody says: by whether the last 2 GiB, where Linux has
 /// its kernel's image, hold executable kernel pages under either reading. `None` where neither reading shows any.
 ///
-/// A table of a 4-level guest that is read one level too deep ends in a large page with reserved bits, or in bytes that are
-/// no table; a table of a 5-level guest that is read as a 4-level one looks whole, so five levels are tried first. The
-/// answer is a guess from structure: an embedder that knows `CR4` uses [`PagingMode::from_cr4`].
+/// A table of a 4-level guest that is read one level too deep ends in a large page with reserved bits, or in bytes that
+/// are no table; a table of a 5-level guest that is read as a 4-level one looks whole, so five levels are tried first.
+/// The answer is a guess from structure: an embedder that knows `CR4` uses [`PagingMode::from_cr4`].
 ///
 /// # Bound
 /// 1024 translations for each reading: 9216 loads.

@@ -1,9 +1,10 @@
 //! What entries without P mean in a Linux guest: pages whose use is being sampled are still in RAM.
 //!
-//! Linux clears P, U and W of a page for a while to see who uses it (automatic NUMA balancing), and for good where a program
-//! asks for no access at all. Such an entry has bit 8 set (`_PAGE_PROTNONE`), and its page number inverted against L1TF
-//! (`arch/x86/include/asm/pgtable.h`, `pgtable-invert.h`). What user mode may do with the page stands elsewhere, in the
-//! kernel's list of mappings. Every other entry that is not empty is a swap entry, or a page on its way to another place.
+//! Linux clears P, U and W of a page for a while to see who uses it (automatic NUMA balancing), and for good where a
+//! program asks for no access at all. Such an entry has bit 8 set (`_PAGE_PROTNONE`), and its page number inverted
+//! against L1TF (`arch/x86/include/asm/pgtable.h`, `pgtable-invert.h`). What user mode may do with the page stands
+//! elsewhere, in the kernel's list of mappings. Every other entry that is not empty is a swap entry, or a page on its
+//! way to another place.
 
 use crate::addr::PAGE_BYTES;
 use crate::budget::Budget;

@@ -1,8 +1,8 @@
 //! Where address spaces come from: a source of roots.
 //!
-//! The scan takes any [`ProcessSource`] and does not know which it got. [`roots`] has the ones that need no operating system:
-//! a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a Windows kernel,
-//! and so can name its processes. [`guest`] takes whichever there is, and [`linux`] says what
+//! The scan takes any [`ProcessSource`] and does not know which it got. [`roots`] has the ones that need no operating
+//! system: a bounded pass over physical memory that finds the roots sharing one kernel half. [`nt`] reads the list of a
+//! Windows kernel, and so can name its processes. [`guest`] takes whichever there is, and [`linux`] says what
 //! entries without P mean in the processes of Linux.
 
 mod depth;
@@ -27,7 +27,8 @@ use crate::phys::{PhysError, PhysRead};
 pub struct Process<R = Hardware> {
     /// Its address space.
     pub space: AddressSpace<R>,
-    /// The second root that user mode runs on, where the kernel keeps one (page-table isolation). It maps the same user half.
+    /// The second root that user mode runs on, where the kernel keeps one (page-table isolation). It maps the same user
+    /// half.
     pub user_root: Option<Cr3>,
     /// Its number.
     pub pid: Option<u32>,
@@ -123,11 +124,12 @@ pub trait ProcessSource {
     /// What absent entries mean in the spaces of this source.
     type Resolver: NotPresentResolver;
 
-    /// The next process, in an order that does not depend on time. Each is given once; how many there can be is bounded by
-    /// the source, and stated by it.
+    /// The next process, in an order that does not depend on time. Each is given once; how many there can be is bounded
+    /// by the source, and stated by it.
     ///
     /// # Errors
-    /// [`PhysError`] where the source itself cannot go on; what concerns a single process is skipped and counted instead.
+    /// [`PhysError`] where the source itself cannot go on; what concerns a single process is skipped and counted
+    /// instead.
     fn next_process<M: PhysRead>(
         &mut self,
         mem: &M,

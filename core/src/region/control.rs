@@ -1,4 +1,5 @@
-//! The control block as the caller wants it: built here, written elsewhere. Nothing in this crate can write guest memory.
+//! The control block as the caller wants it: built here, written elsewhere. Nothing in this crate can write guest
+//! memory.
 
 use super::Region;
 use crate::abi::{self, Command};

@@ -9,8 +9,8 @@ use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun, Wind
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
 
-/// Runs of pages that are translated, copied and re-validated at a time: one leaf table's worth of scattered pages, or a whole
-/// frame whose pages lie together. Every stop costs: the copy runs dry, and begins again with misses.
+/// Runs of pages that are translated, copied and re-validated at a time: one leaf table's worth of scattered pages, or
+/// a whole frame whose pages lie together. Every stop costs: the copy runs dry, and begins again with misses.
 const STRETCH_RUNS: usize = 512;
 
 /// What a copy that the caller ended gives.
@@ -46,7 +46,8 @@ pub struct FrameInfo {
 
 /// A stretch of a frame where it lies: up to 512 runs of physical memory, in the order of the frame's bytes.
 ///
-/// Made for each call of a visitor, and gone after it: nothing of it can be kept, since the guest may take the pages back.
+/// Made for each call of a visitor, and gone after it: nothing of it can be kept, since the guest may take the pages
+/// back.
 #[derive(Debug)]
 pub struct FrameStretch<'v, M> {
     mem: &'v M,
@@ -169,12 +170,12 @@ impl<R: NotPresentResolver> Region<R> {
     /// Copies the latest frame into the start of `dst`, if it is newer than the last one taken.
     ///
     /// The number, the descriptor and every byte belong to one publish of the producer, and every page was where the
-    /// page tables said before and after its bytes were copied. After a [`Skip::Busy`], [`Skip::Torn`], [`Skip::Moved`] or
-    /// an error the contents of `dst` are unspecified; after any other skip nothing was copied.
+    /// page tables said before and after its bytes were copied. After a [`Skip::Busy`], [`Skip::Torn`], [`Skip::Moved`]
+    /// or an error the contents of `dst` are unspecified; after any other skip nothing was copied.
     ///
     /// # Bound
-    /// 8 tries; each reads the frame's bytes once and its page-table entries twice: two per 4 KiB page, and a walk per 2 MiB,
-    /// or two where the ring does not begin at a multiple of 2 MiB.
+    /// 8 tries; each reads the frame's bytes once and its page-table entries twice: two per 4 KiB page, and a walk per
+    /// 2 MiB, or two where the ring does not begin at a multiple of 2 MiB.
     ///
     /// # Errors
     /// [`ReadError`] where the producer page or a page of the frame cannot be read.
@@ -202,8 +203,8 @@ impl<R: NotPresentResolver> Region<R> {
     /// Shows the latest frame in place, if it is newer than the last one taken: `visit` is called with each
     /// [stretch](FrameStretch) of the frame, in order. Nothing is copied.
     ///
-    /// What `visit` did counts only if the result is [`Sample::Fresh`]: the frame may be overwritten while it looks, and it
-    /// is called again from offset 0 for every try.
+    /// What `visit` did counts only if the result is [`Sample::Fresh`]: the frame may be overwritten while it looks,
+    /// and it is called again from offset 0 for every try.
     ///
     /// # Bound
     /// As [`sample_frame`](Self::sample_frame), without its copy.

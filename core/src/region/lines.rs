@@ -76,7 +76,8 @@ pub struct StatusSnapshot {
     pub ctrl_ack: u32,
     /// The last full-frame request that it obeyed.
     pub full_frame_ack: u32,
-    /// When the content last changed, in nanoseconds of the guest's monotonic clock: never compare it with a host clock.
+    /// When the content last changed, in nanoseconds of the guest's monotonic clock: never compare it with a host
+    /// clock.
     pub content_change_ns: u64,
 }
 

@@ -1,4 +1,5 @@
-//! Is there a producer behind the bytes? Two readings of the heartbeat, with a wait between them that belongs to the caller.
+//! Is there a producer behind the bytes? Two readings of the heartbeat, with a wait between them that belongs to the
+//! caller.
 
 use super::{ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::producer;

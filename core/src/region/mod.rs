@@ -1,8 +1,8 @@
 //! A region that was found: the handle, and the rules that every read of it keeps.
 //!
-//! A [`Region`] is a small plain value. It remembers where the region is, the last frame that was taken, and the page-table
-//! entries that led to the producer page. Those entries are re-read *after* every snapshot and compared: a translation that
-//! changed meanwhile makes the snapshot void, so nothing stale is ever returned.
+//! A [`Region`] is a small plain value. It remembers where the region is, the last frame that was taken, and the
+//! page-table entries that led to the producer page. Those entries are re-read *after* every snapshot and compared: a
+//! translation that changed meanwhile makes the snapshot void, so nothing stale is ever returned.
 
 mod control;
 mod frame;
@@ -30,7 +30,8 @@ use crate::structure::DescFault;
 
 /// A found region in the address space of its producer.
 ///
-/// It borrows nothing: the memory is passed to every call. Copying it copies the place and the state; it owns no resource.
+/// It borrows nothing: the memory is passed to every call. Copying it copies the place and the state; it owns no
+/// resource.
 ///
 /// ```
 /// use vgpu_perception::region::{FrameScratch, Region, Sample};
@@ -97,8 +98,8 @@ pub enum Skip {
     },
     /// The guest remapped what was being read at every try.
     Moved,
-    /// The guest is sampling who uses the region's first page (NUMA balancing), so that its rights cannot be told now: try
-    /// again.
+    /// The guest is sampling who uses the region's first page (NUMA balancing), so that its rights cannot be told now:
+    /// try again.
     Sampled,
     /// The producer has published nothing yet.
     NoFrame,
@@ -210,8 +211,8 @@ enum Try<T> {
 
 /// What can be taken of the producer page at `page`, in one try.
 ///
-/// A trait and not a closure, so that it can ask to be inlined where it is taken: a result that comes out of a call comes out
-/// of memory, in pieces that are not those it was stored in, and then every load waits for stores.
+/// A trait and not a closure, so that it can ask to be inlined where it is taken: a result that comes out of a call
+/// comes out of memory, in pieces that are not those it was stored in, and then every load waits for stores.
 trait Snapshot {
     type Of;
 
@@ -254,8 +255,8 @@ impl<R: NotPresentResolver> Region<R> {
         self.run_epoch
     }
 
-    /// Forgets which frames were taken: the next frame is fresh whatever its number. For a caller that saw the `run_epoch`
-    /// advance and decided to begin anew.
+    /// Forgets which frames were taken: the next frame is fresh whatever its number. For a caller that saw the
+    /// `run_epoch` advance and decided to begin anew.
     pub const fn forget_frames(&mut self) {
         self.last_frame_id = 0;
     }
@@ -293,8 +294,8 @@ impl<R: NotPresentResolver> Region<R> {
         holds
     }
 
-    /// Tries a snapshot of the producer page up to [`ATTEMPTS`] times; each try ends with the check that the page did not
-    /// move, and counts for nothing if it did.
+    /// Tries a snapshot of the producer page up to [`ATTEMPTS`] times; each try ends with the check that the page did
+    /// not move, and counts for nothing if it did.
     ///
     /// The first try is the fast path: it takes a page that was found before, and gives what is final at once. Whatever
     /// else comes of it is left to [`attempt_again`](Self::attempt_again), so that it keeps nothing for later tries.

@@ -76,7 +76,8 @@ impl<M: PhysRead, R: NotPresentResolver> Reader<M, R> {
         self.region.sample_frame(&self.mem, &mut self.scratch, dst, self.copy)
     }
 
-    /// Shows the latest frame in place, if it is newer than the last one taken: [`Region::visit_frame`], with its bound.
+    /// Shows the latest frame in place, if it is newer than the last one taken: [`Region::visit_frame`], with its
+    /// bound.
     ///
     /// # Errors
     /// [`ReadError`] where the producer page or a page of the frame cannot be read, or where `visit` fails.
@@ -87,8 +88,8 @@ impl<M: PhysRead, R: NotPresentResolver> Reader<M, R> {
         self.region.visit_frame(&self.mem, &mut self.scratch, visit)
     }
 
-    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken: [`Region::stream_frame`], with
-    /// its bound.
+    /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken:
+    /// [`Region::stream_frame`], with its bound.
     ///
     /// # Errors
     /// [`StreamError`]: memory that cannot be read, a sink that refuses the frame, a block that is too small.

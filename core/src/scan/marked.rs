@@ -1,5 +1,5 @@
-//! Marked pages: those at which a region can start, gathered so that each is read once and in physical order; and those of
-//! them that read like a producer page.
+//! Marked pages: those at which a region can start, gathered so that each is read once and in physical order; and those
+//! of them that read like a producer page.
 
 use heapless::Vec;
 
@@ -74,8 +74,8 @@ impl<'s> Marked<'s> {
         !self.is_full()
     }
 
-    /// Marks the pages of `len` bytes at `gpa`, 2 MiB of them at most; gives how many bytes that was. It stops where no hit has
-    /// room, and where the budget is spent.
+    /// Marks the pages of `len` bytes at `gpa`, 2 MiB of them at most; gives how many bytes that was. It stops where no
+    /// hit has room, and where the budget is spent.
     pub(super) fn mark_span<M: PhysRead>(&mut self, mem: &M, gpa: Gpa, len: u64, budget: &mut Budget) -> u64 {
         let len = len.min(PageSize::Size2M.bytes());
         let mut done = 0_u64;

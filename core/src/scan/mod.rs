@@ -1,7 +1,7 @@
 //! Finding regions in the processes of a guest, by structure alone.
 //!
-//! [`probe()`] judges one address. [`Discovery`] goes through all processes of a source and reports every candidate; any
-//! process can forge one, so liveness ([`crate::Region::confirm_alive`]) has the last word.
+//! [`probe()`] judges one address. [`Discovery`] goes through all processes of a source and reports every candidate;
+//! any process can forge one, so liveness ([`crate::Region::confirm_alive`]) has the last word.
 
 mod discovery;
 mod marked;

@@ -43,8 +43,8 @@ pub enum FoundBy {
 pub struct ScanScratch<'s, R> {
     /// Processes that are scanned together: at least one. With room for all of a guest's, each page is read once.
     pub processes: &'s mut [Process<R>],
-    /// One bit for each 4 KiB page of RAM: [`ScanScratch::page_bitmap_words`]. Pages beyond are read as they are met, once for
-    /// each process that maps them, which is slower; nothing is missed.
+    /// One bit for each 4 KiB page of RAM: [`ScanScratch::page_bitmap_words`]. Pages beyond are read as they are met,
+    /// once for each process that maps them, which is slower; nothing is missed.
     pub page_bitmap: &'s mut [u64],
 }
 

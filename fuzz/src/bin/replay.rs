@@ -1,7 +1,7 @@
 //! The targets without libFuzzer: replays a corpus, then mutates it for a while with a seeded generator.
 //!
-//! `replay TARGET|all [--seconds N] [--seed N] [FILE|DIRECTORY…]`; without paths, `corpus/TARGET`. Guided by nothing: what it finds is found by
-//! number. An input that breaks a property is written to `artifacts/` and named.
+//! `replay TARGET|all [--seconds N] [--seed N] [FILE|DIRECTORY…]`; without paths, `corpus/TARGET`. Guided by nothing:
+//! what it finds is found by number. An input that breaks a property is written to `artifacts/` and named.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

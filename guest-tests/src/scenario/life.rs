@@ -82,16 +82,16 @@ fn found_once(guest: &mut Guest, ram: &impl PhysRead, ready: Ready, boots: u32) 
     );
     let mut unknown = scan_unknown(ram)?;
     let living = unknown.alive()?;
-    // With page-table isolation a process has two roots, in one piece of 8 KiB; the processor may have been in either, and
-    // either kind may be the one that is found.
+    // With page-table isolation a process has two roots, in one piece of 8 KiB; the processor may have been in either,
+    // and either kind may be the one that is found.
     let isolated = if guest.options().append.contains("pti=on") { 0x1000 } else { 0 };
     let process = |root: Cr3| root.table().get() & !isolated;
     let root = process(place.process.space.root);
     let same = |other: &Place| other.base == place.base && process(other.process.space.root) == root;
     let others: Vec<_> = living.iter().filter(|other| !same(other)).collect();
     ensure!(living.len() == others.len() + 1, "with nothing known, these live: {living:?}; {:?}", unknown.stats());
-    // Tables of the boot before stay in memory, and where they were, the new producer's page may have come to lie: such a
-    // place shows the very same page. With a root of this boot it is not found.
+    // Tables of the boot before stay in memory, and where they were, the new producer's page may have come to lie: such
+    // a place shows the very same page. With a root of this boot it is not found.
     let stale = others.iter().all(|other| boots > 1 && other.found.page == place.found.page);
     ensure!(stale, "with nothing known, these live too: {others:?}; {:?}", unknown.stats());
     Ok(region)

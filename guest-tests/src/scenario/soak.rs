@@ -1,7 +1,7 @@
 //! Bare shared memory: a writer at full speed, and a reader that compares all it gets. No emulator in between.
 //!
-//! The region's pages are scattered over a RAM file; the writer has them stitched together, the reader goes through page
-//! tables, as ever.
+//! The region's pages are scattered over a RAM file; the writer has them stitched together, the reader goes through
+//! page tables, as ever.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::fs::{self, File};

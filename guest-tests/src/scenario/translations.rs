@@ -143,7 +143,8 @@ fn roots(ram: &impl PhysRead, reference: &AddressSpace) -> Result<Vec<AddressSpa
     }
 }
 
-/// Each page by a word in it, large ones by their first and last too, and the address behind it where that is not mapped.
+/// Each page by a word in it, large ones by their first and last too, and the address behind it where that is not
+/// mapped.
 fn walk(
     ram: &impl PhysRead,
     qmp: &mut Qmp,

@@ -1,7 +1,7 @@
 //! A guest of cloud-hypervisor by its API: one question over HTTP, `vm.info`.
 //!
-//! Written from the public description of the API (its OpenAPI file, version 0.3.0), and tried against a server that plays
-//! it; no release of cloud-hypervisor itself was run.
+//! Written from the public description of the API (its OpenAPI file, version 0.3.0), and tried against a server that
+//! plays it; no release of cloud-hypervisor itself was run.
 
 use core::time::Duration;
 use std::io::{self, Read as _, Write as _};

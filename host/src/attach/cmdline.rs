@@ -1,7 +1,7 @@
 //! What a virtual machine was started with: the words of `/proc/PID/cmdline`, parsed.
 //!
-//! QEMU's options come as `key=value,...` with commas doubled inside values, or as JSON; libvirt writes both kinds. What
-//! cannot be understood is left out: the words are a hint, and what is found in RAM has to bear them out.
+//! QEMU's options come as `key=value,...` with commas doubled inside values, or as JSON; libvirt writes both kinds.
+//! What cannot be understood is left out: the words are a hint, and what is found in RAM has to bear them out.
 
 use serde_json::Value;
 

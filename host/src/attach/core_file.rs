@@ -12,7 +12,8 @@ use super::error::{AttachError, AttachErrorKind};
 
 /// Whether the file at `path` begins as a dump does, or as another kind of file that is known and is no RAM.
 ///
-/// A guest can write anything at the start of its RAM: a file that a virtual machine has mapped is RAM, whatever it says.
+/// A guest can write anything at the start of its RAM: a file that a virtual machine has mapped is RAM, whatever it
+/// says.
 pub(super) fn is_one(path: &Path) -> bool {
     let mut start = [0; 64];
     let Ok(mut file) = File::open(path) else { return false };

@@ -184,8 +184,8 @@ pub struct Mapper {
     pub shared: bool,
 }
 
-/// The virtual machines of this host that have the file at `path` mapped; `None` where one runs that may not be looked into,
-/// or where there is no such file.
+/// The virtual machines of this host that have the file at `path` mapped; `None` where one runs that may not be looked
+/// into, or where there is no such file.
 #[must_use]
 pub fn mappers(path: &Path) -> Option<Vec<Mapper>> {
     let meta = std::fs::metadata(path).ok()?;

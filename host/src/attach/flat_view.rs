@@ -1,8 +1,8 @@
 //! Where QEMU's guest has RAM: the answer to `info mtree -f`, parsed.
 //!
 //! Firmware, overlays and device pages cut a block of RAM into many runs. Runs of one block that lie equally far from
-//! their place in the block are one stretch: what lies between them is the block's too, only that the guest sees a ROM or
-//! a device there.
+//! their place in the block are one stretch: what lies between them is the block's too, only that the guest sees a ROM
+//! or a device there.
 
 use vgpu_perception::Gpa;
 
@@ -92,8 +92,8 @@ fn hex(text: &str) -> Option<u64> {
     if text.starts_with('+') { None } else { u64::from_str_radix(text, 16).ok() }
 }
 
-/// The host address in the answer to `gpa2hva`: `Host virtual address for 0x0 (pc.ram) is 0x7fb47fe00000`, with the name
-/// of the block it lies in.
+/// The host address in the answer to `gpa2hva`: `Host virtual address for 0x0 (pc.ram) is 0x7fb47fe00000`, with the
+/// name of the block it lies in.
 #[must_use]
 pub fn host_address(answer: &str) -> Option<(&str, u64)> {
     let rest = answer.trim().strip_prefix("Host virtual address for 0x")?;

@@ -2,8 +2,8 @@
 
 /// Cuts a stream into its JSON objects.
 ///
-/// It only finds where an object ends; whether it is valid JSON is for its reader to say. It holds no more than the bytes
-/// of one object and what came with them.
+/// It only finds where an object ends; whether it is valid JSON is for its reader to say. It holds no more than the
+/// bytes of one object and what came with them.
 #[derive(Debug, Default)]
 pub struct JsonStream {
     bytes: Vec<u8>,

@@ -1,7 +1,7 @@
 //! Where a guest's RAM lies when only the process can be asked: the words it was started with, and what it has mapped.
 //!
-//! Words give sizes and an order, mappings give addresses. Where several mappings fit, every assignment is a layout, and
-//! what is found in RAM has to tell which is right ([`super::proof`]).
+//! Words give sizes and an order, mappings give addresses. Where several mappings fit, every assignment is a layout,
+//! and what is found in RAM has to tell which is right ([`super::proof`]).
 
 use vgpu_perception::Gpa;
 use vgpu_perception_mapped::{HighBase, Machine, MachineOptions, SegmentMap};
@@ -137,8 +137,8 @@ fn block(backend: &Backend, areas: &[Area]) -> Result<Block, AttachError> {
     Ok(Block { name: backend.id.clone(), len: backend.size, fit })
 }
 
-/// Whether `mapped`, as the kernel names it, may be the file at `path` or one in the directory `path`. A relative path is
-/// one of the process's own directory: only its end can be compared.
+/// Whether `mapped`, as the kernel names it, may be the file at `path` or one in the directory `path`. A relative path
+/// is one of the process's own directory: only its end can be compared.
 fn is_at(mapped: &str, path: &str) -> bool {
     let path = path.strip_prefix("./").unwrap_or(path);
     let inside =

@@ -78,8 +78,8 @@ pub fn covering<'a>(areas: &'a [Area], range: &Range<u64>) -> Option<&'a Area> {
     areas.get(at).filter(|area| area.start <= range.start && range.end <= area.end)
 }
 
-/// Stretches of exactly `len` bytes that are one area, or several that go on in one another from the start of one to the
-/// end of another; ascending.
+/// Stretches of exactly `len` bytes that are one area, or several that go on in one another from the start of one to
+/// the end of another; ascending.
 #[must_use]
 pub fn of_len(areas: &[Area], len: u64) -> Vec<Area> {
     let mut found = Vec::new();

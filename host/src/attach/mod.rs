@@ -1,8 +1,8 @@
 //! From a guest's name to its RAM.
 //!
-//! A guest is named by its monitor, its process, its name, or its files ([`GuestSpec`]). Whatever the way, what is read is
-//! proven to be the guest's: the VMM's own mappings say which file or which memory holds each piece of RAM, and what is
-//! mapped here is compared with them. Nothing is opened for writing, and no process is stopped.
+//! A guest is named by its monitor, its process, its name, or its files ([`GuestSpec`]). Whatever the way, what is read
+//! is proven to be the guest's: the VMM's own mappings say which file or which memory holds each piece of RAM, and what
+//! is mapped here is compared with them. Nothing is opened for writing, and no process is stopped.
 
 pub mod cloud_hypervisor;
 pub mod cmdline;
@@ -133,12 +133,12 @@ fn by_process(vm: Vm, notes: &mut Vec<String>) -> Result<Opened, AttachError> {
 }
 
 impl Attachment {
-    /// Before a new survey: looks whether the process still lives and has the same memory as before, and takes RAM that was
-    /// plugged or unplugged since.
+    /// Before a new survey: looks whether the process still lives and has the same memory as before, and takes RAM that
+    /// was plugged or unplugged since.
     ///
     /// # Errors
-    /// [`AttachError`]: [`AttachErrorKind::Ended`] where the guest is gone; any other where its RAM cannot be read as it is
-    /// now. The RAM of before stays in place then, and must not be used.
+    /// [`AttachError`]: [`AttachErrorKind::Ended`] where the guest is gone; any other where its RAM cannot be read as
+    /// it is now. The RAM of before stays in place then, and must not be used.
     pub fn refresh(&mut self) -> Result<(), AttachError> {
         let Some((vm, plan)) = &self.held else {
             if let Ram::Mapped(ram) = &*self.ram {

@@ -271,8 +271,8 @@ fn is_held(path: &Path) -> bool {
     connections(&table, &path, "03") > 0 && connections(&table, &path, "02") > 0
 }
 
-/// How many far ends of connections to `path` are in this state, by the lines of `/proc/net/unix`: 01 listens, 02 waits to
-/// be accepted, 03 is connected.
+/// How many far ends of connections to `path` are in this state, by the lines of `/proc/net/unix`: 01 listens, 02 waits
+/// to be accepted, 03 is connected.
 fn connections(table: &str, path: &str, state: &str) -> usize {
     let is_one = |line: &&str| {
         line.split_whitespace().nth(5) == Some(state) && line.strip_suffix(path).is_some_and(|rest| rest.ends_with(' '))

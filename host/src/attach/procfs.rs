@@ -12,8 +12,8 @@ use super::cmdline;
 use super::error::{AttachError, AttachErrorKind};
 use super::maps::{self, Area};
 
-/// A process, by its directory in `/proc`. Once the process has ended, everything asked of it fails: the directory stays
-/// that process's, whatever becomes of the number.
+/// A process, by its directory in `/proc`. Once the process has ended, everything asked of it fails: the directory
+/// stays that process's, whatever becomes of the number.
 #[derive(Debug)]
 pub(super) struct ProcDir {
     pub(super) pid: u32,

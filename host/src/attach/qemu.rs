@@ -72,7 +72,8 @@ pub(super) fn encrypted(vm: &Vm, by: &str) -> AttachError {
     )
 }
 
-/// Where QEMU has a stretch of RAM: asked for its first and its last page, which have to lie as far apart there as here.
+/// Where QEMU has a stretch of RAM: asked for its first and its last page, which have to lie as far apart there as
+/// here.
 fn locate(monitor: &mut Monitor, stretch: &RamStretch) -> Result<Piece, AttachError> {
     let first = host_address(monitor, stretch, stretch.gpa)?;
     let skip = stretch.len.saturating_sub(4096);

@@ -32,8 +32,8 @@ impl Stretches {
         Ok(())
     }
 
-    /// The map of a dump of `len` bytes. Where two stretches claim the same pages, the one that starts first has them: a dump
-    /// that lists virtual mappings names the same bytes several times.
+    /// The map of a dump of `len` bytes. Where two stretches claim the same pages, the one that starts first has them:
+    /// a dump that lists virtual mappings names the same bytes several times.
     pub(super) fn finish(mut self, len: u64) -> Result<SegmentMap, CoreError> {
         if self.needs > len {
             return Err(CoreError::Truncated { needs: self.needs, len });

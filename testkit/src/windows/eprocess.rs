@@ -82,8 +82,8 @@ fn free_slots(layout: &Layout, kpti: bool) -> Vec<u32> {
     (0..layout.size).step_by(8).filter(free).collect()
 }
 
-/// Where the links of other lists lie: where the field list says so, else two free slots after the root of the descriptors,
-/// where there are any.
+/// Where the links of other lists lie: where the field list says so, else two free slots after the root of the
+/// descriptors, where there are any.
 #[must_use]
 pub(super) fn other_links_at(layout: &Layout) -> Vec<u32> {
     if let Some(listed) = layout.listed {

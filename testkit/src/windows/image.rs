@@ -1,6 +1,7 @@
 //! Kernel images in the portable executable format: `ntoskrnl.exe`, and others that look like it.
 //!
-//! Sections, their addresses and the size are those of a kernel of build 19041; only what a reader looks at has content.
+//! Sections, their addresses and the size are those of a kernel of build 19041; only what a reader looks at has
+//! content.
 
 use vgpu_perception::{Extent, Gpa, Gva, PAGE_BYTES, PageSize};
 
@@ -208,7 +209,8 @@ pub(super) struct Mapping {
     pub holes: bool,
 }
 
-/// Puts an image at `base`. `name` is what its export directory says, `code_section` replaces the name that marks kernels.
+/// Puts an image at `base`. `name` is what its export directory says, `code_section` replaces the name that marks
+/// kernels.
 pub(super) fn place(
     guest: &mut GuestBuilder,
     space: Space,

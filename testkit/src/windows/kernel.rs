@@ -81,7 +81,8 @@ impl Kernel {
         };
         let inside = |rng: &mut Rng| rng.below(1 << 8) << 30 | rng.below(1 << 9) << 21;
         let nonpaged = Pool::new(space, base_of(tops[0]).wrapping_add(inside(rng)));
-        // A pointer to a prototype has 48 bits: with 57-bit addresses the paged pool has to be in the part that they reach.
+        // A pointer to a prototype has 48 bits: with 57-bit addresses the paged pool has to be in the part that they
+        // reach.
         let paged = if five { Gva::new(0xffff_c180_0000_0000) } else { base_of(tops[1]) };
         let paged = Pool::new(space, paged.wrapping_add(inside(rng)));
         for top in &tops[2..] {
@@ -122,8 +123,8 @@ impl Kernel {
         space
     }
 
-    /// The tables that user mode runs on under page table isolation: nearly no kernel half. Call it when the user half of
-    /// `of` is complete; `of` `None` makes the one of the System process, which has no user half at all.
+    /// The tables that user mode runs on under page table isolation: nearly no kernel half. Call it when the user half
+    /// of `of` is complete; `of` `None` makes the one of the System process, which has no user half at all.
     pub fn new_user_root(
         &self,
         guest: &mut GuestBuilder,

@@ -194,7 +194,8 @@ macro_rules! table {
 use UserRoot::{Absent, Always, Patched};
 
 table! {
-    // name, version, (KPROCESS, EPROCESS), user root, [pid create peb name exit-status exit-time vad section wow64 threads]
+    // name, version, (KPROCESS, EPROCESS), user root, [pid create peb name exit-status exit-time vad section wow64
+    // threads]
     "2003 SP1", (5, 2, 3790), (0xb8, 0x3e0), Absent,
         [0xd8 0xc0 0x2c0 0x268 0x38c 0xc8 0x398 0x1f8 0x2a8 0x290];
     "Vista SP2", (6, 0, 6002), (0xc0, 0x3e8), Absent,
@@ -252,7 +253,8 @@ impl Layout {
         *LAYOUTS.iter().find(|layout| layout.name == name).expect("the table has a layout of this name")
     }
 
-    /// A layout as a later build could have it: in no table, but with the distances that every known build since 8.1 keeps.
+    /// A layout as a later build could have it: in no table, but with the distances that every known build since 8.1
+    /// keeps.
     #[must_use]
     pub fn random(seed: u64) -> Self {
         let mut rng = Rng::new(seed);

@@ -1,5 +1,5 @@
-//! The 26 field lists of `lists.txt`: layouts of real revisions with every field of the object, not only those that a reader
-//! wants, so that the rest of an object is filled with what such fields hold.
+//! The 26 field lists of `lists.txt`: layouts of real revisions with every field of the object, not only those that a
+//! reader wants, so that the rest of an object is filled with what such fields hold.
 
 use std::sync::LazyLock;
 

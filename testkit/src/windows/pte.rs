@@ -51,7 +51,8 @@ impl PteCodec {
         self.swizzled(at.get() << 16 | PROTOTYPE | self.protection())
     }
 
-    /// The prototype is to be found through the address descriptor. This marker is written as it is, whatever the machine.
+    /// The prototype is to be found through the address descriptor. This marker is written as it is, whatever the
+    /// machine.
     #[must_use]
     pub const fn consult_vad(self) -> u64 {
         0xffff_ffff_0000_0000 | PROTOTYPE | self.protection()

@@ -1,12 +1,13 @@
-//! Guest memory whose loads are counted: how the work of this module is charged to a budget, and what ends a piece of it.
+//! Guest memory whose loads are counted: how the work of this module is charged to a budget, and what ends a piece of
+//! it.
 
 use core::cell::Cell;
 
 use crate::addr::Gpa;
 use crate::phys::{CopyHint, Extent, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun};
 
-/// Counts the loads that go through to a memory. Once the allowance is used up every load fails, so that a piece of work
-/// ends soon after, whatever the guest made of it.
+/// Counts the loads that go through to a memory. Once the allowance is used up every load fails, so that a piece of
+/// work ends soon after, whatever the guest made of it.
 ///
 /// A word and a line of a copy count as one load each, so that the count is never below the accesses that are made.
 #[derive(Debug)]

@@ -39,8 +39,8 @@ impl Object {
         Ok(object)
     }
 
-    /// Copies the object at `at` into this one, which is large enough that a second copy is worth saving. An object may end
-    /// where the memory after it is not mapped, so that a second page that cannot be read only shortens the copy.
+    /// Copies the object at `at` into this one, which is large enough that a second copy is worth saving. An object may
+    /// end where the memory after it is not mapped, so that a second page that cannot be read only shortens the copy.
     pub(super) fn fill<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         walker: &PageWalker<M, R>,

@@ -43,8 +43,8 @@ enum Stage {
 /// A search for the image in one address space. Pages that cannot be read are passed over: hypervisors hide some.
 ///
 /// # Bound
-/// 8192 pages below the address that is known; then 2^20 pages of the range, whose tables are read twice. Each page is a
-/// walk and a load, and for those that start as images do what [`KernelImage::read`] reads.
+/// 8192 pages below the address that is known; then 2^20 pages of the range, whose tables are read twice. Each page is
+/// a walk and a load, and for those that start as images do what [`KernelImage::read`] reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ImageSearch {
     stage: Stage,

@@ -17,8 +17,8 @@ const TRAIL: usize = 16;
 /// How often an edge is looked at before it counts as broken: the list may be changing.
 const TRIES: u32 = 3;
 
-/// The node after `node`, where it leads back to `node`; `None` where it does not. A walk that takes only such edges enters no
-/// loop but the one that it began in, as long as memory stands still.
+/// The node after `node`, where it leads back to `node`; `None` where it does not. A walk that takes only such edges
+/// enters no loop but the one that it began in, as long as memory stands still.
 ///
 /// # Bound
 /// Six walks.
@@ -41,8 +41,8 @@ pub(super) fn next_node<M: PhysRead, R: NotPresentResolver>(
     None
 }
 
-/// The nodes of a list, from one of them: forward until the circle closes or an edge is broken, then backward to where the way
-/// forward ended. Each node is given once, as long as memory stands still.
+/// The nodes of a list, from one of them: forward until the circle closes or an edge is broken, then backward to where
+/// the way forward ended. Each node is given once, as long as memory stands still.
 ///
 /// # Bound
 /// At most as many nodes as it is told; six walks each.

@@ -1,5 +1,5 @@
-//! The kernel's image, as far as it has to be read: headers and exports. The format is that of Microsoft's public "PE Format"
-//! specification, 64-bit images ("PE32+").
+//! The kernel's image, as far as it has to be read: headers and exports. The format is that of Microsoft's public "PE
+//! Format" specification, 64-bit images ("PE32+").
 
 use core::cmp::Ordering;
 
@@ -206,7 +206,8 @@ impl KernelImage {
 
 /// A search for a variable among the exports of an image: resumable.
 ///
-/// Names are sorted; where that leads nowhere (a page of the directory that cannot be read, for example), each is looked at.
+/// Names are sorted; where that leads nowhere (a page of the directory that cannot be read, for example), each is
+/// looked at.
 ///
 /// # Bound
 /// 2^14 names, each a number of 4 and a text of 32 bytes; [`Exports::PIECE`] of them in a step.

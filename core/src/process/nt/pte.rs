@@ -1,5 +1,5 @@
-//! What the Windows memory manager keeps in entries without P. Known from public structure listings (`_MMPTE_TRANSITION`,
-//! `_MMPTE_PROTOTYPE`, `_MMPTE_SOFTWARE`).
+//! What the Windows memory manager keeps in entries without P. Known from public structure listings
+//! (`_MMPTE_TRANSITION`, `_MMPTE_PROTOTYPE`, `_MMPTE_SOFTWARE`).
 
 use crate::addr::{Gpa, Gva};
 use crate::paging::{Pte, Rights};
@@ -7,7 +7,8 @@ use crate::phys::PhysRead;
 
 const TRANSITION: u64 = 1 << 11;
 const PROTOTYPE: u64 = 1 << 10;
-/// Set in entries that are as they read; clear in those that may have been changed, see [`SWIZZLE`]. From build 17763 on.
+/// Set in entries that are as they read; clear in those that may have been changed, see [`SWIZZLE`]. From build 17763
+/// on.
 const NOT_SWIZZLED: u64 = 1 << 4;
 /// Machines with the L1TF mitigation set this bit in absent entries, so that no address in them leads to RAM.
 const SWIZZLE: u64 = 1 << 45;
@@ -23,15 +24,15 @@ pub(super) enum Absent {
     Descriptor,
     /// The page (or, in an upper level, the table) is still in RAM.
     Transition(Transition),
-    /// The page is shared, and its prototype lies at one of these addresses: the first as the entry reads, the second where
-    /// it can have been swizzled.
+    /// The page is shared, and its prototype lies at one of these addresses: the first as the entry reads, the second
+    /// where it can have been swizzled.
     Prototype(Gva, Option<Gva>),
     /// Never made, written out or compressed.
     NotResident,
 }
 
-/// Tells the forms apart. The prototype's bit counts before the transition's, which older builds use in prototype entries
-/// for something else.
+/// Tells the forms apart. The prototype's bit counts before the transition's, which older builds use in prototype
+/// entries for something else.
 pub(super) const fn decode(entry: u64) -> Absent {
     if entry == 0 {
         Absent::Descriptor
@@ -62,8 +63,8 @@ const fn extend(field: u64) -> Gva {
 pub(super) struct Transition(u64);
 
 impl Transition {
-    /// Where it is: bits 12..=47. A swizzled frame lies above 32 TiB; where there is RAM too, nobody can tell, and `None` is
-    /// the answer.
+    /// Where it is: bits 12..=47. A swizzled frame lies above 32 TiB; where there is RAM too, nobody can tell, and
+    /// `None` is the answer.
     pub(super) fn frame<M: PhysRead>(self, mem: &M) -> Option<Gpa> {
         let as_is = self.0 & 0x0000_ffff_ffff_f000;
         if self.0 & NOT_SWIZZLED != 0 || as_is & SWIZZLE == 0 {
@@ -74,7 +75,8 @@ impl Transition {
 
     /// What its protection (bits 5 to 9) grants.
     pub(super) const fn rights(self) -> Rights {
-        // MM_READWRITE is 4, MM_EXECUTE_READWRITE 6; 2 and 3 are executable too; the copy-on-write kinds are not writable.
+        // MM_READWRITE is 4, MM_EXECUTE_READWRITE 6; 2 and 3 are executable too; the copy-on-write kinds are not
+        // writable.
         let kind = self.0 >> 5 & 7;
         Rights { user: true, writable: matches!(kind, 4 | 6), executable: matches!(kind, 2 | 3 | 6 | 7) }
     }

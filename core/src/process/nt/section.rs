@@ -1,9 +1,9 @@
 //! From a descriptor to the prototypes of the section that it maps.
 //!
-//! A page that a process shares and never touched, or that was trimmed from it, is known to the section only. The way there is:
-//! descriptor → subsection → array of prototypes. Where their fields lie differs from build to build. No version is asked:
-//! every known placement is tried, and the one is taken whose chain closes (subsection → control area → segment → control
-//! area) around prototypes that the descriptor names too.
+//! A page that a process shares and never touched, or that was trimmed from it, is known to the section only. The way
+//! there is: descriptor → subsection → array of prototypes. Where their fields lie differs from build to build. No
+//! version is asked: every known placement is tried, and the one is taken whose chain closes (subsection → control area
+//! → segment → control area) around prototypes that the descriptor names too.
 
 use super::memory::{pointer, word};
 use super::shared_data::{high, low};
@@ -70,7 +70,8 @@ impl DescriptorShape {
     }
 }
 
-/// The section that a descriptor maps, as far as it was followed: found once, and asked for many pages in ascending order.
+/// The section that a descriptor maps, as far as it was followed: found once, and asked for many pages in ascending
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Section {
     pub(super) descriptor: Descriptor,
@@ -146,8 +147,8 @@ impl Section {
         if word(walker, subsection)? != control_area.get() {
             return Ok(None);
         }
-        // A descriptor of private memory is shorter: what lies in these places is then somebody else's. A section's segment
-        // names the control area that names it.
+        // A descriptor of private memory is shorter: what lies in these places is then somebody else's. A section's
+        // segment names the control area that names it.
         let Some(segment) = pointer(mode, word(walker, control_area)?) else { return Ok(None) };
         if word(walker, segment)? != control_area.get() {
             return Ok(None);

@@ -1,8 +1,8 @@
 //! The processor start block: what Windows leaves in low memory for the other processors to start from.
 //!
-//! It holds the values that they load into their control registers, the kernel's `CR3` among them, and the address in the
-//! kernel where they go on. What it looks like is known from the published Windows Research Kernel (`amd64.h`) and from the
-//! readers that rely on it.
+//! It holds the values that they load into their control registers, the kernel's `CR3` among them, and the address in
+//! the kernel where they go on. What it looks like is known from the published Windows Research Kernel (`amd64.h`) and
+//! from the readers that rely on it.
 
 use crate::addr::{Cr3, Gpa, Gva, PAGE_BYTES};
 use crate::paging::PagingMode;

@@ -72,8 +72,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    /// The root node. Where the field is a table, the table is its own parent and has the tree on its right; in either form
-    /// the root names its parent, so that another node is not taken for it.
+    /// The root node. Where the field is a table, the table is its own parent and has the tree on its right; in either
+    /// form the root names its parent, so that another node is not taken for it.
     pub(super) fn root<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<M, R>,

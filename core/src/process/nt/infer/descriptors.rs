@@ -52,8 +52,8 @@ impl Trees {
         self.all = self.all.wrapping_add(1);
         let speaks = self.shapes.iter().zip(found).any(|(possible, found)| possible.offsets.and(found).count() > 0);
         if !speaks {
-            // It is being made or taken down. The hint beside the root, which now and then names the root, is known by this:
-            // in most processes it names another node.
+            // It is being made or taken down. The hint beside the root, which now and then names the root, is known by
+            // this: in most processes it names another node.
             self.odd_ones = self.odd_ones.wrapping_add(1);
             return;
         }

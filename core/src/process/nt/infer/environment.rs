@@ -15,7 +15,8 @@ pub(super) const PARENT: &str = "0 in the System process, the number of a listed
 
 /// `PEB.ImageBaseAddress`.
 const IMAGE_BASE_IN_PEB: u64 = 0x10;
-/// What `InheritedFromUniqueProcessId` lies behind `SectionBaseAddress`, on all builds of which the structure is public.
+/// What `InheritedFromUniqueProcessId` lies behind `SectionBaseAddress`, on all builds of which the structure is
+/// public.
 const PARENT_AFTER_SECTION: u16 = 0x20;
 
 /// The environment block names the image that the process object names too.

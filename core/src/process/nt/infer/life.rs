@@ -11,13 +11,13 @@ pub(super) const STATUS: &str = "STILL_ACTIVE in each process that lives and in 
 
 /// `STATUS_PENDING`, the exit status of a process that has not ended.
 const STILL_ACTIVE: u32 = 0x103;
-/// Bytes from `ExitStatus` to `ExitTime` on builds from 8 on; the last is -0xbc, of 8.1 since revision 19962. Before 8 the
-/// field follows `CreateTime`.
+/// Bytes from `ExitStatus` to `ExitTime` on builds from 8 on; the last is -0xbc, of 8.1 since revision 19962. Before 8
+/// the field follows `CreateTime`.
 const EXIT_TIME_AFTER_STATUS: [u16; 4] = [0x64, 0x6c, 0x84, 0_u16.wrapping_sub(0xbc)];
 /// Bytes from `ExitStatus` to the end of what is looked for: `ExitTime` of Windows 8 is the furthest, at 0x84.
 const AFTER_EXIT_STATUS: u64 = 0x90;
-/// Times from 2000 to 2057, in units of 100 ns since 1601. Later ones cannot be told from the end of a name, whose last byte is
-/// the priority class, mostly 2.
+/// Times from 2000 to 2057, in units of 100 ns since 1601. Later ones cannot be told from the end of a name, whose last
+/// byte is the priority class, mostly 2.
 const DATES: core::ops::Range<u64> = 0x01bf_53eb_256d_4000..1 << 57;
 
 fn dates(object: &Object, least: u64) -> Offsets {

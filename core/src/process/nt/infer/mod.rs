@@ -1,8 +1,8 @@
 //! Where the fields lie, told from the objects themselves. No table of versions is asked.
 //!
-//! Each field has a rule that its content obeys in every process, and that nothing else in the object obeys. An offset that
-//! breaks the rule in one process is out; an offset counts as proven when it alone is left and enough processes spoke for it.
-//! A file has the rules of the fields that are inferred together, with what a user is told of them.
+//! Each field has a rule that its content obeys in every process, and that nothing else in the object obeys. An offset
+//! that breaks the rule in one process is out; an offset counts as proven when it alone is left and enough processes
+//! spoke for it. A file has the rules of the fields that are inferred together, with what a user is told of them.
 //!
 //! ```text
 //! links ─► tables ─► life (ExitStatus, CreateTime, ExitTime) ─► environment (Peb, SectionBaseAddress, parent) ─► descriptors
@@ -104,8 +104,8 @@ struct Known {
 /// The way from the System process to the layout: resumable after each process that a rule looked at.
 ///
 /// # Bound
-/// At most 13 passes over 64 objects of 3072 bytes. A rule may cost [`Budget::PIECE`] loads in one object; an object that
-/// costs more does not speak. Some ten thousand loads in a real guest, 2^25 at most.
+/// At most 13 passes over 64 objects of 3072 bytes. A rule may cost [`Budget::PIECE`] loads in one object; an object
+/// that costs more does not speak. Some ten thousand loads in a real guest, 2^25 at most.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Inference {
     space: AddressSpace<KernelPaging>,
