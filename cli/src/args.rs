@@ -113,6 +113,9 @@ pub(crate) struct Find {
     /// Milliseconds to watch the heartbeats at most; a producer beats at least every 250
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(250..=60_000))]
     pub(crate) wait_ms: u64,
+    /// Seconds to wait for a guest that is not up yet, or whose producer has not started
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub(crate) wait_for: u64,
 }
 
 #[derive(Debug, Args)]

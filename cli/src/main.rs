@@ -10,6 +10,7 @@ mod frames;
 mod list;
 mod look;
 mod manual;
+mod patience;
 mod progress;
 mod ps;
 mod show;
@@ -24,6 +25,7 @@ use serde_json::json;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
+use crate::patience::patiently;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -38,9 +40,9 @@ fn main() -> ExitCode {
         Command::List => Ok(list::list()),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Ps(args) => ps::ps(args),
-        Command::Find(args) => commands::find(args),
-        Command::Sample(args) => commands::sample(args),
-        Command::Status(args) => commands::status(args),
+        Command::Find(args) => patiently(args.wait_for, || commands::find(args)),
+        Command::Sample(args) => patiently(args.find.wait_for, || commands::sample(args)),
+        Command::Status(args) => patiently(args.find.wait_for, || commands::status(args)),
         Command::DemoProducer(args) => return finish(&cli, demo::produce(args)),
         Command::Completions(args) => return finish(&cli, manual::completions(args)),
         Command::ManualPages(args) => return finish(&cli, manual::pages(args)),
