@@ -7,6 +7,7 @@
 # Without --build or --install it does both. --install needs no compiler: it copies what --build left in target/c-api.
 # FORM is one of
 #   heap     libvgpu_perception, shared and static: RAM files, handles on the heap (the default)
+#   attach   libvgpu_perception_attach, shared and static: from a guest's name to its memory, for use beside the first
 #   noheap   libvgpu_perception_noheap.a: no allocator and no libc but mem*; for user space
 #   kernel   libvgpu_perception_kernel.a: the same without vector registers and without a red zone, for what a kernel or a
 #            hypervisor links (x86_64-unknown-none; needs a compiler with -Zbuild-std: `.ci/toolchain run none c-api/build.sh ...`)
@@ -42,6 +43,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 case $form in
+    attach) name=vgpu_perception_attach profile=release features='' kinds=staticlib,cdylib std='' ;;
     heap) name=vgpu_perception profile=release features='' kinds=staticlib,cdylib std='' ;;
     noheap) name=vgpu_perception_noheap profile=no-heap features=--no-default-features kinds=staticlib std='' ;;
     kernel)
@@ -57,7 +59,8 @@ cd "$here/.."
 target=${CARGO_TARGET_DIR:-target}
 stage=$target/c-api/$form${triple:+-$triple}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-soname=libvgpu_perception.so.0
+package=vgpu-perception-capi built=vgpu_perception_c headers=$here/include
+[ "$form" != attach ] || package=vgpu-perception-attach-capi built=vgpu_perception_attach headers=$here/attach/include
 
 # The target's own binutils: x86_64's for a target without an operating system.
 gnu=$(echo "$triple" | sed -e 's/-unknown-/-/' -e 's/^.*-none$//')
@@ -79,7 +82,7 @@ seal() {
     nm=$(tool nm NM) ld=$(tool ld LD) objcopy=$(tool objcopy OBJCOPY) ar=$(tool ar AR)
     work=$(mktemp -d)
     "$nm" --defined-only --format=posix "$archive" 2>/dev/null |
-        sed -n 's/^\(\(vgpup\|vgpux\|vmie\|gva\)_[a-z0-9_]*\|proc_list\) T .*/\1/p' | sort -u >"$work/exports"
+        sed -n 's/^\(\(vgpup\|vgpux\|vgpua\|vmie\|gva\)_[a-z0-9_]*\|proc_list\) T .*/\1/p' | sort -u >"$work/exports"
     [ -s "$work/exports" ] || { echo "$archive has no function of the headers" >&2; exit 1; }
     roots=$(sed 's/^/-u /' "$work/exports" | tr '\n' ' ')
     # shellcheck disable=SC2086 # a list of options
@@ -96,7 +99,7 @@ licences() {
     echo "library (MIT OR Apache-2.0, the Rust Project Developers):"
     echo
     # shellcheck disable=SC2086 # a list of options
-    crates=$("$cargo" tree --locked -p vgpu-perception-capi -e normal $features --prefix none --format '{p}|{l}' |
+    crates=$("$cargo" tree --locked -p $package -e normal $features --prefix none --format '{p}|{l}' |
         sed -e 's/ (\*)//' -e 's/ (proc-macro)//' -e 's/ ([^|]*)//' | sort -u | grep -v '^$')
     echo "$crates" | sed -e 's/^/  /' -e 's/|/: /'
     for text in LICENSE-MIT LICENSE-APACHE; do
@@ -120,13 +123,13 @@ build() {
     mkdir -p "$stage"
     # These kinds alone: where a Rust library is made beside them, link-time optimisation leaves objects that hold no machine code.
     # shellcheck disable=SC2086 # lists of options
-    "$cargo" rustc --locked --profile $profile -p vgpu-perception-capi --lib --crate-type $kinds $features $std \
+    "$cargo" rustc --locked --profile $profile -p $package --lib --crate-type $kinds $features $std \
         ${triple:+--target "$triple"}
     out=$target${triple:+/$triple}/$profile
-    seal "$out/libvgpu_perception_c.a" "$stage/lib$name.a"
+    seal "$out/lib$built.a" "$stage/lib$name.a"
     licences >"$stage/LICENSES"
+    case $kinds in *cdylib*) cp "$out/lib$built.so" "$stage/lib$name.so" ;; esac
     if [ "$form" = heap ]; then
-        cp "$out/libvgpu_perception_c.so" "$stage/libvgpu_perception.so"
         if command -v python3 >/dev/null; then
             python3 "$here/man.py" "$version" >"$stage/vgpu_perception.3"
         else
@@ -155,7 +158,8 @@ pkg_config() {
     echo "Version: $version"
     echo "Cflags: -I\${includedir}/vgpu-perception"
     echo "Libs: -L\${libdir} -l$name"
-    [ "$form" != heap ] || echo "Libs.private: -lpthread -ldl -lm"
+    [ "$form" != attach ] || echo "Requires: vgpu_perception = $version"
+    case $kinds in *cdylib*) echo "Libs.private: -lpthread -ldl -lm" ;; esac
 }
 
 install_all() {
@@ -163,14 +167,16 @@ install_all() {
     libdir=$(below_prefix "$libdir") includedir=$(below_prefix "$includedir") mandir=$(below_prefix "$mandir")
     docdir=$(below_prefix "${docdir:-share/doc/vgpu-perception}")
     install -d "$destdir$includedir/vgpu-perception" "$destdir$libdir/pkgconfig" "$destdir$docdir"
-    install -m 644 "$here"/include/*.h "$destdir$includedir/vgpu-perception/"
+    install -m 644 "$headers"/*.h "$destdir$includedir/vgpu-perception/"
     install -m 644 "$stage/lib$name.a" "$destdir$libdir/"
     install -m 644 "$stage/LICENSES" "$destdir$docdir/LICENSES.$form"
     pkg_config >"$destdir$libdir/pkgconfig/$name.pc"
+    if [ -e "$stage/lib$name.so" ]; then
+        install -m 755 "$stage/lib$name.so" "$destdir$libdir/lib$name.so.$version"
+        ln -sf "lib$name.so.$version" "$destdir$libdir/lib$name.so.0"
+        ln -sf "lib$name.so.0" "$destdir$libdir/lib$name.so"
+    fi
     if [ "$form" = heap ]; then
-        install -m 755 "$stage/libvgpu_perception.so" "$destdir$libdir/libvgpu_perception.so.$version"
-        ln -sf "libvgpu_perception.so.$version" "$destdir$libdir/$soname"
-        ln -sf "$soname" "$destdir$libdir/libvgpu_perception.so"
         if [ -e "$stage/vgpu_perception.3" ]; then
             install -d "$destdir$mandir/man3"
             install -m 644 "$stage/vgpu_perception.3" "$destdir$mandir/man3/"
