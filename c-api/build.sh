@@ -59,6 +59,7 @@ cd "$here/.."
 target=${CARGO_TARGET_DIR:-target}
 stage=$target/c-api/$form${triple:+-$triple}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+url=$(sed -n 's/^repository = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 package=vgpu-perception-capi built=vgpu_perception_c headers=$here/include
 [ "$form" != attach ] || package=vgpu-perception-attach-capi built=vgpu_perception_attach headers=$here/attach/include
 
@@ -99,7 +100,7 @@ licences() {
     echo "library (MIT OR Apache-2.0, the Rust Project Developers):"
     echo
     # shellcheck disable=SC2086 # a list of options
-    crates=$("$cargo" tree --locked -p $package -e normal $features --prefix none --format '{p}|{l}' |
+    crates=$("$cargo" tree --locked -p $package -e normal,no-proc-macro $features --prefix none --format '{p}|{l}' |
         sed -e 's/ (\*)//' -e 's/ (proc-macro)//' -e 's/ ([^|]*)//' | sort -u | grep -v '^$')
     echo "$crates" | sed -e 's/^/  /' -e 's/|/: /'
     for text in LICENSE-MIT LICENSE-APACHE; do
@@ -154,7 +155,7 @@ pkg_config() {
     echo
     echo "Name: $name"
     echo "Description: Find a vgpu region in a guest's memory and read it"
-    echo "URL: https://github.com/vgpu-perception/vgpu-perception"
+    echo "URL: $url"
     echo "Version: $version"
     echo "Cflags: -I\${includedir}/vgpu-perception"
     echo "Libs: -L\${libdir} -l$name"

@@ -15,6 +15,7 @@ cd "$here/.."
 target=${CARGO_TARGET_DIR:-target}
 out=${out:-$PWD/$target/debian}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+url=$(sed -n 's/^repository = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 architecture=$(dpkg --print-architecture)
 multiarch=$("${CC:-cc}" -print-multiarch)
 maintainer=${DEBFULLNAME:-vgpu-perception developers}" <${DEBEMAIL:-vgpu-perception@localhost}>"
@@ -46,7 +47,7 @@ package() {
         echo "Priority: optional"
         echo "Depends: $3"
         echo "Installed-Size: $(du -sk "$root/usr" | cut -f 1)"
-        echo "Homepage: https://github.com/vgpu-perception/vgpu-perception"
+        echo "Homepage: $url"
         echo "Description: $4"
         echo " $5"
     } >"$root/DEBIAN/control"

@@ -27,6 +27,10 @@ fn and_with_five_levels_of_tables() {
 
 #[test]
 fn nothing_fails_because_something_else_runs() {
+    if std::env::var_os("VGPU_TEST_RUNNER").is_some() {
+        println!("SKIPPED: threads that race, under a runner that lets one run at a time");
+        return;
+    }
     let dir = Dir::new("daemon");
     shared_library(&dir);
     let program = program(&dir, "tests/c/daemon.c");

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -175,6 +176,33 @@ static void after_the_memory(const char* ram)
     vmie_mem_close(new);
 }
 
+#ifndef __SANITIZE_ADDRESS__
+/* A child in which nothing more can be allocated: NULL and a code, and the program goes on. */
+static void no_memory(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        long pages = 0;
+        FILE* file = fopen("/proc/self/statm", "r");
+        CHECK(file != NULL && fscanf(file, "%ld", &pages) == 1 && fclose(file) == 0);
+        rlim_t most = (rlim_t)pages * 4096 + (1 << 20);
+        CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){most, most}) == 0);
+        int opened = 0;
+        while (opened < 10000 && vmie_win32_open(m, kcr3) != NULL) {
+            opened++;
+        }
+        CHECK(opened < 10000 && vgpux_last_error_code() == VGPUX_E_MEMORY);
+        vgpup_cursor cursor;
+        CHECK(vgpup_read_cursor(r, m, &cursor) == 1);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+#endif
+
 static volatile sig_atomic_t handled, failed;
 
 static void on_alarm(int unused)
@@ -302,6 +330,9 @@ int main(int argc, char** argv)
     closed_in_use();
     right_guest();
     after_the_memory(argv[1]);
+#ifndef __SANITIZE_ADDRESS__
+    no_memory();
+#endif
     signals();
     children();
     priorities();
