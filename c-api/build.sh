@@ -88,7 +88,9 @@ seal() {
     roots=$(sed 's/^/-u /' "$work/exports" | tr '\n' ' ')
     # shellcheck disable=SC2086 # a list of options
     "$ld" -r --gc-sections --force-group-allocation $roots -o "$work/vgpu_perception.o" "$archive"
-    "$objcopy" --keep-global-symbols="$work/exports" --weaken-symbol=proc_list "$work/vgpu_perception.o"
+    # The compiler's own code beside the machine's: binutils with a plugin for it would look at nothing else.
+    "$objcopy" --remove-section=.llvmbc --remove-section=.llvmcmd --keep-global-symbols="$work/exports" \
+        --weaken-symbol=proc_list "$work/vgpu_perception.o"
     rm -f "$to"
     "$ar" rcs "$to" "$work/vgpu_perception.o"
     rm -r "$work"

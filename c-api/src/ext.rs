@@ -223,12 +223,13 @@ export! {
     ) -> c_int {
         let heartbeat = out_heartbeat.required("out_heartbeat")?;
         let run_epoch = out_run_epoch.optional("out_run_epoch")?;
-        let Some(pulse) = snapshot::<Heartbeat>(r, m, |_, _| {})? else { return Ok(0) };
-        heartbeat.set(pulse.heartbeat);
-        if let Some(run_epoch) = run_epoch {
-            run_epoch.set(pulse.run_epoch);
-        }
-        Ok(1)
+        let read = snapshot::<Heartbeat>(r, m, |_, pulse| {
+            heartbeat.set(pulse.heartbeat);
+            if let Some(run_epoch) = run_epoch {
+                run_epoch.set(pulse.run_epoch);
+            }
+        })?;
+        Ok(c_int::from(read))
     }
 
     /// See `vgpu_perception_ext.h`.

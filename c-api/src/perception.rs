@@ -12,7 +12,7 @@ use vgpu_perception::{Gva, NextUse, PhysRead};
 
 use crate::choice::{Current, place};
 use crate::failure::{Failure, code};
-use crate::ffi::{In, Out, export};
+use crate::ffi::{In, Out, export, with_thread};
 use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
 use crate::region::{RegionHandle, Snapshot, snapshot};
@@ -216,9 +216,13 @@ export! {
     ) -> c_int {
         let info = info.required("info")?;
         let dst = dst.buffer(cap, "dst")?;
-        let found = r.read_with_id(|id, state| m.read_same(state.mem_id, |mem| {
+        let found = with_thread(|thread| {
+            let hold = r.hold(thread)?;
+            let (id, state) = (hold.id(), hold.get());
+            let mem = m.hold_same(thread, state.mem_id)?;
+            let mem = mem.get();
             let Some(mut frames) = state.frames.take() else {
-                state.tell(id, SkipC::BUSY_HANDLE);
+                state.tell(thread, id, SkipC::BUSY_HANDLE);
                 return Ok(None);
             };
             let frames = &mut *frames;
@@ -227,14 +231,14 @@ export! {
             }
             mem.caught(|| {
                 let sample = frames.region.sample_frame(mem.ram(), &mut frames.scratch, dst, NextUse::Unknown);
-                let frame = state.note(id, sample)?;
+                let frame = state.note(thread, id, sample)?;
                 if let Some(frame) = &frame {
                     state.missed_last.store(frame.missed, Ordering::Relaxed);
                     state.missed_total.fetch_add(frame.missed, Ordering::Relaxed);
                 }
                 Ok(frame)
             })
-        }))?;
+        })??;
         let Some(frame) = found else { return Ok(0) };
         let desc = frame.desc;
         info.set(FrameInfoC {
@@ -254,8 +258,7 @@ export! {
     /// See `vgpu_perception.h`.
     fn vgpup_read_cursor(r: RegionHandle, m: MemHandle, out: Out<CursorC>) -> c_int {
         let out = out.required("out")?;
-        let Some(snapshot) = snapshot::<Cursor>(r, m, |_, _| {})? else { return Ok(0) };
-        out.set(CursorC {
+        let read = snapshot::<Cursor>(r, m, |_, snapshot| out.set(CursorC {
             seq: snapshot.seq,
             visible: u32::from(snapshot.visible),
             x: snapshot.x,
@@ -265,15 +268,14 @@ export! {
             glyph_w: snapshot.glyph_w,
             glyph_h: snapshot.glyph_h,
             id: snapshot.id.0,
-        });
-        Ok(1)
+        }))?;
+        Ok(c_int::from(read))
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_geometry(r: RegionHandle, m: MemHandle, out: Out<GeometryC>) -> c_int {
         let out = out.required("out")?;
-        let Some(snapshot) = snapshot::<Geometry>(r, m, |_, _| {})? else { return Ok(0) };
-        out.set(GeometryC {
+        let read = snapshot::<Geometry>(r, m, |_, snapshot| out.set(GeometryC {
             virt_x: snapshot.virt_x,
             virt_y: snapshot.virt_y,
             virt_w: snapshot.virt_w,
@@ -282,33 +284,30 @@ export! {
             cap_y: snapshot.cap_y,
             dpi: snapshot.dpi,
             refresh_mhz: snapshot.refresh_mhz,
-        });
-        Ok(1)
+        }))?;
+        Ok(c_int::from(read))
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_status(r: RegionHandle, m: MemHandle, out: Out<StatusC>) -> c_int {
         let out = out.required("out")?;
-        let read = snapshot::<Status>(r, m, |state, status| {
-            state.run_epoch.store(status.run_epoch, Ordering::Relaxed);
+        let read = snapshot::<Status>(r, m, |state, snapshot| {
+            state.run_epoch.store(snapshot.run_epoch, Ordering::Relaxed);
+            out.set(StatusC {
+                heartbeat: snapshot.heartbeat,
+                run_epoch: snapshot.run_epoch,
+                status: snapshot.status.0,
+                backend: snapshot.backend.0,
+                error_code: snapshot.error_code,
+                applied_fps: snapshot.applied_fps,
+                supported_formats: snapshot.supported_formats,
+                ctrl_ack: snapshot.ctrl_ack,
+                full_frame_ack: snapshot.full_frame_ack,
+                content_change_ns: snapshot.content_change_ns,
+            });
         })?;
         // This function has no "come back later": a page that moves at every try cannot be read.
-        let Some(snapshot) = read else {
-            return Err(Failure::read("the guest remapped the producer page at every try"));
-        };
-        out.set(StatusC {
-            heartbeat: snapshot.heartbeat,
-            run_epoch: snapshot.run_epoch,
-            status: snapshot.status.0,
-            backend: snapshot.backend.0,
-            error_code: snapshot.error_code,
-            applied_fps: snapshot.applied_fps,
-            supported_formats: snapshot.supported_formats,
-            ctrl_ack: snapshot.ctrl_ack,
-            full_frame_ack: snapshot.full_frame_ack,
-            content_change_ns: snapshot.content_change_ns,
-        });
-        Ok(0)
+        if read { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }
     }
 
     /// See `vgpu_perception.h`.

@@ -13,8 +13,28 @@ use crate::ffi::cells::Once;
 use crate::ffi::{Context, Out};
 use crate::ram_map::{Map, find_map};
 
-/// The callback of `memmodel.h`.
-pub(crate) type ReadFn = extern "C-unwind" fn(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int;
+/// Types of callbacks. What one throws goes through the library to who called it. A build without std has nothing to unwind with, and
+/// there a callback that throws is undefined.
+macro_rules! callbacks {
+    ($($(#[$doc:meta])* $vis:vis type $name:ident = fn($($arg:ident: $type:ty),*) -> $ret:ty;)+) => {$(
+        $(#[$doc])*
+        #[cfg(feature = "std")]
+        $vis type $name = extern "C-unwind" fn($($arg: $type),*) -> $ret;
+        $(#[$doc])*
+        #[cfg(not(feature = "std"))]
+        $vis type $name = extern "C" fn($($arg: $type),*) -> $ret;
+    )+};
+}
+
+callbacks! {
+    /// The callback of `memmodel.h`.
+    pub(crate) type ReadFn = fn(ctx: *mut c_void, gpa: u64, dst: *mut c_void, len: usize) -> c_int;
+    type PiecesFn = fn(ctx: *mut c_void, pieces: *const PieceC, n: usize) -> c_int;
+    type WordsFn = fn(ctx: *mut c_void, gpa: u64, words: *mut u64, n: usize) -> c_int;
+    type LinesFn = fn(ctx: *mut c_void, gpas: *const u64, lines: *mut Line, n: usize) -> usize;
+    type DataFn = fn(ctx: *mut c_void, from: u64, start: *mut u64, len: *mut u64) -> c_int;
+    type CancelledFn = fn(ctx: *mut c_void) -> c_int;
+}
 
 /// `vgpux_piece`.
 #[repr(C)]
@@ -28,12 +48,6 @@ pub(crate) struct PieceC {
 impl PieceC {
     const NONE: Self = Self { gpa: 0, dst: core::ptr::null_mut(), len: 0 };
 }
-
-type PiecesFn = extern "C-unwind" fn(ctx: *mut c_void, pieces: *const PieceC, n: usize) -> c_int;
-type WordsFn = extern "C-unwind" fn(ctx: *mut c_void, gpa: u64, words: *mut u64, n: usize) -> c_int;
-type LinesFn = extern "C-unwind" fn(ctx: *mut c_void, gpas: *const u64, lines: *mut Line, n: usize) -> usize;
-type DataFn = extern "C-unwind" fn(ctx: *mut c_void, from: u64, start: *mut u64, len: *mut u64) -> c_int;
-type CancelledFn = extern "C-unwind" fn(ctx: *mut c_void) -> c_int;
 
 /// `vgpux_reader`.
 #[repr(C)]

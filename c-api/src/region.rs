@@ -8,9 +8,7 @@ use vgpu_perception::region::{FrameScratch, ReadError, Region, Sample};
 use crate::choice::{Place, place};
 use crate::failure::Failure;
 use crate::ffi::cells::{Latest, TryLock};
-#[cfg(feature = "std")]
-use crate::ffi::threads;
-use crate::ffi::{Handle, Object};
+use crate::ffi::{Handle, Object, Thread, with_thread};
 use crate::kernel::Paging;
 use crate::memory::MemHandle;
 use crate::ram::Ram;
@@ -78,33 +76,38 @@ impl RegionState {
 
     /// Runs `work` with what is remembered of the place.
     #[inline(always)]
-    fn with_seat<R>(&self, id: u64, work: impl FnOnce(&mut Region<Paging>) -> R) -> Result<R, Failure> {
+    fn with_seat<R>(&self, thread: &Thread, id: u64, work: impl FnOnce(&mut Region<Paging>) -> R) -> R {
         #[cfg(feature = "std")]
-        return threads::with(|own| own.seats.with(id, &self.bound, work));
+        return thread.seats.with(id, &self.bound, work);
         #[cfg(not(feature = "std"))]
         {
-            let _ = id;
-            Ok(match self.seat.take() {
+            let _ = (thread, id);
+            match self.seat.take() {
                 Some(mut seat) => work(&mut seat),
                 None => work(&mut self.bound.clone()),
-            })
+            }
         }
     }
 
     /// Remembers why a read gave nothing, where it gave nothing.
     #[inline(always)]
-    pub(crate) fn note<T>(&self, id: u64, sample: Result<Sample<T>, ReadError>) -> Result<Option<T>, Failure> {
+    pub(crate) fn note<T>(
+        &self,
+        thread: &Thread,
+        id: u64,
+        sample: Result<Sample<T>, ReadError>,
+    ) -> Result<Option<T>, Failure> {
         match sample {
             Ok(Sample::Fresh(value)) => {
-                self.tell(id, SkipC::NONE);
+                self.tell(thread, id, SkipC::NONE);
                 Ok(Some(value))
             }
             Ok(Sample::Skip(skip)) => {
-                self.tell(id, SkipC::of(skip));
+                self.tell(thread, id, SkipC::of(skip));
                 Ok(None)
             }
             Err(error) => {
-                self.tell(id, SkipC::NONE);
+                self.tell(thread, id, SkipC::NONE);
                 self.failed.store(true, Ordering::Relaxed);
                 Err(Failure::read(error))
             }
@@ -113,10 +116,10 @@ impl RegionState {
 
     /// Remembers the outcome of a read for [`last_skip`](Self::last_skip).
     #[inline(always)]
-    pub(crate) fn tell(&self, id: u64, skip: SkipC) {
+    pub(crate) fn tell(&self, thread: &Thread, id: u64, skip: SkipC) {
         #[cfg(feature = "std")]
-        let _ = threads::with(|own| own.seats.note(id, skip));
-        let _ = id;
+        thread.seats.note(id, skip);
+        let _ = (thread, id);
         // Fresh snapshots, which are most, store nothing that threads share.
         let skipped = skip.reason != reason::NONE;
         if skipped || self.skipped.load(Ordering::Relaxed) {
@@ -128,7 +131,7 @@ impl RegionState {
     /// Why the last read gave nothing: this thread's, or where this thread read something else since, anybody's.
     pub(crate) fn last_skip(&self, id: u64) -> SkipC {
         #[cfg(feature = "std")]
-        if let Ok(Some(skip)) = threads::with(|own| own.seats.last(id)) {
+        if let Ok(Some(skip)) = with_thread(|thread| thread.seats.last(id)) {
             return skip;
         }
         let _ = id;
@@ -150,25 +153,27 @@ pub(crate) trait Snapshot {
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Self::Of>, ReadError>;
 }
 
-/// Takes a snapshot. Nothing is caught: the core has no panics, and this is the path that is taken most.
+/// Takes a snapshot, and gives it to `fresh` where there is one; whether there was. Nothing is caught: the core has no panics, and this
+/// is the path that is taken most.
 #[inline(always)]
 pub(crate) fn snapshot<S: Snapshot>(
     r: RegionHandle,
     m: MemHandle,
     fresh: impl FnOnce(&RegionState, &S::Of),
-) -> Result<Option<S::Of>, Failure> {
-    r.read_with_id(|id, state| {
-        m.read_same(state.mem_id, |mem| {
-            let sample = state.with_seat(id, |region| match mem.ram() {
-                #[cfg(feature = "std")]
-                Ram::Mapped(ram) => S::read(region, &**ram),
-                Ram::Reader(ram) => S::read(region, ram),
-            })?;
-            let value = state.note(id, sample)?;
-            if let Some(value) = &value {
-                fresh(state, value);
-            }
-            Ok(value)
-        })
-    })
+) -> Result<bool, Failure> {
+    with_thread(|thread| {
+        let hold = r.hold(thread)?;
+        let (id, state) = (hold.id(), hold.get());
+        let mem = m.hold_same(thread, state.mem_id)?;
+        let sample = state.with_seat(thread, id, |region| match mem.get().ram() {
+            #[cfg(feature = "std")]
+            Ram::Mapped(ram) => S::read(region, &**ram),
+            Ram::Reader(ram) => S::read(region, ram),
+        });
+        let value = state.note(thread, id, sample)?;
+        if let Some(value) = &value {
+            fresh(state, value);
+        }
+        Ok(value.is_some())
+    })?
 }

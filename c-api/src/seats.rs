@@ -45,9 +45,12 @@ impl Seats {
         compiler_fence(Ordering::SeqCst);
         let seat = &mut *seat;
         if seat.id != id {
-            (seat.id, seat.region) = (id, None);
+            (seat.id, seat.region) = (id, Some(*bound));
         }
-        work(seat.region.get_or_insert(*bound))
+        match &mut seat.region {
+            Some(region) => work(region),
+            None => work(&mut bound.clone()),
+        }
     }
 
     #[inline(always)]

@@ -14,6 +14,8 @@ mod sync {
     pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
     pub(super) const HAZARDS: usize = 2;
+    pub(super) const CHUNK_BITS: u32 = 2;
+    pub(super) const INDEX_BITS: u32 = 3;
 
     /// 0 none, 1 no fence in calls, 2 no fence in closing.
     pub(super) static DEFECT: AtomicU8 = AtomicU8::new(0);
@@ -60,7 +62,7 @@ unsafe impl Sync for World {}
 impl World {
     fn new() -> Arc<Self> {
         let table = Table {
-            segments: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
+            chunks: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
             len: AtomicU32::new(0),
             free: AtomicU64::new(0),
             records: AtomicPtr::new(core::ptr::null_mut()),
@@ -88,12 +90,12 @@ impl World {
     fn call(&self, thread: usize, token: u64) -> Option<u32> {
         let hazard = self.hazard(thread);
         match self.table.pin(hazard, token) {
-            Ok(object) => {
+            Ok((entry, object)) => {
                 // SAFETY: the table says that it is there until `unpin`; loom notices where that is wrong.
                 let object = unsafe { &*object.cast::<Object>() };
                 // SAFETY: nobody writes while calls read.
                 let value = object.0.with(|value| unsafe { *value });
-                self.release(self.table.unpin(hazard, token), token);
+                self.release(self.table.unpin(hazard, entry, token), token);
                 Some(value)
             }
             Err(last) => {
@@ -173,12 +175,12 @@ fn two_calls() {
         })
     };
     let hazard = world.hazard(0);
-    let object = world.table.pin(hazard, token).unwrap();
+    let (entry, object) = world.table.pin(hazard, token).unwrap();
     assert!(world.close(token), "from inside a call");
     // SAFETY: this call has not ended.
     let value = unsafe { &*object.cast::<Object>() }.0.with(|value| unsafe { *value });
     assert_eq!(value, 7);
-    world.release(world.table.unpin(hazard, token), token);
+    world.release(world.table.unpin(hazard, entry, token), token);
     other.join().unwrap();
     assert_eq!(world.released(), 1);
 }

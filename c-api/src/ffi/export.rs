@@ -83,8 +83,17 @@ macro_rules! export {
         $(
             $(#[$doc])*
             #[allow(unsafe_code, reason = "the name is part of the library's own interface, and no other crate defines it")]
+            #[cfg(feature = "std")]
             #[unsafe(no_mangle)]
             pub(crate) extern "C-unwind" fn $name($($arg: $type),*) $(-> $ret)? {
+                $crate::ffi::guarded(move || $body)
+            }
+
+            $(#[$doc])*
+            #[allow(unsafe_code, reason = "the same")]
+            #[cfg(not(feature = "std"))]
+            #[unsafe(no_mangle)]
+            pub(crate) extern "C" fn $name($($arg: $type),*) $(-> $ret)? {
                 $crate::ffi::guarded(move || $body)
             }
         )+

@@ -5,6 +5,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use super::STORAGE_ALIGN;
+use super::imp::{Hold, Thread, with_thread};
 use super::pointers::Out;
 use crate::failure::{Failure, code};
 
@@ -62,21 +63,28 @@ impl<T> Handle<T> {
 
 impl<T: Object> Handle<T> {
     /// Uses the object. Other calls may use it at the same time.
-    #[inline(always)]
     pub(crate) fn read<R>(self, work: impl FnOnce(&T) -> Result<R, Failure>) -> Result<R, Failure> {
-        self.holding(|hold| work(hold.get()))
+        with_thread(|thread| work(self.hold(thread)?.get()))?
     }
 
     /// The same, with what no other object has or had: see [`read_same`](Self::read_same).
-    #[inline(always)]
     pub(crate) fn read_with_id<R>(self, work: impl FnOnce(u64, &T) -> Result<R, Failure>) -> Result<R, Failure> {
-        self.holding(|hold| work(hold.id(), hold.get()))
+        with_thread(|thread| {
+            let hold = self.hold(thread)?;
+            work(hold.id(), hold.get())
+        })?
     }
 
     /// Uses the object if it is the one that had `id`.
-    #[inline(always)]
     pub(crate) fn read_same<R>(self, id: u64, work: impl FnOnce(&T) -> Result<R, Failure>) -> Result<R, Failure> {
-        self.holding(|hold| if hold.id() == id { work(hold.get()) } else { Err(another::<T>()) })
+        with_thread(|thread| work(self.hold_same(thread, id)?.get()))?
+    }
+
+    /// A hold on the object if it is the one that had `id`.
+    #[inline(always)]
+    pub(crate) fn hold_same(self, thread: &Thread, id: u64) -> Result<Hold<'_, T>, Failure> {
+        let hold = self.hold(thread)?;
+        if hold.id() == id { Ok(hold) } else { Err(another::<T>()) }
     }
 }
 

@@ -24,6 +24,14 @@ pub(super) struct Slot<T> {
     value: UnsafeCell<T>,
 }
 
+/// What a thread has of its own: nothing.
+pub(crate) struct Thread;
+
+/// Runs `work` with what this thread has.
+pub(crate) fn with_thread<R>(work: impl FnOnce(&Thread) -> R) -> Result<R, Failure> {
+    Ok(work(&Thread))
+}
+
 /// A call's hold on an object; given up when dropped.
 pub(crate) struct Hold<'c, T: Object>(&'c Slot<T>);
 
@@ -63,14 +71,14 @@ impl<T: Object> Handle<T> {
         if slot.mark.load(Ordering::Acquire) == mark::<T>() { Ok(slot) } else { Err(none()) }
     }
 
-    /// Runs `work` with a hold on the object.
-    pub(super) fn holding<R>(self, work: impl FnOnce(Hold<'_, T>) -> Result<R, Failure>) -> Result<R, Failure> {
+    /// A hold on the object.
+    pub(crate) fn hold<'h>(self, _: &Thread) -> Result<Hold<'h, T>, Failure> {
         let slot = self.slot()?;
         let more = |users: u32| (users < CLOSED - 1).then(|| users + 1);
         if slot.users.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_err() {
             return Err(Failure::new(code::HANDLE, format_args!("the {} handle was closed", T::NAME)));
         }
-        work(Hold(slot))
+        Ok(Hold(slot))
     }
 
     /// Puts `value` into storage of the caller.

@@ -16,6 +16,8 @@ mod scratch;
 pub(crate) mod descriptor;
 #[cfg(not(feature = "std"))]
 mod marks;
+#[cfg(not(feature = "std"))]
+use marks as imp;
 #[cfg(feature = "std")]
 mod memory;
 #[cfg(feature = "std")]
@@ -30,10 +32,13 @@ mod tokens;
 pub(crate) use export::caught;
 pub(crate) use export::{export, guarded};
 pub(crate) use handle::{Handle, Object};
+pub(crate) use imp::{Thread, with_thread};
 #[cfg(feature = "std")]
 pub(crate) use memory::{boxed, list};
 pub(crate) use pointers::{Context, In, Out};
 pub(crate) use scratch::Scratch;
+#[cfg(feature = "std")]
+use tokens as imp;
 
 /// Alignment of handle storage: `VGPUX_STORAGE_ALIGN`.
 pub(crate) const STORAGE_ALIGN: usize = 16;

@@ -14,6 +14,11 @@ use rustix::thread::{MembarrierCommand, membarrier};
 /// Handles that the calls of one thread can use at once: two or three a call, and calls nest in callbacks.
 pub(super) const HAZARDS: usize = 32;
 
+/// Log2 of the entries that are allocated at a time.
+pub(super) const CHUNK_BITS: u32 = 8;
+/// Log2 of the most handles that can be open at once.
+pub(super) const INDEX_BITS: u32 = 20;
+
 const UNKNOWN: u8 = 0;
 const PLAIN: u8 = 1;
 const ASYMMETRIC: u8 = 2;

@@ -12,12 +12,10 @@
 //!
 //! `tests/model.rs` runs this file under loom.
 
-use super::sync::{AtomicPtr, AtomicU32, AtomicU64, HAZARDS, Ordering, heavy, light};
+use super::sync::{AtomicPtr, AtomicU32, AtomicU64, CHUNK_BITS, HAZARDS, INDEX_BITS, Ordering, heavy, light};
 
-/// Entries of the first segment; each further one is twice as large.
-const FIRST: u32 = 16;
-/// Segments: about 16 million entries.
-pub(super) const SEGMENTS: usize = 20;
+/// Chunks of entries.
+pub(super) const CHUNKS: usize = 1 << (INDEX_BITS - CHUNK_BITS);
 
 /// In the low bits of every token; storage of callers is aligned, so it has zeros there, and so has NULL.
 const TAG: u64 = 0xd;
@@ -46,7 +44,7 @@ pub(super) struct Record {
 
 /// All handles of the program.
 pub(super) struct Table {
-    pub(super) segments: [AtomicPtr<Entry>; SEGMENTS],
+    pub(super) chunks: [AtomicPtr<Entry>; CHUNKS],
     /// Entries that were ever handed out.
     pub(super) len: AtomicU32,
     /// Entries that can be handed out again: a count that makes each value of this word new, and the first one's number + 1.
@@ -82,11 +80,9 @@ pub(super) const fn is_token(word: u64, kind: u8) -> bool {
     word & 0xff == TAG | (kind as u64) << 4 && generation(word) > 0
 }
 
-/// The segment of entry `index`, and its place in there.
+/// The chunk of entry `index`, and its place in there.
 const fn place(index: u32) -> (usize, usize) {
-    let at = index + FIRST;
-    let segment = at.ilog2() - FIRST.ilog2();
-    (segment as usize, (at - (FIRST << segment)) as usize)
+    (index as usize >> CHUNK_BITS, index as usize & ((1 << CHUNK_BITS) - 1))
 }
 
 impl Record {
@@ -106,18 +102,20 @@ impl Record {
 
 impl Table {
     /// The entry that `token` names, if it was ever handed out.
+    #[inline(always)]
     fn entry(&self, token: u64) -> Option<&Entry> {
         self.entry_at(index(token))
     }
 
+    #[inline(always)]
     fn entry_at(&self, index: u32) -> Option<&Entry> {
-        let (segment, at) = place(index);
-        let start = self.segments.get(segment)?.load(Ordering::Acquire);
+        let (chunk, at) = place(index);
+        let start = self.chunks.get(chunk)?.load(Ordering::Acquire);
         if start.is_null() {
             return None;
         }
-        // SAFETY: `place` gives a place within the segment's `FIRST << segment` entries, which were all written before the
-        // pointer to them was stored with release, and which are never given back.
+        // SAFETY: `place` gives a place within the chunk's `1 << CHUNK_BITS` entries, which were all written before the pointer to
+        // them was stored with release, and which are never given back.
         Some(unsafe { &*start.wrapping_add(at) })
     }
 
@@ -135,28 +133,28 @@ impl Table {
         Some(token)
     }
 
-    /// Begins a call's use of a handle; `hazard` is a place of this thread that no other use of this thread has. Gives the object.
+    /// Begins a call's use of a handle; `hazard` is a place of this thread that no other use of this thread has. Gives the entry and
+    /// the object.
     ///
     /// # Errors
     /// The handle is none, or was closed. Where there is an object with it, the caller is the last who kept it from being
     /// released: it releases it, and calls [`released`](Self::released).
     #[inline(always)]
-    pub(super) fn pin(&self, hazard: &AtomicU64, token: u64) -> Result<*mut (), Option<*mut ()>> {
+    pub(super) fn pin(&self, hazard: &AtomicU64, token: u64) -> Result<(&Entry, *mut ()), Option<*mut ()>> {
         let Some(entry) = self.entry(token) else { return Err(None) };
         hazard.store(token, Ordering::Release);
         light();
         if entry.state.load(Ordering::Acquire) == state(token, LIVE) {
-            return Ok(entry.object.load(Ordering::Relaxed));
+            return Ok((entry, entry.object.load(Ordering::Relaxed)));
         }
-        Err(self.unpin(hazard, token))
+        Err(self.unpin(hazard, entry, token))
     }
 
     /// Ends a call's use of a handle. An object: it was closed meanwhile, and the caller releases it, as in [`pin`](Self::pin).
     #[inline(always)]
-    pub(super) fn unpin(&self, hazard: &AtomicU64, token: u64) -> Option<*mut ()> {
+    pub(super) fn unpin(&self, hazard: &AtomicU64, entry: &Entry, token: u64) -> Option<*mut ()> {
         hazard.store(0, Ordering::Release);
         light();
-        let entry = self.entry(token)?;
         if entry.state.load(Ordering::Relaxed) == state(token, CLOSING) { self.reclaim(entry, token) } else { None }
     }
 
@@ -240,33 +238,14 @@ impl Table {
     fn grow(&self) -> Option<u32> {
         loop {
             let index = self.len.load(Ordering::Acquire);
-            let segment = self.segments.get(place(index).0)?;
-            if segment.load(Ordering::Acquire).is_null() && !self.add_segment(segment, place(index).0) {
+            let chunk = self.chunks.get(place(index).0)?;
+            if chunk.load(Ordering::Acquire).is_null() && !add_chunk(chunk) {
                 return None;
             }
             if self.len.compare_exchange(index, index + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 return Some(index);
             }
         }
-    }
-
-    fn add_segment(&self, to: &AtomicPtr<Entry>, segment: usize) -> bool {
-        let mut entries = Vec::new();
-        let n = (FIRST as usize) << segment;
-        if entries.try_reserve_exact(n).is_err() {
-            return false;
-        }
-        entries.extend((0..n).map(|_| Entry {
-            state: AtomicU64::new(1 << 2 | FREE),
-            object: AtomicPtr::new(core::ptr::null_mut()),
-            next_free: AtomicU32::new(0),
-        }));
-        let at = entries.as_mut_ptr();
-        // Of two threads that add it, one keeps its own; the other's is dropped.
-        if to.compare_exchange(core::ptr::null_mut(), at, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            core::mem::forget(entries);
-        }
-        true
     }
 
     fn pop_free(&self) -> Option<u32> {
@@ -294,4 +273,23 @@ impl Table {
             }
         }
     }
+}
+
+fn add_chunk(to: &AtomicPtr<Entry>) -> bool {
+    let mut entries = Vec::new();
+    let n = 1_usize << CHUNK_BITS;
+    if entries.try_reserve_exact(n).is_err() {
+        return false;
+    }
+    entries.extend((0..n).map(|_| Entry {
+        state: AtomicU64::new(1 << 2 | FREE),
+        object: AtomicPtr::new(core::ptr::null_mut()),
+        next_free: AtomicU32::new(0),
+    }));
+    let at = entries.as_mut_ptr();
+    // Of two threads that add it, one keeps its own; the other's is dropped.
+    if to.compare_exchange(core::ptr::null_mut(), at, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        core::mem::forget(entries);
+    }
+    true
 }

@@ -5,13 +5,14 @@ use core::sync::atomic::AtomicU64;
 use super::handle::{Handle, Object};
 use super::pointers::Out;
 use super::sync::{AtomicPtr, AtomicU32};
-use super::table::{Closed, SEGMENTS, Table, is_token};
-use super::threads::{self, Own};
+use super::table::{CHUNKS, Closed, Entry, Table, is_token};
+use super::threads::Own;
+pub(crate) use super::threads::{Own as Thread, with as with_thread};
 use super::{STORAGE_ALIGN, memory};
 use crate::failure::{Failure, code};
 
 pub(super) static TABLE: Table = Table {
-    segments: [const { AtomicPtr::new(core::ptr::null_mut()) }; SEGMENTS],
+    chunks: [const { AtomicPtr::new(core::ptr::null_mut()) }; CHUNKS],
     len: AtomicU32::new(0),
     free: AtomicU64::new(0),
     records: AtomicPtr::new(core::ptr::null_mut()),
@@ -28,6 +29,7 @@ pub(super) struct Slot<T> {
 pub(crate) struct Hold<'c, T: Object> {
     own: &'c Own,
     hazard: &'static AtomicU64,
+    entry: &'static Entry,
     token: u64,
     slot: *mut Slot<T>,
 }
@@ -48,7 +50,7 @@ impl<T: Object> Hold<'_, T> {
 impl<T: Object> Drop for Hold<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        let last = TABLE.unpin(self.hazard, self.token);
+        let last = TABLE.unpin(self.hazard, self.entry, self.token);
         self.own.pop();
         if let Some(object) = last {
             release::<T>(object, self.token);
@@ -65,26 +67,21 @@ impl<T: Object> Handle<T> {
         self.0.addr() as u64
     }
 
-    /// Runs `work` with a hold on the object.
+    /// A hold on the object, for a call of this thread.
     #[inline(always)]
-    pub(super) fn holding<R>(self, work: impl FnOnce(Hold<'_, T>) -> Result<R, Failure>) -> Result<R, Failure> {
+    pub(crate) fn hold(self, own: &Own) -> Result<Hold<'_, T>, Failure> {
         let token = self.token();
         if !is_token(token, T::KIND) {
             return Err(self.no_token());
         }
-        threads::with(|own| {
-            let hazard = own.push().ok_or_else(|| Failure::memory("calls that are nested this deep"))?;
-            match TABLE.pin(hazard, token) {
-                Ok(slot) => work(Hold { own, hazard, token, slot: slot.cast() }),
-                Err(last) => {
-                    own.pop();
-                    if let Some(object) = last {
-                        release::<T>(object, token);
-                    }
-                    Err(none::<T>())
-                }
+        let hazard = own.push().ok_or_else(|| Failure::memory("calls that are nested this deep"))?;
+        match TABLE.pin(hazard, token) {
+            Ok((entry, slot)) => Ok(Hold { own, hazard, entry, token, slot: slot.cast() }),
+            Err(last) => {
+                own.pop();
+                Err(refused::<T>(last, token))
             }
-        })?
+        }
     }
 
     #[cold]
@@ -148,6 +145,15 @@ impl<T: Object> Handle<T> {
             }
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn refused<T: Object>(last: Option<*mut ()>, token: u64) -> Failure {
+    if let Some(object) = last {
+        release::<T>(object, token);
+    }
+    none::<T>()
 }
 
 /// Drops the object of a closed handle.
