@@ -81,12 +81,20 @@ impl Last {
 impl fmt::Write for Last {
     /// Takes what fits, to the letter, instead of refusing all of it.
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = TEXT.saturating_sub(self.len);
+        let mut fits = 0_usize;
         for letter in text.chars() {
-            let room = self.bytes.get_mut(self.len..self.len.wrapping_add(letter.len_utf8())).ok_or(fmt::Error)?;
-            letter.encode_utf8(room);
-            self.len = self.len.wrapping_add(letter.len_utf8());
+            let end = fits.wrapping_add(letter.len_utf8());
+            if end > room {
+                break;
+            }
+            fits = end;
         }
-        Ok(())
+        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(text.bytes().take(fits)) {
+            *to = from;
+        }
+        self.len = self.len.wrapping_add(fits);
+        if fits == text.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
