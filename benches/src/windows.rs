@@ -113,8 +113,8 @@ fn measure(guest: &Guest, rounds: usize, by: RootOrigin) -> Medians {
         timed(1, &mut || count(ram, &search(ram, &mut scratch)), processes);
         let root = guest.windows.truth.kcr3;
         timed(2, &mut || count(ram, &NtKernel::attach(ram, root, None).expect("it is the kernel's")), processes);
-        timed(3, &mut || kept.revalidate(ram).map_or(0, |()| count(ram, &kept)), processes);
-        timed(4, &mut || kept.revalidate(ram).map_or(0, |()| 1), 1);
+        timed(3, &mut || kept.revalidate(ram).map_or(0, |_| count(ram, &kept)), processes);
+        timed(4, &mut || kept.revalidate(ram).map_or(0, |_| 1), 1);
     }
     let mut medians = Medians::new();
     for (name, times) in names.into_iter().zip(&mut times) {

@@ -1,8 +1,11 @@
 //! A Windows guest of which nothing is known but its RAM: the kernel, and the layout of its process objects.
 
-use vgpu_perception::process::nt::{FieldName, KernelSearch, NtError, NtKernel, RootOrigin};
+use std::cell::Cell;
+
+use vgpu_perception::process::nt::{FieldName, KernelPulse, KernelSearch, NtError, NtKernel, RootOrigin};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
-use vgpu_perception::{Budget, Cr3, PagingMode, PhysRead, Step};
+use vgpu_perception::{Budget, Cr3, Extent, Gpa, PagingMode, PhysError, PhysRead, Step};
+use vgpu_perception_testkit::Ram;
 use vgpu_perception_testkit::linux::{LinuxOptions, standard_linux};
 use vgpu_perception_testkit::windows::{
     LAYOUTS, LOADER_TABLE, Layout, Options, RootPlace, Shape, StartBlock, WindowsGuest,
@@ -171,6 +174,70 @@ fn a_kernel_that_was_kept_is_told_from_another() {
     let other =
         WindowsGuest::build(&Layout::named("11 22H2"), Shape::FourLevel, Options { seed: 9, ..Options::default() });
     kernel.revalidate(&other.ram).unwrap_err();
+}
+
+/// A warm reboot leaves the kernel of the boot before in RAM, whole: what moves tells them apart.
+#[test]
+fn the_kernel_that_runs_is_told_from_the_one_before() {
+    let clock = 7;
+    for (name, shape) in [("10 1809", Shape::FourLevel), ("11 24H2", Shape::FiveLevel)] {
+        for start_block in [StartBlock::System, StartBlock::Missing] {
+            let before = WindowsGuest::build(&Layout::named(name), shape, Options::default());
+            let found_then = find(&before);
+            before.tick(clock);
+            assert_eq!(found_then.revalidate(&before.ram), Ok(KernelPulse::Moved));
+            let options = Options { seed: 5, root: RootPlace::Middle, start_block, ..Options::default() };
+            let now = before.reboot(&Layout::named(name), shape, options);
+            assert_ne!(now.truth.kcr3.table(), before.truth.kcr3.table());
+            // The old one is still there, and stands still.
+            let kept = NtKernel::attach(&now.ram, before.truth.kcr3, None).unwrap();
+            assert_eq!(kept.system, before.truth.processes[0].eprocess);
+            // Each look of a search at memory lets the running kernel's clock go on.
+            let ticking = Ticking { ram: &now.ram, windows: &now, loads: Cell::new(0) };
+            let kernel = search(&ticking).unwrap();
+            assert_eq!(kernel.root.table(), now.truth.kcr3.table(), "{name} {start_block:?}");
+            assert_eq!(kernel.revalidate(&now.ram), Ok(KernelPulse::Moved));
+            assert_eq!(kept.revalidate(&now.ram), Ok(KernelPulse::Still));
+            // Where nothing moves, one of them is given all the same.
+            search(&now.ram).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_went_back_is_another_boot() {
+    let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());
+    let kernel = find(&windows);
+    assert_eq!(kernel.revalidate(&windows.ram), Ok(KernelPulse::Still));
+    let before = kernel.interrupt_time.unwrap();
+    windows.tick(-1);
+    assert_eq!(kernel.revalidate(&windows.ram), Err(NtError::Earlier { before, now: before - 1 }));
+}
+
+/// Memory in which a guest's clock goes on with every thousandth load.
+struct Ticking<'w> {
+    ram: &'w Ram,
+    windows: &'w WindowsGuest,
+    loads: Cell<u64>,
+}
+
+impl PhysRead for Ticking<'_> {
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.ram.read(gpa, dst)
+    }
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.ram.load_u32(gpa)
+    }
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.loads.set(self.loads.get() + 1);
+        if self.loads.get().is_multiple_of(1000) {
+            self.windows.tick(156_250);
+        }
+        self.ram.load_u64(gpa)
+    }
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        self.ram.next_extent(from)
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use core::fmt;
 
 use super::linux::LinuxPaging;
-use super::nt::{KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
+use super::nt::{KernelPulse, KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
 use super::roots::{GroupSource, KernelHalf, RootCandidate, RootError, RootGroups, guess_mode};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
@@ -74,11 +74,12 @@ impl GuestKernel {
         Ok(Self::Roots(if guessed.is_some() { groups.of_linux() } else { groups }))
     }
 
-    /// Whether this is still the kernel that runs.
+    /// Whether this is still the kernel that runs, and whether its clock went on since it was found: a kernel of the boot
+    /// before is whole in RAM, and its clock stands still.
     ///
     /// # Errors
     /// [`GoneError`] where it is not.
-    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), GoneError> {
+    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<KernelPulse, GoneError> {
         match self {
             Self::Nt(kernel) => kernel.revalidate(mem).map_err(GoneError::Nt),
             Self::Roots(groups) => {
@@ -89,7 +90,7 @@ impl GuestKernel {
                         break;
                     }
                 }
-                why.map_err(GoneError::Roots)
+                why.map(|()| KernelPulse::Unknown).map_err(GoneError::Roots)
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct Builder<'l> {
     guest: GuestBuilder,
     kernel: Kernel,
     nt_base: Gva,
+    /// Another boot left its memory behind, low memory with it.
+    again: bool,
 }
 
 /// What was made for one process, before its object is written.
@@ -43,8 +45,17 @@ impl<'l> Builder<'l> {
     pub(super) fn new(layout: &'l Layout, shape: Shape, options: Options) -> Self {
         let mode = if shape == Shape::FiveLevel { PagingMode::FiveLevel } else { PagingMode::FourLevel };
         let mut guest = GuestBuilder::new(Ram::split(options.ram, 3 << 30), options.seed).with_mode(mode);
-        let mut rng = Rng::new(options.seed ^ 0x57_494e);
         decoys::reserve(&mut guest);
+        Self::over(guest, layout, shape, options, false)
+    }
+
+    /// In memory that another boot left behind.
+    pub(super) fn again(before: &GuestBuilder, layout: &'l Layout, shape: Shape, options: Options) -> Self {
+        Self::over(before.clone(), layout, shape, options, true)
+    }
+
+    fn over(mut guest: GuestBuilder, layout: &'l Layout, shape: Shape, options: Options, again: bool) -> Self {
+        let mut rng = Rng::new(options.seed ^ 0x57_494e);
         let root = Gpa::new(match options.root {
             RootPlace::Low => 0x1a_d000,
             RootPlace::Middle => 0x40a_8000,
@@ -68,7 +79,7 @@ impl<'l> Builder<'l> {
         kernel.nonpaged.take(&mut guest, PAGE_BYTES, 16);
         let codec = PteCodec { format: layout.pte, l1tf: options.l1tf };
         let kpti = options.kpti && layout.user_root != UserRoot::Absent;
-        Self { layout, shape, options, codec, kpti, rng, guest, kernel, nt_base }
+        Self { layout, shape, options, codec, kpti, rng, guest, kernel, nt_base, again }
     }
 
     fn nt(&self, offset: u64) -> Gva {
@@ -338,6 +349,13 @@ impl<'l> Builder<'l> {
     }
 
     fn low_memory(&mut self) {
+        if self.again {
+            let (code, root) = (self.nt(image::SOME_CODE), self.kernel.space.root.get());
+            if self.options.start_block != StartBlock::Missing {
+                decoys::start_block(&self.guest, decoys::START_BLOCK, code, self.self_map_address(), root);
+            }
+            return;
+        }
         decoys::dummy_tables(&mut self.guest, &self.kernel);
         let whole = self.options.start_block != StartBlock::StaleLoader;
         let loader = decoys::loader_table(&mut self.guest, &self.kernel, self.nt_base, whole);

@@ -258,6 +258,26 @@ impl WindowsGuest {
         build::Builder::new(layout, shape, options).build()
     }
 
+    /// Lays another guest out in the memory that this one left behind, as a warm reboot does: this one's pages stay as they
+    /// are, but for the start block.
+    ///
+    /// # Panics
+    /// Where both have their top table at the same place, or RAM is short.
+    #[must_use]
+    pub fn reboot(&self, layout: &Layout, shape: Shape, options: Options) -> Self {
+        build::Builder::again(&self.guest, layout, shape, options).build()
+    }
+
+    /// The clock that Windows keeps in the page shared with user mode goes on by `ticks` of 100 ns; back, where negative.
+    ///
+    /// # Panics
+    /// Where the page is not in RAM.
+    pub fn tick(&self, ticks: i64) {
+        let at = self.kernel.shared_data.wrapping_add(8);
+        let now = self.ram.load_u64(at).expect("the page is in RAM");
+        self.ram.write_u64(at, now.wrapping_add_signed(ticks));
+    }
+
     /// Where byte `offset` of a process object lies in RAM.
     #[must_use]
     pub fn field(&self, process: &TruthProcess, offset: u32) -> Gpa {

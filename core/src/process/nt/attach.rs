@@ -8,7 +8,7 @@ use super::kernel::{NtKernel, RootOrigin, may_swizzle};
 use super::memory::{pointer, word};
 use super::paging::KernelPaging;
 use super::pe::{Exports, KernelImage};
-use super::shared_data::{Version, version};
+use super::shared_data::{Version, interrupt_time, version};
 use crate::addr::{Cr3, Gva};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, PageWalker, PagingMode};
@@ -36,6 +36,7 @@ enum Work {
 pub(super) struct Attempt {
     space: AddressSpace<KernelPaging>,
     version: Option<Version>,
+    interrupt_time: Option<u64>,
     search: Option<ImageSearch>,
     work: Work,
     found: Cr3,
@@ -70,6 +71,7 @@ impl Attempt {
         Self {
             space: space.with_mode(mode),
             version,
+            interrupt_time: interrupt_time(&PageWalker::new(mem, space.with_mode(mode))),
             search: go_on.then(|| ImageSearch::new(code)),
             work: Work::Image,
             found: root,
@@ -158,6 +160,7 @@ impl Attempt {
             image,
             system,
             version: self.version,
+            interrupt_time: self.interrupt_time,
             layout,
         }
     }

@@ -54,6 +54,13 @@ pub enum NtError {
         /// What differs.
         field: FieldName,
     },
+    /// The time since the kernel's start is less than it was: the guest has rebooted; attach anew.
+    Earlier {
+        /// What it was, in units of 100 ns.
+        before: u64,
+        /// What it is.
+        now: u64,
+    },
 }
 
 impl NtError {
@@ -67,7 +74,7 @@ impl NtError {
             Self::System { .. } => 4,
             Self::NotAProcess { .. } => 5,
             Self::Unproven { .. } => 6,
-            Self::Changed { .. } => 7,
+            Self::Changed { .. } | Self::Earlier { .. } => 7,
         }
     }
 }
@@ -97,6 +104,13 @@ impl fmt::Display for NtError {
             }
             Self::Changed { field } => {
                 write!(f, "{field} of the System process is not what it was: the guest has rebooted; attach anew")
+            }
+            Self::Earlier { before, now } => {
+                write!(
+                    f,
+                    "the kernel's clock went back from {before} to {now} (units of 100 ns): the guest has rebooted; \
+                     attach anew"
+                )
             }
         }
     }

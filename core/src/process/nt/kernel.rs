@@ -8,7 +8,7 @@ use super::list::ProcessList;
 use super::memory::{pointer, word};
 use super::paging::{KernelPaging, NtPaging};
 use super::pe::KernelImage;
-use super::shared_data::Version;
+use super::shared_data::{Version, interrupt_time};
 use crate::addr::{Cr3, Gva};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, PageWalker, PagingMode};
@@ -60,8 +60,23 @@ pub struct NtKernel {
     pub system: Gva,
     /// Which Windows it says it is. Nothing but the reading of swizzled entries depends on it.
     pub version: Option<Version>,
+    /// The time since the kernel's start when it was found, in units of 100 ns; `None` where it could not be read. A kernel
+    /// of the boot before, whose memory is still there, has a clock that stands still.
+    pub interrupt_time: Option<u64>,
     /// The layout of process objects.
     pub layout: Layout,
+}
+
+/// Whether the clock of a kernel went on since it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KernelPulse {
+    /// It did: the kernel runs.
+    Moved,
+    /// It did not: the guest is paused, the look came within a tick (15.6 ms) of the other, or the kernel is what a reboot
+    /// left behind. A running guest whose kernel stands still for a second has another one: search anew.
+    Still,
+    /// There is no clock to read.
+    Unknown,
 }
 
 impl NtKernel {
@@ -86,14 +101,37 @@ impl NtKernel {
     }
 
     /// Whether this is still the kernel that runs: its System process is where it was, under the same root, and leads to the
-    /// list. Cheap enough for every use of a kernel that was kept.
+    /// list, and its clock did not go back. What the pulse says is the caller's to weigh against the time that went by. Cheap enough for every use of a kernel that was kept.
     ///
     /// # Bound
-    /// One object of 3072 bytes and two walks.
+    /// One object of 3072 bytes and three walks.
     ///
     /// # Errors
     /// [`NtError`] where it is not.
-    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<(), NtError> {
+    pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<KernelPulse, NtError> {
+        self.check(mem)?;
+        self.pulse(mem)
+    }
+
+    /// Whether the clock went on since the kernel was found. The caller waits a tick or more in between.
+    ///
+    /// # Bound
+    /// One walk.
+    ///
+    /// # Errors
+    /// [`NtError::Earlier`] where the clock went back.
+    pub fn pulse<M: PhysRead>(&self, mem: &M) -> Result<KernelPulse, NtError> {
+        let now = interrupt_time(&PageWalker::new(mem, self.kernel_space()));
+        match (self.interrupt_time, now) {
+            (Some(before), Some(now)) if now < before => Err(NtError::Earlier { before, now }),
+            (Some(before), Some(now)) if now == before => Ok(KernelPulse::Still),
+            (Some(_), Some(_)) => Ok(KernelPulse::Moved),
+            _ => Ok(KernelPulse::Unknown),
+        }
+    }
+
+    /// That the System process is where it was.
+    fn check<M: PhysRead>(&self, mem: &M) -> Result<(), NtError> {
         let walker = PageWalker::new(mem, self.kernel_space());
         let at = self.system;
         let object = Object::read(&walker, at).map_err(|error| NtError::System { at, error })?;

@@ -20,6 +20,10 @@ use crate::process::{Process, ProcessName, ProcessSource, Step};
 const LOST: usize = 8;
 /// Loads that one process costs, about.
 const PIECE: u64 = 1 << 11;
+/// Loads along one edge of the list, and for a field behind it.
+const NODE: u64 = 6 * 6 + 6;
+/// Loads to try a table for the processes that have none.
+const TRY: u64 = 2 * LOST as u64 * 16;
 
 /// Whether a process has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,8 +90,10 @@ enum Stage {
     List,
     /// Tables of processes whose field holds garbage.
     Tables(KernelHalf),
+    /// Whether a listed process names what was found for a lost one.
     Lost {
         next: usize,
+        nodes: Nodes,
     },
     End,
 }
@@ -97,7 +103,7 @@ enum Stage {
 /// As a [`ProcessSource`] it gives the processes that live and have an address space; [`step`](Self::step) gives all.
 ///
 /// # Bound
-/// At most 2^16 nodes, about 2^12 loads each. Where a live process's table field holds no table, one pass over RAM as
+/// At most 2^16 nodes, about 2^12 loads each. A step overdraws its budget by no more than one node, or one table. Where a live process's table field holds no table, one pass over RAM as
 /// [`KernelHalf`] makes, and for each of at most 8 such processes another walk along the list.
 #[derive(Clone, Debug)]
 pub struct ProcessList {
@@ -163,16 +169,29 @@ impl ProcessList {
                 }
                 Stage::Tables(tables) => match tables.next_process(mem, budget)? {
                     Step::Pending => return Ok(Step::Pending),
-                    Step::Found(root) => self.try_table(mem, root.space.root),
-                    Step::Done => self.stage = Stage::Lost { next: 0 },
+                    Step::Found(root) => {
+                        budget.spend(TRY);
+                        self.try_table(mem, root.space.root);
+                    }
+                    Step::Done => self.stage = Stage::Lost { next: 0, nodes: self.links() },
                 },
-                Stage::Lost { next } => {
-                    let Some(lost) = self.lost.get(*next).copied() else {
+                Stage::Lost { next, nodes } => {
+                    let (next, mut nodes) = (*next, *nodes);
+                    let Some(lost) = self.lost.get(next).copied() else {
                         self.stage = Stage::End;
                         continue;
                     };
-                    *next = next.wrapping_add(1);
-                    let found = lost.found.filter(|root| !lost.ambiguous && !self.is_named(mem, *root));
+                    let mut found = lost.found.filter(|_| !lost.ambiguous);
+                    if let Some(root) = found {
+                        match self.is_named(mem, root, &mut nodes, budget) {
+                            Some(named) => found = found.filter(|_| !named),
+                            None => {
+                                self.stage = Stage::Lost { next, nodes };
+                                return Ok(Step::Pending);
+                            }
+                        }
+                    }
+                    self.stage = Stage::Lost { next: next.wrapping_add(1), nodes: self.links() };
                     let mut process = lost.process;
                     match found {
                         Some(root) => {
@@ -186,6 +205,11 @@ impl ProcessList {
                 }
             }
         }
+    }
+
+    /// The list, from its start.
+    const fn links(&self) -> Nodes {
+        Nodes::new(self.kernel.system.wrapping_add(self.kernel.layout.links.offset as u64), Self::NODES)
     }
 
     /// The process whose links are at `node`; `None` where there is none, or it is put off.
@@ -300,19 +324,21 @@ impl ProcessList {
         }
     }
 
-    /// Whether a listed process names `root` as its own.
-    fn is_named<M: PhysRead>(&self, mem: &M, root: Gpa) -> bool {
+    /// Whether a listed process names `root` as its own; `None` where the budget is spent before that is known.
+    fn is_named<M: PhysRead>(&self, mem: &M, root: Gpa, nodes: &mut Nodes, budget: &mut Budget) -> Option<bool> {
         let walker = PageWalker::new(mem, self.kernel.kernel_space());
         let links = u64::from(self.kernel.layout.links.offset);
         let table = u64::from(self.kernel.layout.table.offset);
-        let mut nodes = Nodes::new(self.kernel.system.wrapping_add(links), Self::NODES);
-        while let Some(node) = nodes.next(&walker) {
+        loop {
+            if !budget.spend(NODE) {
+                return None;
+            }
+            let Some(node) = nodes.next(&walker) else { return Some(false) };
             let field = Gva::new(node.get().wrapping_sub(links).wrapping_add(table));
             if word(&walker, field).is_ok_and(|value| Cr3::new(value).table() == root) {
-                return true;
+                return Some(true);
             }
         }
-        false
     }
 }
 

@@ -37,7 +37,7 @@ mod start_block;
 mod vad;
 
 pub use error::NtError;
-pub use kernel::{NtKernel, RootOrigin};
+pub use kernel::{KernelPulse, NtKernel, RootOrigin};
 pub use layout::{Field, FieldName, Layout};
 pub use list::{ListStats, NtProcess, ProcessList, ProcessState, RootBy};
 pub use paging::{NtLookup, NtPaging};

@@ -1,21 +1,35 @@
 //! A kernel in a guest of which nothing is known but its RAM.
 
+use heapless::Vec;
+
 use super::attach::Attempt;
 use super::error::NtError;
-use super::kernel::{NtKernel, RootOrigin};
+use super::kernel::{KernelPulse, NtKernel, RootOrigin};
 use super::self_map::SelfMapped;
 use super::start_block::StartBlocks;
-use crate::addr::Cr3;
+use crate::addr::{Cr3, Gpa};
 use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{RootCandidate, RootElection, RootGroups};
+use crate::process::roots::{RootCandidate, RootElection, RootGroups, shares_kernel_half};
 use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.
 const ATTEMPTS: u32 = 16;
+/// Kernels that are put aside: those of so many boots.
+const ASIDE: usize = 4;
+/// Loads after which the clock of a kernel that was put aside is looked at again, and what that costs.
+const LOOK_AGAIN: u64 = 1 << 14;
+const WALK: u64 = 6;
+/// Entries of a kernel half.
+const HALF: u64 = 256;
 /// Loads for the start blocks of low memory.
 const BLOCKS: u64 = 1 << 10;
+
+/// Whether a kernel's clock went on since it was found, or there is none to tell by.
+fn moves<M: PhysRead>(mem: &M, kernel: &NtKernel) -> bool {
+    matches!(kernel.pulse(mem), Ok(KernelPulse::Moved | KernelPulse::Unknown))
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -27,6 +41,10 @@ enum Stage {
 
 /// Looks for a Windows kernel: by the processor start block in low memory; then by top tables that name themselves, first the
 /// lowest, in all of RAM; then by the roots that share a kernel half. What is found says by which of them.
+///
+/// A warm reboot leaves the kernel of the boot before in RAM, whole. What tells them apart is what moves: a kernel whose clock
+/// did not go on while it was looked at is put aside, and the search goes on until its clock moves, another kernel's does, or
+/// there is no more RAM. Where nothing moves (a paused guest, a dump), the first that was found is given then.
 ///
 /// # Bound
 /// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at most 16
@@ -58,6 +76,8 @@ pub struct KernelSearch<'s> {
     tables: SelfMapped,
     roots: RootElection<'s>,
     best: Option<NtError>,
+    /// Kernels whose clocks stood still while they were looked at, in the order in which they were found.
+    aside: Vec<NtKernel, ASIDE>,
 }
 
 impl<'s> KernelSearch<'s> {
@@ -73,6 +93,7 @@ impl<'s> KernelSearch<'s> {
             tables: SelfMapped::new(),
             roots: RootElection::new(mode, scratch),
             best: None,
+            aside: Vec::new(),
         }
     }
 
@@ -99,8 +120,12 @@ impl<'s> KernelSearch<'s> {
                     Step::Pending => return Ok(Step::Pending),
                     Step::Found(kernel) => {
                         self.attempt = None;
-                        self.stage = Stage::End;
-                        return Ok(Step::Found(kernel));
+                        let known = self.aside.iter().any(|one| one.system == kernel.system && one.root == kernel.root);
+                        if !known && self.aside.push(kernel).is_err() && moves(mem, &kernel) {
+                            self.aside.clear();
+                            self.stage = Stage::End;
+                            return Ok(Step::Found(kernel));
+                        }
                     }
                     Step::Done => {
                         let error = attempt.error;
@@ -113,6 +138,13 @@ impl<'s> KernelSearch<'s> {
                         self.attempt = None;
                     }
                 }
+            }
+            let at_the_end = matches!(self.stage, Stage::Roots | Stage::End);
+            let moving = self.aside.iter().find(|kernel| moves(mem, kernel)).copied();
+            if let Some(kernel) = moving.or(self.aside.first().copied().filter(|_| at_the_end)) {
+                self.aside.clear();
+                self.stage = Stage::End;
+                return Ok(Step::Found(kernel));
             }
             if self.attempts >= ATTEMPTS {
                 self.next_stage();
@@ -128,9 +160,10 @@ impl<'s> KernelSearch<'s> {
                     }
                     None => self.next_stage(),
                 },
-                Stage::SelfMaps => match self.tables.next(mem, budget)? {
+                Stage::SelfMaps => match self.next_table(mem, budget)? {
                     Step::Found(table) => self.follow(mem, Cr3::new(table.get()), RootOrigin::SelfMap),
-                    Step::Pending => return Ok(Step::Pending),
+                    Step::Pending if budget.is_spent() => return Ok(Step::Pending),
+                    Step::Pending => {}
                     Step::Done => self.next_stage(),
                 },
                 Stage::Roots => match self.roots.next_process(mem, budget)? {
@@ -144,6 +177,23 @@ impl<'s> KernelSearch<'s> {
 
     fn follow<M: PhysRead>(&mut self, mem: &M, root: Cr3, by: RootOrigin) {
         self.attempt = Some(Attempt::new(mem, root, self.mode, None, by));
+    }
+
+    /// The next table that names itself; `Pending` now and then, so that the clock of a kernel that was put aside is seen to
+    /// move.
+    fn next_table<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
+        if self.aside.is_empty() {
+            return self.tables.next(mem, budget);
+        }
+        let allowed = budget.left().min(LOOK_AGAIN);
+        let mut piece = Budget::new(allowed);
+        let step = self.tables.next(mem, &mut piece)?;
+        budget.spend(allowed.wrapping_sub(piece.left()).wrapping_add(WALK * ASIDE as u64));
+        let Step::Found(table) = step else { return Ok(step) };
+        budget.spend(2 * HALF * ASIDE as u64);
+        // Of the same kernel there are as many roots as there are processes.
+        let same = self.aside.iter().any(|one| shares_kernel_half(mem, one.root.table(), table, 52));
+        Ok(if same { Step::Pending } else { Step::Found(table) })
     }
 
     const fn next_stage(&mut self) {

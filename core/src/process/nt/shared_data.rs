@@ -11,6 +11,8 @@ use crate::phys::PhysRead;
 /// Where the kernel half has the page.
 pub(super) const SHARED_DATA: Gva = Gva::new(0xffff_f780_0000_0000);
 
+/// `InterruptTime.LowPart` and `.High1Time`: time since the start in units of 100 ns, written at each tick of the clock.
+const INTERRUPT_TIME: u64 = 8;
 /// `NtSystemRoot`: UTF-16.
 const SYSTEM_ROOT: u64 = 0x30;
 /// `NtBuildNumber` and `NtProductType`. The first only from Windows 10 on.
@@ -50,6 +52,14 @@ pub(super) fn version<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M,
     let build = low(at(BUILD)?);
     let build = (major >= 10 && (9841..100_000).contains(&build)).then_some(build);
     Some(Version { major, minor, build })
+}
+
+/// The time since the kernel's start, in units of 100 ns; `None` where it cannot be read.
+///
+/// # Bound
+/// One walk.
+pub(super) fn interrupt_time<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>) -> Option<u64> {
+    word(walker, SHARED_DATA.wrapping_add(INTERRUPT_TIME)).ok()
 }
 
 const fn split_u16(word: u64) -> [u16; 4] {
