@@ -9,6 +9,7 @@ mod guest;
 mod maps;
 mod nt;
 mod peers;
+mod resolver;
 mod roots;
 mod scan;
 mod snapshots;
@@ -18,6 +19,7 @@ pub use capi::capi;
 pub use maps::maps;
 pub use nt::nt;
 pub use peers::{api, monitor, process};
+pub use resolver::{differential, resolver};
 pub use roots::roots;
 pub use scan::scan;
 pub use snapshots::snapshots;
@@ -34,6 +36,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("snapshots", snapshots),
     ("maps", maps),
     ("nt", nt),
+    ("resolver", resolver),
+    ("differential", differential),
     ("capi", capi),
     ("monitor", monitor),
     ("process", process),

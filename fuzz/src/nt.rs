@@ -1,14 +1,17 @@
 //! The Windows chain: start block, self map, image, exports, objects, list, descriptors, prototypes; over guests that are whole
 //! but for some lies, each told where it matters.
+//!
+//! The guests, their kernels and the producers' spaces are made once. An input goes one part of the way: most ask the resolver
+//! or walk some of the list, few attach anew, fewer search for a kernel.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vgpu_perception::paging::Level;
-use vgpu_perception::process::nt::{KernelSearch, NtKernel, ProcessList, RootBy};
+use vgpu_perception::paging::{Level, NotPresentResolver};
+use vgpu_perception::process::nt::{KernelSearch, NtKernel, NtPaging, ProcessList, RootBy};
 use vgpu_perception::process::roots::RootCandidate;
-use vgpu_perception::{Budget, Gpa, Gva, PAGE_BYTES, PageWalker, PhysRead, Step, abi};
+use vgpu_perception::{AddressSpace, Budget, Gpa, Gva, PAGE_BYTES, PageWalker, PhysRead, Step, abi};
 use vgpu_perception_testkit::windows::{Layout, Options, Shape, StartBlock, WindowsGuest};
 use vgpu_perception_testkit::{Counting, Ram, naive};
 
@@ -16,13 +19,23 @@ use crate::guest::rest;
 
 /// See [`crate`].
 pub fn nt(data: &[u8]) {
+    among_lies(data, |u, guest, lies| run(u, guest, lies));
+}
+
+/// Calls `run` with a guest, the lies told, and takes them back.
+pub(crate) fn among_lies(data: &[u8], run: impl FnOnce(&mut Unstructured<'_>, &Guest, usize) -> Result<()>) {
     GUESTS.with_borrow_mut(|guests| {
         if guests.is_empty() {
             guests.extend(GUESTS_MADE.map(|(name, shape, start_block)| made(name, shape, start_block)));
         }
         let mut undo = Vec::new();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _ = run(&mut Unstructured::new(data), guests, &mut undo);
+            let mut u = Unstructured::new(data);
+            let Ok(guest) = u.choose(guests) else { return };
+            // What is done comes first in the input, so that more lies do not change it.
+            let Ok(head) = u.bytes(16.min(u.len())) else { return };
+            let Ok(lies) = lies(&mut u, &guest.windows, &mut undo) else { return };
+            let _ = run(&mut Unstructured::new(head), guest, lies);
         }));
         // The guests are made once: what was written into them is taken back.
         for (ram, gpa, before) in undo.into_iter().rev() {
@@ -36,7 +49,14 @@ pub fn nt(data: &[u8]) {
 }
 
 thread_local! {
-    static GUESTS: RefCell<Vec<WindowsGuest>> = const { RefCell::new(Vec::new()) };
+    static GUESTS: RefCell<Vec<Guest>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A guest, and what an honest look at it found.
+pub(crate) struct Guest {
+    pub(crate) windows: WindowsGuest,
+    pub(crate) kernel: NtKernel,
+    pub(crate) producer: AddressSpace<NtPaging>,
 }
 
 const GUESTS_MADE: [(&str, Shape, StartBlock); 4] = [
@@ -46,9 +66,21 @@ const GUESTS_MADE: [(&str, Shape, StartBlock); 4] = [
     ("11 24H2", Shape::FiveLevel, StartBlock::Missing),
 ];
 
-fn made(name: &str, shape: Shape, start_block: StartBlock) -> WindowsGuest {
+fn made(name: &str, shape: Shape, start_block: StartBlock) -> Guest {
     let options = Options { ram: 1 << 30, start_block, trim_table: true, ..Options::default() };
-    WindowsGuest::build(&Layout::named(name), shape, options)
+    let windows = WindowsGuest::build(&Layout::named(name), shape, options);
+    let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).expect("an honest guest has a kernel");
+    windows.assert_kernel(&kernel);
+    let agent = windows.truth.processes[windows.truth.producer].eprocess;
+    let mut list = kernel.processes();
+    let producer = loop {
+        match list.step(&windows.ram, &mut Budget::unlimited()).expect("the map of RAM can be read") {
+            Step::Found(one) if one.process.eprocess == Some(agent) => break one.process.space,
+            Step::Found(_) | Step::Pending => {}
+            Step::Done => panic!("the producer is on the list"),
+        }
+    };
+    Guest { windows, kernel, producer }
 }
 
 /// Where a lie is told.
@@ -102,10 +134,9 @@ struct Lie {
     value: Value,
 }
 
-fn run(u: &mut Unstructured<'_>, guests: &[WindowsGuest], undo: &mut Vec<(Ram, Gpa, u64)>) -> Result<()> {
-    let windows = u.choose(guests)?;
-    let budget = u.int_in_range(1..=1 << 16)?;
-    let lies = rest::<Lie>(u, 60)?;
+/// Tells lies; gives how many.
+fn lies(u: &mut Unstructured<'_>, windows: &WindowsGuest, undo: &mut Vec<(Ram, Gpa, u64)>) -> Result<usize> {
+    let lies = rest::<Lie>(u, 40)?;
     for lie in &lies {
         let Some(at) = place(windows, lie.place) else { continue };
         let Ok(before) = windows.ram.load_u64(at) else { continue };
@@ -122,57 +153,100 @@ fn run(u: &mut Unstructured<'_>, guests: &[WindowsGuest], undo: &mut Vec<(Ram, G
         undo.push((windows.ram.clone(), at, before));
         windows.ram.write_u64(at, value);
     }
+    Ok(lies.len())
+}
+
+fn run(u: &mut Unstructured<'_>, guest: &Guest, lies: usize) -> Result<()> {
+    let windows = &guest.windows;
+    let part = u.arbitrary::<u8>()?;
+    let budget = u.int_in_range(1..=1 << 16)?;
     let ram = Counting::new(&windows.ram);
-    let given = NtKernel::attach(&ram, windows.truth.kcr3, None);
-    let attached = ram.take().accesses();
-    assert!(attached < 1 << 27, "{attached} loads to attach");
-    let mut scratch = vec![RootCandidate::default(); 64];
-    let mut search = KernelSearch::new(None, &mut scratch);
-    let mut steps = 0_u32;
-    let found = loop {
-        steps += 1;
-        match search.step(&ram, &mut Budget::new(budget + steps as u64)).expect("the map of RAM can be read") {
-            Step::Found(kernel) => break Some(kernel),
-            Step::Pending => {}
-            Step::Done => break None,
+    let kernel = match part {
+        0 => search(&ram, budget),
+        1..=4 => NtKernel::attach(&ram, windows.truth.kcr3, None).ok(),
+        5..=40 => {
+            let _ = guest.kernel.revalidate(&ram);
+            some_processes(&ram, windows, guest.kernel.processes(), budget, 3);
+            return Ok(());
+        }
+        _ => {
+            pages(&ram, windows, guest.producer, u.arbitrary::<u16>()?.into(), 12);
+            return Ok(());
         }
     };
-    if lies.is_empty() {
-        let kernel = given.expect("a guest without lies has a kernel");
-        windows.assert_kernel(&kernel);
-        windows.assert_kernel(&found.expect("a guest without lies is found"));
+    let attached = ram.take().accesses();
+    assert!(attached < 1 << 27, "{attached} loads to attach");
+    if lies == 0 {
+        windows.assert_kernel(&kernel.expect("a guest without lies has a kernel"));
     }
-    for kernel in given.ok().into_iter().chain(found) {
+    if let Some(kernel) = kernel {
         let _ = kernel.revalidate(&ram);
-        ram.take();
-        processes(&ram, windows, kernel.processes(), budget);
+        some_processes(&ram, windows, kernel.processes(), budget, usize::MAX);
     }
     Ok(())
 }
 
-fn processes<M: PhysRead>(ram: &Counting<M>, windows: &WindowsGuest, mut list: ProcessList, budget: u64) {
-    let mut seen = BTreeSet::new();
+fn search<M: PhysRead>(ram: &Counting<M>, budget: u64) -> Option<NtKernel> {
+    let mut scratch = vec![RootCandidate::default(); 64];
+    let mut search = KernelSearch::new(None, &mut scratch);
     loop {
-        let one = match list.step(ram, &mut Budget::new(budget)).expect("the map of RAM can be read") {
+        let before = ram.counts().accesses();
+        let step = search.step(ram, &mut Budget::new(budget)).expect("the map of RAM can be read");
+        let loads = ram.counts().accesses() - before;
+        assert!(loads <= budget + Budget::PIECE, "{loads} loads in a step of {budget}");
+        match step {
+            Step::Found(kernel) => return Some(kernel),
+            Step::Pending => {}
+            Step::Done => return None,
+        }
+    }
+}
+
+/// Each process once, in steps that end; then some pages of each.
+fn some_processes<M: PhysRead>(
+    ram: &Counting<M>,
+    windows: &WindowsGuest,
+    mut list: ProcessList,
+    budget: u64,
+    most: usize,
+) {
+    let mut seen = BTreeSet::new();
+    while seen.len() < most {
+        ram.take();
+        let step = list.step(ram, &mut Budget::new(budget)).expect("the map of RAM can be read");
+        let loads = ram.take().accesses();
+        assert!(loads <= budget + Budget::PIECE, "{loads} loads in a step of {budget}");
+        let one = match step {
             Step::Found(one) => one,
             Step::Pending => continue,
             Step::Done => break,
         };
         assert!(seen.insert(one.process.eprocess), "a process came twice");
-        if one.root == RootBy::Nothing {
-            continue;
-        }
-        let walker = PageWalker::new(ram, one.process.space);
-        let shared = &windows.truth.shared;
-        for page in shared.pages.iter().step_by(3).map(|page| page.index).chain([100]) {
-            let gva = shared.region.base.wrapping_add(page * PAGE_BYTES % abi::REGION_BYTES);
-            ram.take();
-            let found = walker.translate(gva);
-            let loads = ram.take().accesses();
-            assert!(loads <= 1 << 13, "{loads} loads for {gva}: {found:?}");
+        if one.root != RootBy::Nothing {
+            pages(ram, windows, one.process.space, 0, 6);
         }
     }
     assert!(seen.len() <= ProcessList::NODES as usize);
+}
+
+/// Translates some pages of the region, each within the resolver's bound.
+fn pages<M: PhysRead>(
+    ram: &Counting<M>,
+    windows: &WindowsGuest,
+    space: AddressSpace<NtPaging>,
+    from: u64,
+    count: usize,
+) {
+    let walker = PageWalker::new(ram, space);
+    let shared = &windows.truth.shared;
+    let touched = shared.pages.iter().map(|page| page.index);
+    for page in touched.take(count).chain((0..count as u64).map(|n| from + n * 97)) {
+        let gva = shared.region.base.wrapping_add(page * PAGE_BYTES % abi::REGION_BYTES);
+        ram.take();
+        let found = walker.translate(gva);
+        let loads = ram.take().accesses();
+        assert!(loads <= NtPaging::LOADS + 5, "{loads} loads for {gva}: {found:?}");
+    }
 }
 
 fn object(windows: &WindowsGuest, process: u8) -> Gva {

@@ -21,6 +21,8 @@ const ASIDE: usize = 4;
 /// Loads after which the clock of a kernel that was put aside is looked at again, and what that costs.
 const LOOK_AGAIN: u64 = 1 << 14;
 const WALK: u64 = 6;
+/// Loads to see that a root has a self-reference and the page shared with user mode.
+const FOLLOW: u64 = 320;
 /// Entries of a kernel half.
 const HALF: u64 = 256;
 /// Loads for the start blocks of low memory.
@@ -161,13 +163,19 @@ impl<'s> KernelSearch<'s> {
                     None => self.next_stage(),
                 },
                 Stage::SelfMaps => match self.next_table(mem, budget)? {
-                    Step::Found(table) => self.follow(mem, Cr3::new(table.get()), RootOrigin::SelfMap),
+                    Step::Found(table) => {
+                        budget.spend(FOLLOW);
+                        self.follow(mem, Cr3::new(table.get()), RootOrigin::SelfMap);
+                    }
                     Step::Pending if budget.is_spent() => return Ok(Step::Pending),
                     Step::Pending => {}
                     Step::Done => self.next_stage(),
                 },
                 Stage::Roots => match self.roots.next_process(mem, budget)? {
-                    Step::Found(process) => self.follow(mem, process.space.root, RootOrigin::Roots),
+                    Step::Found(process) => {
+                        budget.spend(FOLLOW);
+                        self.follow(mem, process.space.root, RootOrigin::Roots);
+                    }
                     Step::Pending => return Ok(Step::Pending),
                     Step::Done => self.next_stage(),
                 },
