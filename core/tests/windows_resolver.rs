@@ -118,7 +118,9 @@ fn a_page_of_a_trimmed_frame_costs_eight_loads() {
             // What is copied is no load of a table.
             let loads = count.accesses() - count.runs;
             println!("{layout} {name}: {loads} loads for {PAGES_OF_A_FRAME} pages, {} runs", count.runs);
-            assert!(loads <= 8 * PAGES_OF_A_FRAME, "{layout} {name}: {loads} loads for {PAGES_OF_A_FRAME} pages");
+            // Where the process never touched a page of a table there is none: each page is then a walk of its own, twice.
+            let most = if name == "untouched" { 9 } else { 8 };
+            assert!(loads <= most * PAGES_OF_A_FRAME, "{layout} {name}: {loads} loads for {PAGES_OF_A_FRAME} pages");
         }
     }
 }
@@ -247,7 +249,8 @@ fn what_is_absent_is_passed_over_at_once() {
     }
     let loads = mem.take().accesses();
     println!("{loads} loads, {skipped} steps over 1 GiB that is not in RAM");
-    assert!(skipped <= (1 << 18) / 64, "{skipped} steps over 2^18 pages");
+    assert!(skipped <= (1 << 18) / 512 + 1, "{skipped} steps over 2^18 pages");
+    assert!(loads <= 2 * (1 << 18), "{loads} loads over 2^18 pages");
 
     // Private memory, and what no descriptor covers: in one go, up to the next that does.
     let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());

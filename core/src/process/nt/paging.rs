@@ -43,6 +43,9 @@ impl NotPresentResolver for KernelPaging {
     }
 }
 
+/// Prototypes that are read at a time.
+const BLOCK: usize = 64;
+
 /// Where the address descriptors of one process are, and how to tell that the process is still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
@@ -204,16 +207,28 @@ impl<M: PhysRead> Question<'_, '_, M> {
         let resolution = self.meaning(prototype(value));
         if resolution == Resolution::NotResident && self.absent.level != Level::Pt {
             // The entry stands for a whole table: see how many pages of it are missing at once.
-            let mut block = [0_u64; 64];
-            let count = usize::try_from(in_page).unwrap_or(64).min(64);
-            if let Some(words) = block.get_mut(..count)
-                && self.walker.mem().load_words(place, words).is_ok()
-            {
-                let missing = words.iter().take_while(|word| prototype(**word) == Prototype::NotResident).count();
-                return Ok(self.missing((missing as u64).max(1)));
-            }
+            return Ok(self.missing(self.missing_from(place, in_page)));
         }
         Ok(self.for_page(resolution))
+    }
+
+    /// How many of the `most` prototypes from `place` on, in one page of RAM, lead nowhere: the first does.
+    fn missing_from(&self, place: Gpa, most: u64) -> u64 {
+        let mut block = [0_u64; BLOCK];
+        let mut missing = 0_u64;
+        while missing < most {
+            let count = usize::try_from(most.wrapping_sub(missing)).unwrap_or(BLOCK).min(BLOCK);
+            let Some(words) = block.get_mut(..count) else { break };
+            if self.walker.mem().load_words(place.wrapping_add(missing.wrapping_mul(8)), words).is_err() {
+                break;
+            }
+            let run = words.iter().take_while(|word| prototype(**word) == Prototype::NotResident).count();
+            missing = missing.wrapping_add(run as u64);
+            if run < count {
+                break;
+            }
+        }
+        missing.max(1)
     }
 
     /// The next `pages` have prototypes that lead nowhere: as many as there are of the same descriptor, where it was asked.
