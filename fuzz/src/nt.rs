@@ -158,15 +158,15 @@ fn lies(u: &mut Unstructured<'_>, windows: &WindowsGuest, undo: &mut Vec<(Ram, G
 
 fn run(u: &mut Unstructured<'_>, guest: &Guest, lies: usize) -> Result<()> {
     let windows = &guest.windows;
-    let part = u.arbitrary::<u8>()?;
+    let part = u.arbitrary::<u16>()?;
     let budget = u.int_in_range(1..=1 << 16)?;
     let ram = Counting::new(&windows.ram);
     let kernel = match part {
-        0 => search(&ram, budget),
-        1..=4 => NtKernel::attach(&ram, windows.truth.kcr3, None).ok(),
-        5..=40 => {
+        0..=7 => search(&ram, budget + 1000),
+        8..=255 => NtKernel::attach(&ram, windows.truth.kcr3, None).ok(),
+        256..=4095 => {
             let _ = guest.kernel.revalidate(&ram);
-            some_processes(&ram, windows, guest.kernel.processes(), budget, 3);
+            some_processes(&ram, windows, guest.kernel.processes(), budget, 2);
             return Ok(());
         }
         _ => {
@@ -282,8 +282,13 @@ fn place(windows: &WindowsGuest, place: Place) -> Option<Gpa> {
         Place::Descriptors { process, word } => {
             let processes = &truth.processes;
             let one = &processes[usize::from(process) % processes.len()];
-            let root =
-                if layout.vad_root_bytes() == 8 { one.vad_root } else { windows.get(one, layout.vad_root + 0x10) };
+            // Read through tables that a lie may have changed already.
+            let root = if layout.vad_root_bytes() == 8 {
+                one.vad_root
+            } else {
+                let field = at(one.eprocess.wrapping_add(u64::from(layout.vad_root) + 0x10), 0, 1)?;
+                windows.ram.load_u64(field).ok()?
+            };
             (root >> 63 == 1).then(|| at(Gva::new(root), word, 0x18)).flatten()
         }
         Place::Root { process, word } => Some(root(windows, process).wrapping_add(u64::from(word % 512) * 8)),
