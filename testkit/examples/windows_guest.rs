@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use vgpu_perception::process::nt::{NtKernel, NtProcess, ProcessState, RootBy};
 use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, Step};
+use vgpu_perception_testkit::RegionImage;
 use vgpu_perception_testkit::windows::{LAYOUTS, Layout, Options, Shape, StartBlock, WindowsGuest};
 
 fn main() -> ExitCode {
@@ -29,7 +30,9 @@ fn main() -> ExitCode {
     };
     let seed = args.get(2).map_or(1, |seed| seed.parse().expect("a seed is a number"));
     // No hole below 4 GiB, so that the file is the RAM; no swizzling, which the other reader does not undo.
-    let options = Options { seed, ram: 1 << 30, l1tf: false, start_block: StartBlock::Only, ..Options::default() };
+    let image = RegionImage { width: 1280, height: 720, ..RegionImage::default() };
+    let start_block = StartBlock::Only;
+    let options = Options { seed, ram: 1 << 30, l1tf: false, start_block, image, ..Options::default() };
     let windows = WindowsGuest::build(layout, Shape::FourLevel, options);
     windows.ram.to_file(Path::new(file)).expect("the file can be written");
     let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).expect("the guest has a kernel");
