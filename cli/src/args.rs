@@ -6,6 +6,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use vgpu_perception::Cr3;
 use vgpu_perception_mapped::{Machine, MachineOptions, parse_machine, parse_number};
 
+use crate::output::Still;
+use crate::stream::Stream;
+use crate::watch::Watch;
+
 /// Find a vgpu region in a guest's RAM and read it. Never writes guest memory.
 #[derive(Debug, Parser)]
 #[command(name = "vgpu", version = env!("VGPU_VERSION"), arg_required_else_help = true, after_help = AFTER_HELP)]
@@ -40,8 +44,12 @@ pub(crate) enum Command {
     Ps(Ps),
     /// List the regions in a guest's processes, the live ones first
     Find(Find),
-    /// Take a frame and write it as PNG
+    /// Take frames and write them as pictures: PNG, JPEG or PPM
     Sample(Sample),
+    /// Write a guest's frames as a video: vgpu stream win11 | ffmpeg -i - out.mkv
+    Stream(Stream),
+    /// Show a guest's screen in this terminal
+    Watch(Watch),
     /// Show lifecycle, cursor and geometry of the live region
     Status(Status),
     /// Print the completions for a shell: vgpu completions bash > ~/.local/share/bash-completion/completions/vgpu
@@ -145,15 +153,21 @@ pub(crate) struct Sample {
     pub(crate) find: Find,
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Take every live region, each into a file of its own: FILE-BASE-CR3.png
+    /// Take every live region, each into a file of its own: FILE-BASE-CR3
     #[arg(long, conflicts_with = "stale")]
     pub(crate) all: bool,
-    /// Where to write the PNG
-    #[arg(short, long, value_name = "FILE.png", default_value = "frame.png")]
+    /// Where to write the picture: a file, in the format that its name says (.png, .jpg, .ppm), or - for standard output
+    #[arg(short, long, value_name = "FILE|-", default_value = "frame.png")]
     pub(crate) output: PathBuf,
+    /// The format, whatever the name says
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Still>,
     /// Take this many frames and write the last
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) frames: u64,
+    /// Take this many frames and write each into a file of its own: frame-1.png, frame-2.png, ...
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "frames")]
+    pub(crate) each: Option<u64>,
     /// Take a stale region (no heartbeat) too: a paused guest, or a producer that ended
     #[arg(long, alias = "still")]
     pub(crate) stale: bool,

@@ -14,6 +14,7 @@ use crate::attach::attach;
 use crate::failure::Failure;
 use crate::frames::Sampler;
 use crate::look::{Look, Until, look};
+use crate::output::{Still, Target, named, numbered};
 use crate::show;
 use crate::which::{self, Choice};
 
@@ -72,29 +73,35 @@ pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
 }
 
 /// Where several could live, all have to be known before one is chosen.
-pub(crate) fn sample(args: &args::Sample) -> Result<Report, Failure> {
+pub(crate) fn sample(args: &args::Sample, json: bool) -> Result<Report, Failure> {
+    let target = Target::of(&args.output);
+    if target.is_stdout() && (json || args.all || args.each.is_some()) {
+        let other = if json { "--json" } else { "--each or --all" };
+        return Err(Failure::Usage(format!("{other} does not go with -o -: give -o FILE")));
+    }
+    let still = Still::of(args.format, &args.output)?;
     let mut look = look_at(&args.find, Until::AllAreKnown)?;
     let choice = Choice::new(&args.which, &args.find.guest);
     if args.all {
-        return sample_all(args, &mut look, &choice);
+        return sample_all(args, &mut look, &choice, still);
     }
     let (live, seen, note) = chosen(&mut look, &choice, args.stale)?;
-    let report = take(args, live, &seen, &args.output)?;
+    let report = take(args, live, &seen, &args.output, still)?;
+    let note = [note, report.note].into_iter().flatten().reduce(|one, other| format!("{one}\n{other}"));
     Ok(Report { note, ..report })
 }
 
 /// Each live region into a file of its own.
-fn sample_all(args: &args::Sample, look: &mut Look, choice: &Choice<'_>) -> Result<Report, Failure> {
+fn sample_all(args: &args::Sample, look: &mut Look, choice: &Choice<'_>, still: Still) -> Result<Report, Failure> {
     let live = choice.live(look);
     if live.is_empty() {
         return Err(choice.none(look));
     }
     let (mut json, mut lines, mut failed) = (Vec::new(), Vec::new(), Vec::new());
     for (live, seen) in live {
-        let stem = args.output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let (base, root) = (seen.candidate.base.get(), seen.candidate.process.space.root.get());
-        let path = args.output.with_file_name(format!("{stem}-{base:x}-{root:x}.png"));
-        match take(args, live, &seen, &path) {
+        let path = named(&args.output, &format!("{base:x}-{root:x}"));
+        match take(args, live, &seen, &path, still) {
             Ok(report) => {
                 json.push(report.json);
                 lines.push(report.text);
@@ -110,47 +117,70 @@ fn sample_all(args: &args::Sample, look: &mut Look, choice: &Choice<'_>) -> Resu
     Ok(Report { json: json!({ "regions": json }), text: lines.join("\n"), nothing, note: None })
 }
 
-/// Takes frames of one region and writes the last.
-fn take(args: &args::Sample, mut live: Live<Ram>, seen: &Sighting, output: &Path) -> Result<Report, Failure> {
+/// Takes frames of one region, and writes the last or each.
+fn take(
+    args: &args::Sample,
+    mut live: Live<Ram>,
+    seen: &Sighting,
+    output: &Path,
+    still: Still,
+) -> Result<Report, Failure> {
+    let target = Target::of(output);
     let mut sampler = Sampler::new();
     live.set_copy(NextUse::ReadSoon);
-    let patience = Duration::from_secs(args.timeout);
-    let mut skipped = None;
-    while sampler.tally.frames < args.frames {
+    let wanted = args.each.unwrap_or(args.frames);
+    let mut files = Vec::new();
+    let mut why = None;
+    while sampler.tally.frames < wanted {
         let before = sampler.tally.frames;
-        skipped = sampler.take(&mut live, before + 1, Instant::now() + patience, |_, _| Ok(()))?;
-        if sampler.tally.frames == before {
+        let until = Instant::now() + Duration::from_secs(args.timeout);
+        match sampler.take(&mut live, before + 1, until, |_, _| Ok(())) {
+            Ok(_) if sampler.tally.frames > before => {}
+            Ok(skip) => {
+                let what = skip.map_or_else(|| "no frame".to_owned(), |skip| skip.to_string());
+                why = Some(format!("no frame within {} s: {what}", args.timeout));
+            }
+            // What was taken before is not lost with the producer.
+            Err(failure) if before > 0 => why = Some(failure.to_string()),
+            Err(failure) => return Err(failure),
+        }
+        if why.is_some() {
             break;
+        }
+        if let Some(count) = args.each {
+            let file = numbered(output, sampler.tally.frames, count);
+            sampler.write(&Target::File(file.clone()), still)?;
+            files.push(file.display().to_string());
         }
     }
     let Some(info) = sampler.last else {
-        let why = skipped.map_or_else(|| "no frame".to_owned(), |skip| skip.to_string());
-        return Err(Failure::Nothing(format!("no frame within {} s: {why}", args.timeout)));
+        return Err(Failure::Nothing(why.unwrap_or_else(|| "no frame".to_owned())));
     };
-    sampler.write_png(output)?;
-    let short = (sampler.tally.frames < args.frames)
-        .then(|| format!("{} of {} frames within the time", sampler.tally.frames, args.frames));
-    Ok(Report {
-        json: json!({
-            "file": output.display().to_string(),
-            "frame": show::frame(&info),
-            "frames": sampler.tally.frames,
-            "missed": sampler.tally.missed,
-            "candidate": show::candidate(seen),
-        }),
-        text: format!(
-            "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
-            output.display(),
-            info.desc.frame_id,
-            info.desc.width,
-            info.desc.height,
-            info.bytes,
-            sampler.tally.frames,
-            sampler.tally.missed
-        ),
-        nothing: short,
-        note: None,
-    })
+    if args.each.is_none() {
+        sampler.write(&target, still)?;
+        files.push(target.to_string());
+    }
+    let nothing = why.map(|why| format!("{} of {wanted} frames: {why}", sampler.tally.frames));
+    let text = format!(
+        "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
+        files.last().map_or("-", String::as_str),
+        info.desc.frame_id,
+        info.desc.width,
+        info.desc.height,
+        info.bytes,
+        sampler.tally.frames,
+        sampler.tally.missed
+    );
+    let json = json!({
+        "file": files.last(),
+        "files": files,
+        "frame": show::frame(&info),
+        "frames": sampler.tally.frames,
+        "missed": sampler.tally.missed,
+        "candidate": show::candidate(seen),
+    });
+    let (text, note) = if target.is_stdout() { (String::new(), Some(text)) } else { (text, None) };
+    Ok(Report { json, text, nothing, note })
 }
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {

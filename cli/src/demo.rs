@@ -21,6 +21,7 @@ use crate::commands::{Report, found};
 use crate::failure::Failure;
 use crate::frames::Sampler;
 use crate::look::{Until, look};
+use crate::output::{Still, Target};
 use crate::show;
 
 /// Sparse, and on both sides of the hole below 4 GiB.
@@ -98,7 +99,7 @@ pub(crate) fn demo(args: &args::Demo) -> Result<Report, Failure> {
         Ok(())
     })?;
     let Some(info) = sampler.last else { return Err(Failure::Nothing("the producer published no frame".into())) };
-    sampler.write_png(&args.output)?;
+    sampler.write(&Target::of(&args.output), Still::of(None, &args.output)?)?;
     let report = found(&look);
     let tally = sampler.tally;
     let text = format!(

@@ -1,16 +1,15 @@
-//! Taking frames, and writing one as PNG.
+//! Taking frames, and writing the last.
 
 use core::time::Duration;
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::Path;
 use std::time::Instant;
 
 use vgpu_perception::abi;
-use vgpu_perception::region::{FrameDesc, FrameInfo, Sample, Skip};
+use vgpu_perception::region::{FrameInfo, Sample, Skip};
 use vgpu_perception_host::{Live, Ram};
+use vgpu_perception_view::Picture;
 
 use crate::failure::Failure;
+use crate::output::{Still, Target};
 
 /// How long to sleep after a poll that gave nothing: well below a frame at 60 Hz.
 const POLL: Duration = Duration::from_millis(2);
@@ -72,22 +71,14 @@ impl Sampler {
         Ok(why)
     }
 
-    /// Writes the last frame.
-    pub(crate) fn write_png(&self, path: &Path) -> Result<(), Failure> {
-        let Some(info) = &self.last else { return Ok(()) };
-        let pixels = self.buffer.get(..info.bytes).unwrap_or_default();
-        write_png(path, &info.desc, pixels)
-            .map_err(|error| Failure::Guest(format!("{}: cannot write the picture: {error}", path.display())))
+    /// The last frame.
+    pub(crate) fn picture(&self) -> Option<Picture<'_>> {
+        let info = self.last.as_ref()?;
+        Picture::new(info.desc.width, info.desc.height, self.buffer.get(..info.bytes)?).ok()
     }
-}
 
-/// BGRA to RGB: the alpha of a screen means nothing.
-fn write_png(path: &Path, desc: &FrameDesc, pixels: &[u8]) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), desc.width, desc.height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header()?;
-    let rgb: Vec<u8> = pixels.chunks_exact(4).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect();
-    writer.write_image_data(&rgb)?;
-    writer.finish()
+    /// Writes the last frame.
+    pub(crate) fn write(&self, target: &Target, still: Still) -> Result<(), Failure> {
+        self.picture().map_or(Ok(()), |picture| target.picture(still, &picture))
+    }
 }

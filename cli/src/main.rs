@@ -2,6 +2,7 @@
 
 mod args;
 mod attach;
+mod blocks;
 mod commands;
 mod demo;
 mod doctor;
@@ -10,11 +11,15 @@ mod frames;
 mod list;
 mod look;
 mod manual;
+mod output;
 mod patience;
 mod progress;
 mod ps;
 mod show;
+mod stop;
+mod stream;
 mod verbose;
+mod watch;
 mod which;
 
 use std::io::Write;
@@ -41,7 +46,9 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(args),
         Command::Ps(args) => ps::ps(args),
         Command::Find(args) => patiently(args.wait_for, || commands::find(args)),
-        Command::Sample(args) => patiently(args.find.wait_for, || commands::sample(args)),
+        Command::Sample(args) => patiently(args.find.wait_for, || commands::sample(args, cli.json)),
+        Command::Stream(args) => stream::stream(args, cli.json),
+        Command::Watch(args) => return finish(&cli, watch::watch(args)),
         Command::Status(args) => patiently(args.find.wait_for, || commands::status(args)),
         Command::DemoProducer(args) => return finish(&cli, demo::produce(args)),
         Command::Completions(args) => return finish(&cli, manual::completions(args)),
@@ -52,7 +59,9 @@ fn main() -> ExitCode {
         Ok(report) => {
             let text = if cli.json { format!("{:#}", report.json) } else { report.text };
             // A reader that went away (`| head`) is no failure of ours.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            if !text.is_empty() {
+                let _ = writeln!(std::io::stdout(), "{text}");
+            }
             if let Some(note) = &report.note {
                 eprintln!("vgpu: {note}");
             }
