@@ -7,6 +7,8 @@ use vgpu_perception::Cr3;
 use vgpu_perception_mapped::{Machine, MachineOptions, parse_machine, parse_number};
 
 use crate::output::Still;
+#[cfg(feature = "serve")]
+use crate::serve::{Listen, Serve};
 use crate::stream::Stream;
 use crate::watch::Watch;
 
@@ -34,7 +36,7 @@ Addresses in JSON are strings \"0x...\".";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Build a small guest, run a producer in it, find it, take frames and write frame.png
+    /// The tour: build a guest, run a producer in it, find it, take frames, check every pixel, write frame.png
     Demo(Demo),
     /// List the virtual machines of this host: pid, name, size, and whether their RAM can be read
     List,
@@ -50,6 +52,9 @@ pub(crate) enum Command {
     Stream(Stream),
     /// Show a guest's screen in this terminal
     Watch(Watch),
+    /// Show the screens of all guests in a browser: thumbnails, stills, MJPEG, metrics
+    #[cfg(feature = "serve")]
+    Serve(Serve),
     /// Show lifecycle, cursor and geometry of the live region
     Status(Status),
     /// Print the completions for a shell: vgpu completions bash > ~/.local/share/bash-completion/completions/vgpu
@@ -198,6 +203,13 @@ pub(crate) struct Demo {
     /// Make the guest a Windows one: a synthetic kernel with a list of processes, most of the region's pages trimmed
     #[arg(long)]
     pub(crate) windows: bool,
+    /// Go on with the wall in a browser, on a Linux and on a Windows guest, until ctrl-C
+    #[cfg(feature = "serve")]
+    #[arg(long)]
+    pub(crate) serve: bool,
+    #[cfg(feature = "serve")]
+    #[command(flatten)]
+    pub(crate) listen: Listen,
 }
 
 #[derive(Debug, Args)]
@@ -218,8 +230,8 @@ pub(crate) struct DemoProducer {
     pub(crate) ram: PathBuf,
     /// The pieces of the file that make up the region
     pub(crate) pieces: PathBuf,
-    /// End after this many seconds
-    pub(crate) seconds: u64,
+    /// The process of the demo: this one ends with it
+    pub(crate) demo: u32,
 }
 
 #[cfg(test)]

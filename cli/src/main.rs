@@ -15,6 +15,8 @@ mod output;
 mod patience;
 mod progress;
 mod ps;
+#[cfg(feature = "serve")]
+mod serve;
 mod show;
 mod stop;
 mod stream;
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
         verbose::enable();
     }
     let report = match &cli.command {
-        Command::Demo(args) => demo::demo(args),
+        Command::Demo(args) => demo::demo(args, cli.json),
         Command::List => Ok(list::list()),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Ps(args) => ps::ps(args),
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         Command::Sample(args) => patiently(args.find.wait_for, || commands::sample(args, cli.json)),
         Command::Stream(args) => stream::stream(args, cli.json),
         Command::Watch(args) => return finish(&cli, watch::watch(args)),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => return finish(&cli, serve::serve(args, cli.json)),
         Command::Status(args) => patiently(args.find.wait_for, || commands::status(args)),
         Command::DemoProducer(args) => return finish(&cli, demo::produce(args)),
         Command::Completions(args) => return finish(&cli, manual::completions(args)),

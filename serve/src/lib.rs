@@ -48,3 +48,19 @@ impl Default for Limits {
         Self { clients: 256, guests: 256, request: 16 << 10, seconds: 20 }
     }
 }
+
+impl Limits {
+    /// With so many connections at a time, at least one.
+    #[must_use]
+    pub fn clients(mut self, clients: usize) -> Self {
+        self.clients = clients.max(1);
+        self
+    }
+
+    /// With so many seconds for a client that does nothing, at least one.
+    #[must_use]
+    pub fn seconds(mut self, seconds: u64) -> Self {
+        self.seconds = seconds.max(1);
+        self
+    }
+}

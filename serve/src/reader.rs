@@ -162,6 +162,8 @@ impl Reader {
     fn attach(&self, state: &mut State, order: Order) -> Instant {
         let now = Instant::now();
         if now < state.next_try {
+            // Why there is nothing is known already.
+            self.guest.answer(order.asked);
             return state.next_try;
         }
         match (self.attach)() {
