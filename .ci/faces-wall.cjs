@@ -1,0 +1,111 @@
+// The wall in a headless Chromium: thumbnails and the large view show the guest's pixels, and another origin gets nothing.
+"use strict";
+const fs = require("node:fs");
+const http = require("node:http");
+const os = require("node:os");
+const path = require("node:path");
+const { chromium } = require("playwright-core");
+
+const [url, still] = process.argv.slice(2);
+
+function ppm(file) {
+  const data = fs.readFileSync(file);
+  const head = /^P6\s(\d+) (\d+)\s255\s/.exec(data.subarray(0, 40).toString("latin1"));
+  return { width: Number(head[1]), height: Number(head[2]), rgb: data.subarray(head[0].length) };
+}
+
+// How many of the values of a page's canvas differ from the still's, which the canvas shows in another size.
+function differ(want, got) {
+  let off = 0;
+  for (let y = 0; y < got.height; y += 2) {
+    for (let x = 0; x < got.width; x += 2) {
+      const from = (Math.floor(((y + 0.5) * want.height) / got.height) * want.width
+        + Math.floor(((x + 0.5) * want.width) / got.width)) * 3;
+      const to = (y * got.width + x) * 4;
+      for (let c = 0; c < 3; c++) if (Math.abs(want.rgb[from + c] - got.rgba[to + c]) > 60) off++;
+    }
+  }
+  return off / ((got.width / 2) * (got.height / 2) * 3);
+}
+
+function check(ok, text) {
+  if (!ok) throw new Error(text);
+}
+
+async function main() {
+  const profile = fs.mkdtempSync(path.join(os.tmpdir(), "vgpu-chromium-"));
+  const browser = await chromium.launchPersistentContext(profile, {
+    executablePath: "/usr/bin/chromium",
+    headless: true,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+      "--disable-component-update", "--disable-sync"],
+  });
+  try {
+    const page = await browser.newPage();
+    const faults = [];
+    page.on("pageerror", (error) => faults.push(String(error)));
+    page.on("console", (message) => { if (/Content Security/.test(message.text())) faults.push(message.text()); });
+    await page.goto(url);
+    check(!page.url().includes("token"), `the token stays in the address: ${page.url()}`);
+    await page.waitForFunction(() => document.querySelectorAll("canvas[data-frame]").length >= 2, null, { timeout: 60000 });
+    const want = ppm(still);
+    const read = (source) => page.evaluate(async (selector) => {
+      const from = document.querySelector(selector);
+      const canvas = document.createElement("canvas");
+      canvas.width = from.naturalWidth || from.width;
+      canvas.height = from.naturalHeight || from.height;
+      const context = canvas.getContext("2d");
+      context.drawImage(from, 0, 0);
+      return { width: canvas.width, height: canvas.height,
+        rgba: Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data) };
+    }, source);
+    const small = await read("button[data-path='/guests/linux'] canvas");
+    const part = differ(want, small);
+    check(small.width === 320 && part < 0.1, `the thumbnail: ${small.width} wide, ${part} differ`);
+    await page.click("button[data-path='/guests/linux']");
+    await page.waitForFunction(() => document.querySelector("dialog img").naturalWidth > 0, null, { timeout: 30000 });
+    const large = await read("dialog img");
+    const rest = differ(want, large);
+    check(large.width === want.width && large.height === want.height && rest < 0.06, `large: ${large.width} x ${large.height}, ${rest} differ`);
+    // The picture moves.
+    await page.waitForTimeout(700);
+    const later = await read("dialog img");
+    check(later.rgba.some((value, at) => value !== large.rgba[at]), "the stream stands still");
+    await page.keyboard.press("Escape");
+    check(!await page.evaluate(() => document.querySelector("dialog img").hasAttribute("src")), "the stream goes on behind a closed view");
+    check(faults.length === 0, faults.join("\n"));
+
+    // Another origin on the same machine, in the browser that holds the cookie.
+    const other = http.createServer((_, answer) => {
+      answer.setHeader("Content-Type", "text/html");
+      answer.end("<!doctype html><title>other</title>");
+    });
+    await new Promise((done) => { other.listen(0, "127.0.0.1", done); });
+    const thief = await browser.newPage();
+    await thief.goto(`http://127.0.0.1:${other.address().port}/`);
+    const base = new URL(url).origin;
+    const got = await thief.evaluate(async (base) => {
+      const read = async (init) => {
+        try {
+          const answer = await fetch(`${base}/guests`, init);
+          return `${answer.type} ${answer.status} ${await answer.text()}`;
+        } catch (error) { return "refused"; }
+      };
+      const picture = await new Promise((done) => {
+        const image = new Image();
+        image.onload = () => done(image.naturalWidth);
+        image.onerror = () => done(0);
+        image.src = `${base}/guests/linux/frame.png`;
+      });
+      return { plain: await read({ credentials: "include" }), blind: await read({ credentials: "include", mode: "no-cors" }), picture };
+    }, base);
+    check(got.plain === "refused" && got.picture === 0 && /^(refused|opaque 0 $)/.test(got.blind), `another origin got ${JSON.stringify(got)}`);
+    other.close();
+    console.log(`figure: wall: ${(part * 100).toFixed(1)} % of the thumbnail's values and ${(rest * 100).toFixed(1)} % of the stream's differ (what moves); another origin got nothing`);
+  } finally {
+    await browser.close();
+    fs.rmSync(profile, { recursive: true, force: true });
+  }
+}
+
+main().catch((error) => { console.error(error.message); process.exit(1); });
