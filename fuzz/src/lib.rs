@@ -9,6 +9,7 @@ mod guest;
 mod maps;
 mod nt;
 mod peers;
+mod requests;
 mod resolver;
 mod roots;
 mod scan;
@@ -19,6 +20,7 @@ pub use capi::capi;
 pub use maps::maps;
 pub use nt::nt;
 pub use peers::{api, monitor, process};
+pub use requests::requests;
 pub use resolver::{differential, resolver};
 pub use roots::roots;
 pub use scan::scan;
@@ -42,4 +44,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("monitor", monitor),
     ("process", process),
     ("api", api),
+    ("requests", requests),
 ];

@@ -29,7 +29,11 @@ struct One(Option<AddressSpace<NtPaging>>);
 
 impl ProcessSource for One {
     type Resolver = NtPaging;
-    fn next_process<M: PhysRead>(&mut self, _mem: &M, _b: &mut Budget) -> core::result::Result<Step<Process<NtPaging>>, PhysError> {
+    fn next_process<M: PhysRead>(
+        &mut self,
+        _mem: &M,
+        _b: &mut Budget,
+    ) -> core::result::Result<Step<Process<NtPaging>>, PhysError> {
         Ok(self.0.take().map_or(Step::Done, |space| Step::Found(Process::unnamed(space))))
     }
 }
@@ -94,9 +98,8 @@ fn compare(u: &mut Unstructured<'_>, guest: &Guest, lies: usize) -> Result<()> {
         }
         if lies == 0 {
             let page = shared.pages.iter().find(|page| page.index == index);
-            let truth = page.filter(|page| {
-                matches!(page.state.prototype, PrototypeState::Valid | PrototypeState::Transition)
-            });
+            let truth =
+                page.filter(|page| matches!(page.state.prototype, PrototypeState::Valid | PrototypeState::Transition));
             assert_eq!(ours.ok().map(|found| found.gpa), truth.and_then(|page| page.frame), "{gva}");
         }
     }
