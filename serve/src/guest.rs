@@ -149,12 +149,14 @@ impl Shown {
         let now = Instant::now();
         let answered = *self.answered.borrow();
         let fps = wants.streams.keys().next_back().copied();
+        // Who asked has given up by then: a producer that never published is not polled for ever.
+        let waits = now < wants.frames_until;
         Order {
             fps,
             asked: wants.asked,
-            pending: wants.asked > answered,
-            frames: fps.is_some() || wants.asked > answered || now < wants.frames_until,
-            state: fps.is_some() || wants.asked > answered || now < wants.state_until,
+            pending: wants.asked > answered && waits,
+            frames: fps.is_some() || waits,
+            state: fps.is_some() || now < wants.state_until,
             retired: wants.retired,
         }
     }
