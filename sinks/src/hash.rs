@@ -24,8 +24,9 @@ impl Key {
         }))
     }
 
-    pub(crate) const fn begin(self) -> State {
-        State(self.0)
+    /// Not the key itself: the two halves of the first pair could then be exchanged.
+    pub(crate) fn begin(self) -> State {
+        State(self.0.map(|word| word.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15))
     }
 }
 
