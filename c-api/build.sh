@@ -61,7 +61,7 @@ stage=$target/c-api/$form${triple:+-$triple}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 url=$(sed -n 's/^repository = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 package=vgpu-perception-capi built=vgpu_perception_c headers=$here/include
-[ "$form" != attach ] || package=vgpu-perception-attach-capi built=vgpu_perception_attach headers=$here/attach/include
+[ "$form" != attach ] || package=vgpu-perception-capi-attach built=vgpu_perception_attach headers=$here/attach/include
 
 # The target's own binutils: x86_64's for a target without an operating system.
 gnu=$(echo "$triple" | sed -e 's/-unknown-/-/' -e 's/^.*-none$//')

@@ -13,8 +13,8 @@ use crate::ffi::cells::Once;
 use crate::ffi::{Context, Out};
 use crate::ram_map::{Map, find_map};
 
-/// Types of callbacks. What one throws goes through the library to who called it. A build without std has nothing to unwind with, and
-/// there a callback that throws is undefined.
+/// Types of callbacks. What one throws goes through the library to who called it. A build without std has nothing to
+/// unwind with, and there a callback that throws is undefined.
 macro_rules! callbacks {
     ($($(#[$doc:meta])* $vis:vis type $name:ident = fn($($arg:ident: $type:ty),*) -> $ret:ty;)+) => {$(
         $(#[$doc])*

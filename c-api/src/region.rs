@@ -16,8 +16,8 @@ use crate::skip::{SkipC, reason};
 
 /// A `vgpup_region`.
 ///
-/// Snapshots of single lines need nothing of it but its place: each thread keeps for itself where the pages are. Frames need which
-/// one was taken last, so one call at a time takes frames.
+/// Snapshots of single lines need nothing of it but its place: each thread keeps for itself where the pages are. Frames
+/// need which one was taken last, so one call at a time takes frames.
 #[derive(Debug)]
 pub(crate) struct RegionState {
     /// As it was bound.
@@ -153,8 +153,8 @@ pub(crate) trait Snapshot {
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Self::Of>, ReadError>;
 }
 
-/// Takes a snapshot, and gives it to `fresh` where there is one; whether there was. Nothing is caught: the core has no panics, and this
-/// is the path that is taken most.
+/// Takes a snapshot, and gives it to `fresh` where there is one; whether there was. Nothing is caught: the core has no
+/// panics, and this is the path that is taken most.
 #[inline(always)]
 pub(crate) fn snapshot<S: Snapshot>(
     r: RegionHandle,

@@ -1,7 +1,7 @@
 //! The handle table under a model checker: the file that ships, with loom's atomics in place of the processor's.
 //!
-//! The two halves of its fence are a full fence each here, as `membarrier` makes of them. Each defect below leaves one thing out,
-//! and a model has to notice.
+//! The two halves of its fence are a full fence each here, as `membarrier` makes of them. Each defect below leaves one
+//! thing out, and a model has to notice.
 #![allow(unsafe_code, dead_code, unreachable_pub, reason = "the included file is a part of another crate")]
 
 #[path = "../src/ffi/table.rs"]

@@ -1,7 +1,7 @@
 //! Pointers from C: the only module with `unsafe`.
 //!
-//! NULL is a failure. What cannot be checked is what the headers ask: a guest that is not NULL was attached and not let go of, and
-//! the other library calls with as many objects as it says.
+//! NULL is a failure. What cannot be checked is what the headers ask: a guest that is not NULL was attached and not let
+//! go of, and the other library calls with as many objects as it says.
 #![allow(unsafe_code, reason = "pointers from C")]
 
 use core::ffi::{CStr, c_char, c_int, c_void};
@@ -58,7 +58,8 @@ impl ReaderC {
 
 /// Runs `work` on the guest; `otherwise` where there is none, or where it panics.
 fn with<R>(guest: *const Guest, otherwise: R, work: impl FnOnce(&Guest) -> R) -> R {
-    // SAFETY: NULL, or by the header's contract what `vgpua_attach` gave and `vgpua_detach` did not take; it is only ever shared.
+    // SAFETY: NULL, or by the header's contract what `vgpua_attach` gave and `vgpua_detach` did not take; it is only
+    // ever shared.
     let Some(guest) = (unsafe { guest.as_ref() }) else {
         failed("the guest is NULL");
         return otherwise;

@@ -46,8 +46,8 @@ impl<T> Failed for Handle<T> {
 
 /// Runs an exported function's body.
 ///
-/// What unwinds out of it is an exception of a callback, which goes on to whoever called (holds are given up on the way), or a
-/// panic that [`caught`] did not meet: that one ends the program here, before it reaches C.
+/// What unwinds out of it is an exception of a callback, which goes on to whoever called (holds are given up on the
+/// way), or a panic that [`caught`] did not meet: that one ends the program here, before it reaches C.
 #[inline(always)]
 pub(crate) fn guarded<R: Failed>(body: impl FnOnce() -> Result<R, Failure>) -> R {
     let end = EndIfPanicking;

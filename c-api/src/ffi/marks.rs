@@ -37,7 +37,8 @@ pub(crate) struct Hold<'c, T: Object>(&'c Slot<T>);
 
 impl<T: Object> Hold<'_, T> {
     pub(crate) fn get(&self) -> &T {
-        // SAFETY: `users` counts this call, so the object is not dropped before it ends; nobody makes a `&mut` of it before.
+        // SAFETY: `users` counts this call, so the object is not dropped before it ends; nobody makes a `&mut` of it
+        // before.
         unsafe { &*self.0.value.get() }
     }
 
@@ -65,8 +66,9 @@ impl<T: Object> Handle<T> {
         if !at.is_aligned() {
             return Err(none());
         }
-        // SAFETY: not NULL and aligned, and by the headers' contract a pointer that `place` returned, whose storage outlives it or
-        // still holds the mark of one that is gone. All fields but `value` are atomics or never written again.
+        // SAFETY: not NULL and aligned, and by the headers' contract a pointer that `place` returned, whose storage
+        // outlives it or still holds the mark of one that is gone. All fields but `value` are atomics or never written
+        // again.
         let slot = unsafe { &*at };
         if slot.mark.load(Ordering::Acquire) == mark::<T>() { Ok(slot) } else { Err(none()) }
     }
@@ -91,7 +93,8 @@ impl<T: Object> Handle<T> {
             users: AtomicU32::new(0),
             value: UnsafeCell::new(value),
         };
-        // SAFETY: not NULL, aligned, large enough, and by the headers' contract writable and the library's until it is closed.
+        // SAFETY: not NULL, aligned, large enough, and by the headers' contract writable and the library's until it is
+        // closed.
         unsafe { at.cast::<Slot<T>>().write(slot) };
         Ok(Self::of(at))
     }

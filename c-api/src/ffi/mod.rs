@@ -1,8 +1,8 @@
 //! The boundary: what C hands over becomes a safe type here, and this is the only module with `unsafe`.
 //!
-//! A pointer that is NULL or misaligned, and a handle that is none or was closed, is an error value, never a dereference.
-//! What cannot be checked is what the headers ask of every caller: a pointer that is not NULL points to as many objects as
-//! the function's declaration says, readable or writable, and nobody else writes them during the call.
+//! A pointer that is NULL or misaligned, and a handle that is none or was closed, is an error value, never a
+//! dereference. What cannot be checked is what the headers ask of every caller: a pointer that is not NULL points to as
+//! many objects as the function's declaration says, readable or writable, and nobody else writes them during the call.
 #![allow(unsafe_code, reason = "pointers from C")]
 
 pub(crate) mod cells;

@@ -1,8 +1,9 @@
 //! The atomics of the handle table, and the two halves of its fence.
 //!
-//! `membarrier` (Linux 4.14) makes every thread of the process pass a full fence: then a call need only keep its own store and
-//! load in program order, which costs nothing. Where the kernel has it not, calls pay for a fence themselves. A program that
-//! forbids itself the system call later (seccomp) keeps the memory of handles that it closes; nothing else changes.
+//! `membarrier` (Linux 4.14) makes every thread of the process pass a full fence: then a call need only keep its own
+//! store and load in program order, which costs nothing. Where the kernel has it not, calls pay for a fence themselves.
+//! A program that forbids itself the system call later (seccomp) keeps the memory of handles that it closes; nothing
+//! else changes.
 
 use core::sync::atomic::{AtomicU8, compiler_fence, fence};
 

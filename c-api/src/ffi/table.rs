@@ -1,14 +1,14 @@
 //! Which handles are open, and which calls use them: without a lock, and without a store that two threads share.
 //!
-//! A handle is a *token*: the number of an entry, the entry's generation, the kind. A call writes the token to a place of its
-//! own thread (a *hazard*) and then looks whether the entry is still of that generation; closing changes the entry's state and
-//! then looks at the hazards of all threads. So one of the two sees the other: a call that began is seen by whoever closes,
-//! and the object is then released by the last call that used it, when it ends. Both sides put a fence between their store and
-//! their look; calls are many and closing is rare, so the calls' half costs nothing and the closing half is a system call
-//! (`sync::light`, `sync::heavy`).
+//! A handle is a *token*: the number of an entry, the entry's generation, the kind. A call writes the token to a place
+//! of its own thread (a *hazard*) and then looks whether the entry is still of that generation; closing changes the
+//! entry's state and then looks at the hazards of all threads. So one of the two sees the other: a call that began is
+//! seen by whoever closes, and the object is then released by the last call that used it, when it ends. Both sides put
+//! a fence between their store and their look; calls are many and closing is rare, so the calls' half costs nothing and
+//! the closing half is a system call (`sync::light`, `sync::heavy`).
 //!
-//! Entries and records of threads are never given back, so looking at one needs no care. A generation is used once: a closed
-//! token is refused for ever, whatever the allocator does with the memory that it led to.
+//! Entries and records of threads are never given back, so looking at one needs no care. A generation is used once: a
+//! closed token is refused for ever, whatever the allocator does with the memory that it led to.
 //!
 //! `tests/model.rs` runs this file under loom.
 
@@ -47,7 +47,8 @@ pub(super) struct Table {
     pub(super) chunks: [AtomicPtr<Entry>; CHUNKS],
     /// Entries that were ever handed out.
     pub(super) len: AtomicU32,
-    /// Entries that can be handed out again: a count that makes each value of this word new, and the first one's number + 1.
+    /// Entries that can be handed out again: a count that makes each value of this word new, and the first one's number
+    /// + 1.
     pub(super) free: AtomicU64,
     pub(super) records: AtomicPtr<Record>,
 }
@@ -114,8 +115,8 @@ impl Table {
         if start.is_null() {
             return None;
         }
-        // SAFETY: `place` gives a place within the chunk's `1 << CHUNK_BITS` entries, which were all written before the pointer to
-        // them was stored with release, and which are never given back.
+        // SAFETY: `place` gives a place within the chunk's `1 << CHUNK_BITS` entries, which were all written before the
+        // pointer to them was stored with release, and which are never given back.
         Some(unsafe { &*start.wrapping_add(at) })
     }
 
@@ -133,12 +134,12 @@ impl Table {
         Some(token)
     }
 
-    /// Begins a call's use of a handle; `hazard` is a place of this thread that no other use of this thread has. Gives the entry and
-    /// the object.
+    /// Begins a call's use of a handle; `hazard` is a place of this thread that no other use of this thread has. Gives
+    /// the entry and the object.
     ///
     /// # Errors
-    /// The handle is none, or was closed. Where there is an object with it, the caller is the last who kept it from being
-    /// released: it releases it, and calls [`released`](Self::released).
+    /// The handle is none, or was closed. Where there is an object with it, the caller is the last who kept it from
+    /// being released: it releases it, and calls [`released`](Self::released).
     #[inline(always)]
     pub(super) fn pin(&self, hazard: &AtomicU64, token: u64) -> Result<(&Entry, *mut ()), Option<*mut ()>> {
         let Some(entry) = self.entry(token) else { return Err(None) };
@@ -150,7 +151,8 @@ impl Table {
         Err(self.unpin(hazard, entry, token))
     }
 
-    /// Ends a call's use of a handle. An object: it was closed meanwhile, and the caller releases it, as in [`pin`](Self::pin).
+    /// Ends a call's use of a handle. An object: it was closed meanwhile, and the caller releases it, as in
+    /// [`pin`](Self::pin).
     #[inline(always)]
     pub(super) fn unpin(&self, hazard: &AtomicU64, entry: &Entry, token: u64) -> Option<*mut ()> {
         hazard.store(0, Ordering::Release);
@@ -211,7 +213,8 @@ impl Table {
         false
     }
 
-    /// A record for this thread: one that an ended thread left, or the one that `new` makes. `None` where it makes none.
+    /// A record for this thread: one that an ended thread left, or the one that `new` makes. `None` where it makes
+    /// none.
     pub(super) fn join(&self, new: impl FnOnce() -> Option<*mut Record>) -> Option<&Record> {
         let mut at = self.records.load(Ordering::Acquire);
         // SAFETY: as in `is_used`.

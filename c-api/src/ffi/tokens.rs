@@ -36,8 +36,8 @@ pub(crate) struct Hold<'c, T: Object> {
 
 impl<T: Object> Hold<'_, T> {
     pub(crate) fn get(&self) -> &T {
-        // SAFETY: the table gave this pointer for a live token of this kind, so it is what `place` or `boxed` wrote; the hazard
-        // keeps it from being released, and nobody makes a `&mut` of it before.
+        // SAFETY: the table gave this pointer for a live token of this kind, so it is what `place` or `boxed` wrote;
+        // the hazard keeps it from being released, and nobody makes a `&mut` of it before.
         unsafe { &(*self.slot).value }
     }
 
@@ -100,7 +100,8 @@ impl<T: Object> Handle<T> {
         if TABLE.leads_to(at.cast()) {
             return Err(Failure::argument("storage", "holds a handle that was not closed"));
         }
-        // SAFETY: not NULL, aligned, large enough, and by the headers' contract writable and the library's until it is closed.
+        // SAFETY: not NULL, aligned, large enough, and by the headers' contract writable and the library's until it is
+        // closed.
         unsafe { at.write(Slot { on_heap: false, value }) };
         Self::insert(at, || {
             // SAFETY: just written, and no handle leads to it.
@@ -161,8 +162,8 @@ fn refused<T: Object>(last: Option<*mut ()>, token: u64) -> Failure {
 #[inline(never)]
 fn release<T>(object: *mut (), token: u64) {
     let slot = object.cast::<Slot<T>>();
-    // SAFETY: the table gives the object of a closed handle to one caller alone, when no call uses it; it is a `Slot<T>`, because
-    // the token's kind is that of `T`.
+    // SAFETY: the table gives the object of a closed handle to one caller alone, when no call uses it; it is a
+    // `Slot<T>`, because the token's kind is that of `T`.
     if unsafe { (*slot).on_heap } {
         // SAFETY: `boxed` made it from such a box.
         drop(unsafe { Box::from_raw(slot) });
