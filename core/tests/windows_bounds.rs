@@ -78,9 +78,9 @@ fn no_step_runs_on_in_garbage() {
                     1 => 0,
                     2 => 0x0000_0001_0006_5de9,
                     3 => 0x0043_003a_005c_0057,
-                    _ => to * PAGE_BYTES | 0x63,
+                    _ => (to * PAGE_BYTES) | 0x63,
                 };
-                let value = if word == 0x1ed { to * PAGE_BYTES | 0x63 } else { value };
+                let value = if word == 0x1ed { (to * PAGE_BYTES) | 0x63 } else { value };
                 ram.write_u64(Gpa::new(page * PAGE_BYTES + word * 8), value);
             }
         }

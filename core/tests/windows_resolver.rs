@@ -27,9 +27,11 @@ fn consult(index: u64) -> PageState {
 fn untouched(index: u64) -> PageState {
     away(index, EntryState::Untouched, PrototypeState::Valid)
 }
-const STATES: [(&str, fn(u64) -> PageState); 3] = [("direct", direct), ("consult", consult), ("untouched", untouched)];
+/// A state for each page of a region.
+type States = fn(u64) -> PageState;
+const STATES: [(&str, States); 3] = [("direct", direct), ("consult", consult), ("untouched", untouched)];
 
-fn build(layout: &str, trim: fn(u64) -> PageState, ring: Ring, l1tf: bool) -> WindowsGuest {
+fn build(layout: &str, trim: States, ring: Ring, l1tf: bool) -> WindowsGuest {
     let image = RegionImage { width: 3840, height: 2160, frames: 1, ..RegionImage::default() };
     let options = Options { trim: Trim::With(trim), ring, image, l1tf, ..Options::default() };
     WindowsGuest::build(&Layout::named(layout), Shape::FourLevel, options)

@@ -20,11 +20,11 @@ const ATTEMPTS: u32 = 16;
 const ASIDE: usize = 4;
 /// Loads after which the clock of a kernel that was put aside is looked at again, and what that costs.
 const LOOK_AGAIN: u64 = 1 << 14;
-const WALK: u64 = 6;
+const PULSES: u64 = 6 * ASIDE as u64;
 /// Loads to see that a root has a self-reference and the page shared with user mode.
 const FOLLOW: u64 = 320;
-/// Entries of a kernel half.
-const HALF: u64 = 256;
+/// Loads to compare a table's kernel half with those of the kernels that were put aside.
+const HALVES: u64 = 768 * ASIDE as u64;
 /// Loads for the start blocks of low memory.
 const BLOCKS: u64 = 1 << 10;
 
@@ -196,9 +196,9 @@ impl<'s> KernelSearch<'s> {
         let allowed = budget.left().min(LOOK_AGAIN);
         let mut piece = Budget::new(allowed);
         let step = self.tables.next(mem, &mut piece)?;
-        budget.spend(allowed.wrapping_sub(piece.left()).wrapping_add(WALK * ASIDE as u64));
+        budget.spend(allowed.wrapping_sub(piece.left()).wrapping_add(PULSES));
         let Step::Found(table) = step else { return Ok(step) };
-        budget.spend(2 * HALF * ASIDE as u64);
+        budget.spend(HALVES);
         // Of the same kernel there are as many roots as there are processes.
         let same = self.aside.iter().any(|one| shares_kernel_half(mem, one.root.table(), table, 52));
         Ok(if same { Step::Pending } else { Step::Found(table) })
