@@ -13,6 +13,11 @@ ALLOWED = {
     # The adapters are for these crates; their users have them already.
     "vgpu-perception-vm-memory": {"vm_memory"},
     "vgpu-perception-memflow": {"memflow"},
+    # The wire structs are filled from bytes without a cast, and typed reads are bounded by what zerocopy proves of a type.
+    "vgpu-perception": {"zerocopy"},
+    "vgpu-perception-mapped": {"zerocopy"},
+    # The parser of an answer, public for its fuzz target.
+    "vgpu-perception-host": {"serde_json"},
 }
 # A path begins where no path and no name goes before it.
 PATH = re.compile(r"(?<![\w:>])([a-z_][a-z0-9_]*)::")
