@@ -1,6 +1,6 @@
 //! A Windows guest of which nothing is known but its RAM: the kernel, and the layout of its process objects.
 
-use std::cell::Cell;
+use core::cell::Cell;
 
 use vgpu_perception::process::nt::{FieldName, KernelPulse, KernelSearch, NtError, NtKernel, RootOrigin};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
