@@ -25,7 +25,8 @@
 //! * **Single words** ([`load_u32`](vgpu_perception::PhysRead::load_u32), [`load_u64`](vgpu_perception::PhysRead::load_u64))
 //!   are whole. Each is copied twice in one call, and again until both copies agree. One store cannot tear two copies that
 //!   follow each other: if it falls into the first, the second has all of the new value. Two stores could only if the
-//!   second put back what the first took away, within the nanoseconds between the copies.
+//!   second put back what the first took away, within the nanoseconds between the copies. A word that is stored to between
+//!   the copies 64 times in a row is given as it was copied last, whole or not.
 //! * **Snapshots** are whole. Sequence numbers are single words; what lies between two reads of the same even number was
 //!   not written meanwhile, however it was copied. A copy that a store tore is void like any other that it overtook.
 //! * **Order** holds: the copy is made by this thread before the call returns, so that a fence after the call stands

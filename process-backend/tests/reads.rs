@@ -120,7 +120,7 @@ fn extents(ram: &ProcessRam) -> Vec<(u64, u64)> {
 fn what_was_never_written_is_skipped_and_never_touched() {
     child(vmm);
     let (vmm, addr) = start("what_was_never_written_is_skipped_and_never_touched");
-    let before = memory_of(vmm.pid());
+    let before = memory_of(vmm.pid(), addr);
     let ram = vmm.ram(&split(addr));
     assert_eq!(extents(&ram), [(0, 3 * PAGE), (16 << 20, 300 * PAGE), ((4 << 30) + (8 << 20), PAGE)]);
     let inside = ram.next_extent(Gpa::new((16 << 20) + 5)).unwrap().unwrap();
@@ -138,7 +138,7 @@ fn what_was_never_written_is_skipped_and_never_touched() {
         assert_eq!(line[0][0], if written { pattern(page) } else { 0 });
     }
     ram.revalidate().unwrap();
-    assert_eq!(memory_of(vmm.pid()), before, "pages that are present, and page tables");
+    assert_eq!(memory_of(vmm.pid(), addr), before, "pages that are present, and page tables");
 }
 
 #[test]

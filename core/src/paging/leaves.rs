@@ -4,7 +4,7 @@
 use super::entry::{Level, PagingMode, Pte, Rights};
 use super::error::WalkError;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
-use super::table::{ENTRIES, LeafEntries, LeafTable};
+use super::table::{ENTRIES, LeafEntries, LeafTable, WHOLE};
 use super::walk::{PageWalker, Residence};
 use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
@@ -293,11 +293,37 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again.
     pub(crate) fn more_spans(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> u64 {
         let Some(open) = cursor.open(Level::Pd).filter(|_| cursor.stop_at_tables) else { return 0 };
+        let at = Level::Pd.entry_in(open.table, Gva::new(cursor.next));
+        if self.mem().batch() > 1 {
+            return self.more_spans_at_once(cursor, open, at, budget);
+        }
+        self.count_spans(cursor, open, budget, |n| self.mem().load_u64(at.wrapping_add(n.wrapping_mul(8))).ok())
+    }
+
+    /// The same by one load. Apart: it takes a table's worth of stack.
+    #[inline(never)]
+    fn more_spans_at_once(&self, cursor: &mut LeafCursor, open: Open, at: Gpa, budget: &mut Budget) -> u64 {
+        let mut block = [0_u64; WHOLE];
+        let most = usize::try_from(cursor.entries_left(Level::Pd)).unwrap_or(WHOLE).min(WHOLE);
+        let Some(words) = block.get_mut(..most) else { return 0 };
+        if budget.is_spent() || self.mem().load_words(at, words).is_err() {
+            return 0;
+        }
+        self.count_spans(cursor, open, budget, |n| words.get(usize::try_from(n).ok()?).copied())
+    }
+
+    #[inline(always)]
+    fn count_spans(
+        &self,
+        cursor: &mut LeafCursor,
+        open: Open,
+        budget: &mut Budget,
+        load: impl Fn(u64) -> Option<u64>,
+    ) -> u64 {
         let most = cursor.entries_left(Level::Pd);
-        let mut at = Level::Pd.entry_in(open.table, Gva::new(cursor.next));
-        let mut count = 0;
+        let mut count = 0_u64;
         while count < most && cursor.tables_left > 0 && budget.spend(1) {
-            let Ok(raw) = self.mem().load_u64(at) else { break };
+            let Some(raw) = load(count) else { break };
             let entry = Pte::new(raw);
             let plain = entry.is_present()
                 && entry.reserved_bits_beyond(Level::Pd, self.beyond()) == 0
@@ -311,7 +337,6 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             }
             cursor.visit(1);
             count = count.wrapping_add(1);
-            at = at.wrapping_add(8);
         }
         if count > 0 {
             cursor.pass_many(Level::Pd, count);
@@ -325,6 +350,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     fn next_entry(&self, cursor: &LeafCursor, level: Level, table: Gpa, budget: &mut Budget) -> (u64, Entry) {
         let most = cursor.entries_left(level);
         let mut at = level.entry_in(table, Gva::new(cursor.next));
+        if self.mem().batch() > 1 {
+            return self.next_entry_at_once(at, most, budget);
+        }
         for skipped in 0..most {
             if !budget.spend(1) {
                 return (skipped, Entry::Pending);
@@ -333,6 +361,30 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 Ok(0) => at = at.wrapping_add(8),
                 Ok(raw) => return (skipped, Entry::There(Pte::new(raw))),
                 Err(error) => return (skipped, Entry::Unreadable(error)),
+            }
+        }
+        (most, Entry::NoMore)
+    }
+
+    /// The same by one load of all entries that are left. Apart: it takes a table's worth of stack.
+    #[inline(never)]
+    fn next_entry_at_once(&self, at: Gpa, most: u64, budget: &mut Budget) -> (u64, Entry) {
+        let mut block = [0_u64; WHOLE];
+        let Some(words) = block.get_mut(..usize::try_from(most).unwrap_or(WHOLE).min(WHOLE)) else {
+            return (0, Entry::NoMore);
+        };
+        if budget.is_spent() {
+            return (0, Entry::Pending);
+        }
+        if let Err(error) = self.mem().load_words(at, words) {
+            return (0, Entry::Unreadable(error));
+        }
+        for (skipped, raw) in (0_u64..).zip(words.iter()) {
+            if !budget.spend(1) {
+                return (skipped, Entry::Pending);
+            }
+            if *raw != 0 {
+                return (skipped, Entry::There(Pte::new(*raw)));
             }
         }
         (most, Entry::NoMore)

@@ -13,10 +13,27 @@ use crate::phys::{PhysError, PhysRead};
 pub(crate) const ENTRIES: u64 = 512;
 /// Entries of a table that are read at a time.
 pub(crate) const BLOCK: usize = 64;
+/// Entries that are read at a time where every read is a system call: all of a table.
+pub(crate) const WHOLE: usize = ENTRIES as usize;
 
-/// Hands the entries `range` of the table at `table` to `each`, in order, until it breaks. They are read 64 at a time, and
-/// each block is spent on `budget`, which is not asked.
+/// Hands the entries `range` of the table at `table` to `each`, in order, until it breaks. They are read 64 at a time, or all
+/// at once where the memory is read in batches; each block is spent on `budget`, which is not asked.
 pub(crate) fn each_entry<M: PhysRead, B>(
+    mem: &M,
+    table: Gpa,
+    range: Range<u64>,
+    budget: &mut Budget,
+    each: impl FnMut(u64, Pte) -> ControlFlow<B>,
+) -> Result<Option<B>, PhysError> {
+    if mem.batch() > 1 {
+        each_entry_by::<M, B, WHOLE>(mem, table, range, budget, each)
+    } else {
+        each_entry_by::<M, B, BLOCK>(mem, table, range, budget, each)
+    }
+}
+
+#[inline]
+fn each_entry_by<M: PhysRead, B, const BLOCK: usize>(
     mem: &M,
     table: Gpa,
     range: Range<u64>,
@@ -93,7 +110,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// all zeros are passed over unasked.
     ///
     /// # Bound
-    /// A block of 64 entries, or one answer of the resolver, more than the budget has.
+    /// A block of 64 entries (a whole table where the memory is read in batches), or one answer of the resolver, more than the
+    /// budget has.
     pub(crate) fn pages_of(
         &self,
         table: &LeafTable,
@@ -102,12 +120,13 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         each: impl FnMut(Gva, Gpa, &mut Budget) -> bool,
     ) -> Result<TableRead, PhysError> {
         match table.entries {
-            LeafEntries::At(at) => self.pages_in(table, at, range, budget, each),
+            LeafEntries::At(at) if self.mem().batch() > 1 => self.pages_in::<WHOLE>(table, at, range, budget, each),
+            LeafEntries::At(at) => self.pages_in::<BLOCK>(table, at, range, budget, each),
             LeafEntries::Above { level, entry } => Ok(self.pages_below(table, (level, entry), range, budget, each)),
         }
     }
 
-    fn pages_in(
+    fn pages_in<const BLOCK: usize>(
         &self,
         table: &LeafTable,
         at: Gpa,

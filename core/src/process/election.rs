@@ -2,9 +2,9 @@
 //! for the guest.
 
 use super::groups::{GroupPass, HALF, RootGroups, WHOLE};
-use super::pages::Pages;
+use super::pages::{PAIR, Pages};
 use super::roots::{AHEAD, ENTRIES, all_fit, entries, is_user_half, process_at, reserved, shares_kernel_half};
-use super::sieve::{image_entry, prefetch};
+use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
@@ -150,14 +150,20 @@ impl<'s> RootElection<'s> {
             if budget.is_spent() {
                 return Ok(false);
             }
-            let Some(page) = self.pages.advance(mem)? else {
-                return Ok(match self.waiting.pop_front() {
-                    Some((page, entry)) => {
-                        self.judge(mem, budget, page, entry);
-                        false
-                    }
-                    None => true,
-                });
+            let phys_bits = self.template.phys_bits;
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits).is_some();
+            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(page) => page,
+                Step::Pending => return Ok(false),
+                Step::Done => {
+                    return Ok(match self.waiting.pop_front() {
+                        Some((page, entry)) => {
+                            self.judge(mem, budget, page, entry);
+                            false
+                        }
+                        None => true,
+                    });
+                }
             };
             prefetch(mem, page.wrapping_add(AHEAD));
             let Some(entry) = image_entry(mem, page, self.template.phys_bits, budget) else { continue };

@@ -2,9 +2,9 @@
 //! program made up), and nothing that lies still tells them apart. So all are handed out, in turn.
 
 use super::depth::guess_mode;
-use super::pages::Pages;
+use super::pages::{PAIR, Pages};
 use super::roots::{AHEAD, KernelHalf, process_at, shares_kernel_half};
-use super::sieve::{image_entry, prefetch};
+use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
@@ -205,11 +205,12 @@ impl GroupPass {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let Some(page) = self.pages.advance(mem)? else {
-                if self.next_round() {
-                    continue;
-                }
-                return Ok(Step::Done);
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits).is_some();
+            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(page) => page,
+                Step::Pending => return Ok(Step::Pending),
+                Step::Done if self.next_round() => continue,
+                Step::Done => return Ok(Step::Done),
             };
             prefetch(mem, page.wrapping_add(AHEAD));
             if image_entry(mem, page, groups.phys_bits, budget).is_none() {

@@ -1,7 +1,16 @@
 //! A pass over physical memory, page by page.
 
+use super::Step;
 use crate::addr::{Gpa, PAGE_BYTES};
-use crate::phys::{Extent, PhysError, PhysErrorKind, PhysRead};
+use crate::budget::Budget;
+use crate::phys::{Extent, Line, PhysError, PhysErrorKind, PhysRead};
+
+/// Entries of two cache lines that lie together: what a pass looks at first of a page.
+pub(super) const PAIR: usize = 16;
+/// Bytes of them.
+pub(super) const PAIR_BYTES: u64 = 128;
+/// Pages whose pairs are asked for by one load, where that pays: as many as a word has bits.
+const BATCH: usize = 64;
 
 /// A pass over the pages of RAM that hold data: resumable, one page at a time.
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +18,9 @@ pub(super) struct Pages {
     next: Gpa,
     extent: Option<Extent>,
     pub(super) looked_at: u64,
+    /// Of the 64 pages from here on those that passed a first look and are still to be handed out, as bits.
+    first: Gpa,
+    passed: u64,
 }
 
 impl Pages {
@@ -18,19 +30,111 @@ impl Pages {
 
     /// The pages at or after `next`.
     pub(super) const fn from(next: Gpa) -> Self {
-        Self { next, extent: None, looked_at: 0 }
+        Self { next, extent: None, looked_at: 0, first: Gpa::new(0), passed: 0 }
     }
 
     /// Begins at the first page again.
     pub(super) const fn restart(&mut self) {
         self.next = Gpa::new(0);
         self.extent = None;
+        self.passed = 0;
     }
 
     /// Whether a page lies in the stretch of data that the pass is in: it need not be asked for again.
     #[inline]
     pub(super) fn is_inside(&self, page: Gpa) -> bool {
         self.extent.is_some_and(|extent| page >= extent.start && page.wrapping_add(PAGE_BYTES) <= extent.end())
+    }
+
+    /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of lines
+    /// lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in batches, only pages
+    /// that pass are handed out, and each pair is spent on `budget` as one. Elsewhere each page is, for the caller to look at.
+    #[inline(always)]
+    pub(super) fn advance_to<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        offset: u64,
+        budget: &mut Budget,
+        passes: impl Fn(&[u64; PAIR]) -> bool,
+    ) -> Result<Step<Gpa>, PhysError> {
+        if mem.batch() > 1 {
+            return self.advance_by_batches(mem, offset, budget, passes);
+        }
+        Ok(self.advance(mem)?.map_or(Step::Done, Step::Found))
+    }
+
+    #[inline(never)]
+    fn advance_by_batches<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        offset: u64,
+        budget: &mut Budget,
+        passes: impl Fn(&[u64; PAIR]) -> bool,
+    ) -> Result<Step<Gpa>, PhysError> {
+        loop {
+            if self.passed != 0 {
+                let skip = u64::from(self.passed.trailing_zeros()).wrapping_mul(PAGE_BYTES);
+                self.passed &= self.passed.wrapping_sub(1);
+                return Ok(Step::Found(self.first.wrapping_add(skip)));
+            }
+            if budget.is_spent() {
+                return Ok(Step::Pending);
+            }
+            let before = *self;
+            let Some(first) = self.advance(mem)? else { return Ok(Step::Done) };
+            self.first = first;
+            if let Err(error) = self.look(mem, offset, budget, &passes) {
+                *self = before;
+                return Err(error);
+            }
+        }
+    }
+
+    /// Looks at the pages from `first`, which was handed out, to the 63rd after it.
+    fn look<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        offset: u64,
+        budget: &mut Budget,
+        passes: &impl Fn(&[u64; PAIR]) -> bool,
+    ) -> Result<(), PhysError> {
+        let end = self.first.get().saturating_add((BATCH as u64).wrapping_mul(PAGE_BYTES));
+        let mut at = [Gpa::new(0); 2 * BATCH];
+        let mut count = 0_usize;
+        let mut page = Some(self.first);
+        while let Some(here) = page {
+            let pair = here.wrapping_add(offset);
+            for (slot, line) in at.iter_mut().skip(count).zip([pair, pair.wrapping_add(PAIR_BYTES / 2)]) {
+                *slot = line;
+            }
+            count = count.wrapping_add(2);
+            page = if count < at.len() { self.advance_below(mem, end)? } else { None };
+        }
+        budget.spend(count as u64 / 2);
+        let mut lines = [Line::default(); 2 * BATCH];
+        let mut done = 0_usize;
+        while let Some(wanted) = at.get(done..count).filter(|rest| !rest.is_empty()) {
+            let loaded = mem.load_lines(wanted, &mut lines)?;
+            for (gpa, pair) in wanted.iter().step_by(2).zip(lines.as_chunks::<2>().0).take(loaded / 2) {
+                if pair.as_flattened().first_chunk().is_some_and(passes) {
+                    let page = gpa.get().wrapping_sub(self.first.get()) / PAGE_BYTES;
+                    self.passed |= 1_u64.wrapping_shl(u32::try_from(page).unwrap_or(0));
+                }
+            }
+            // The pair after those that were loaded is of a page that is gone again: there is nothing in it.
+            done = done.wrapping_add(loaded / 2 * 2).wrapping_add(2);
+        }
+        Ok(())
+    }
+
+    /// The next whole page, if it lies below `end`.
+    fn advance_below<M: PhysRead>(&mut self, mem: &M, end: u64) -> Result<Option<Gpa>, PhysError> {
+        let before = *self;
+        let page = self.advance(mem)?.filter(|page| page.get() < end);
+        if page.is_none() {
+            *self = before;
+        }
+        Ok(page)
     }
 
     /// The next whole page.

@@ -17,8 +17,7 @@ use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, Level, Pte};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::groups::{HALF, WHOLE};
-use crate::process::pages::Pages;
-use crate::process::sieve::PAIR;
+use crate::process::pages::{PAIR, PAIR_BYTES, Pages};
 use crate::process::{Process, ProcessSource, Step};
 
 /// Entries of a table.
@@ -27,8 +26,9 @@ pub(super) const ENTRIES: u64 = 512;
 const KERNEL: u64 = 256;
 /// How far ahead the pass asks for lines, so that their misses overlap with its work.
 pub(super) const AHEAD: u64 = 16 * PAGE_BYTES;
-/// Entries read at a time.
-const BLOCK: u64 = 64;
+/// Entries read at a time, and where every read is a system call.
+const BLOCK: usize = 64;
+const TABLE: usize = ENTRIES as usize;
 
 /// What of an entry is compared: everything but what the processor sets, and the software bits that an operating system may
 /// count in.
@@ -44,20 +44,40 @@ pub(super) fn entries<M: PhysRead>(
     mem: &M,
     table: Gpa,
     from: u64,
+    each: impl FnMut(u64, Pte) -> bool,
+) -> Result<bool, PhysError> {
+    if mem.batch() > 1 {
+        entries_by::<M, TABLE>(mem, table, from, each)
+    } else {
+        entries_by::<M, BLOCK>(mem, table, from, each)
+    }
+}
+
+fn entries_by<M: PhysRead, const BLOCK: usize>(
+    mem: &M,
+    table: Gpa,
+    from: u64,
     mut each: impl FnMut(u64, Pte) -> bool,
 ) -> Result<bool, PhysError> {
-    let mut words = [0_u64; BLOCK as usize];
+    let mut block = [0_u64; BLOCK];
     let mut index = from;
     while index < ENTRIES {
-        mem.load_words(table.wrapping_add(index.wrapping_mul(8)), &mut words)?;
+        let words = rest_of(&mut block, index);
+        mem.load_words(table.wrapping_add(index.wrapping_mul(8)), words)?;
         for word in words {
-            if !each(index, Pte::new(word)) {
+            if !each(index, Pte::new(*word)) {
                 return Ok(false);
             }
             index = index.wrapping_add(1);
         }
     }
     Ok(true)
+}
+
+/// As much of a block as a table has entries from `index` on.
+fn rest_of(block: &mut [u64], index: u64) -> &mut [u64] {
+    let left = usize::try_from(ENTRIES.wrapping_sub(index)).unwrap_or(0).min(block.len());
+    block.get_mut(..left).unwrap_or_default()
 }
 
 /// Whether an entry could stand in a top table: absent, or a pointer to a table.
@@ -103,8 +123,22 @@ impl Comparison {
 
 /// Compares kernel halves; `None` where `root` cannot be a top table.
 fn compare<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> Result<Option<Comparison>, PhysError> {
-    let mut theirs = [0_u64; BLOCK as usize];
-    let mut ours = [0_u64; BLOCK as usize];
+    if mem.batch() > 1 {
+        compare_by::<M, { ENTRIES.wrapping_sub(KERNEL) as usize }>(mem, reference, root, phys_bits)
+    } else {
+        compare_by::<M, BLOCK>(mem, reference, root, phys_bits)
+    }
+}
+
+/// The same, `BLOCK` entries at a time; half of a table is a number of blocks.
+fn compare_by<M: PhysRead, const BLOCK: usize>(
+    mem: &M,
+    reference: Gpa,
+    root: Gpa,
+    phys_bits: u32,
+) -> Result<Option<Comparison>, PhysError> {
+    let mut theirs = [0_u64; BLOCK];
+    let mut ours = [0_u64; BLOCK];
     let mut result = Comparison::default();
     let mut index = 0_u64;
     while index < ENTRIES {
@@ -126,7 +160,7 @@ fn compare<M: PhysRead>(mem: &M, reference: Gpa, root: Gpa, phys_bits: u32) -> R
                 }
             }
         }
-        index = index.wrapping_add(BLOCK);
+        index = index.wrapping_add(BLOCK as u64);
     }
     Ok(Some(result))
 }
@@ -149,8 +183,14 @@ fn isolation_partner<M: PhysRead>(mem: &M, root: Gpa, phys_bits: u32) -> Option<
     }
     let mut users = 0_u32;
     let mut kernel = [0_u32; 2];
+    let mut block = [0_u64; BLOCK];
     let fits = entries(mem, root, 0, |index, ours| {
-        let Ok(theirs) = entry(mem, partner, index) else { return false };
+        // The partner's are read in blocks as well.
+        let place = usize::try_from(index).unwrap_or(0) % BLOCK;
+        if place == 0 && mem.load_words(partner.wrapping_add(index.wrapping_mul(8)), &mut block).is_err() {
+            return false;
+        }
+        let theirs = Pte::new(block.get(place).copied().unwrap_or(0));
         if index < KERNEL {
             users = users.wrapping_add(u32::from(ours.is_present()));
             ours.get() & COMPARED == theirs.get() & COMPARED
@@ -198,6 +238,20 @@ struct Sieve {
 }
 
 impl Sieve {
+    /// Where the pair of lines lies in a page.
+    const fn pair_at(&self) -> u64 {
+        let [(index, _), _] = self.entries;
+        index.wrapping_mul(8) & !PAIR_BYTES.wrapping_sub(1)
+    }
+
+    /// Whether a pair that was read passes.
+    fn passes_in(&self, pair: &[u64; PAIR]) -> bool {
+        self.entries.iter().any(|(index, value)| {
+            let found = usize::try_from(*index).ok().and_then(|index| pair.get(index % PAIR));
+            found.is_some_and(|found| found & COMPARED == *value)
+        })
+    }
+
     #[inline]
     fn passes<M: PhysRead>(&self, mem: &M, page: Gpa, budget: &mut Budget) -> bool {
         let [first, second] = self.entries;
@@ -263,8 +317,8 @@ impl KernelHalf {
                 last = Some([this, last.map_or(this, |[newest, _]| newest)]);
                 count = count.wrapping_add(1);
             }
-            let pair = index.wrapping_sub(KERNEL) / PAIR;
-            if index.wrapping_add(1).is_multiple_of(PAIR) {
+            let pair = index.wrapping_sub(KERNEL) / PAIR as u64;
+            if index.wrapping_add(1).is_multiple_of(PAIR as u64) {
                 let is_new = self.tried & 1_u32.wrapping_shl(u32::try_from(pair).unwrap_or(0)) == 0;
                 if let Some(entries) = last.take()
                     && is_new
@@ -308,9 +362,14 @@ impl ProcessSource for KernelHalf {
             };
             let [(ahead, _), _] = sieve.entries;
             loop {
-                let Some(page) = self.pages.advance(mem)? else {
-                    self.sieve = None;
-                    break;
+                let first_look = |pair: &[u64; PAIR]| sieve.passes_in(pair);
+                let page = match self.pages.advance_to(mem, sieve.pair_at(), budget, first_look)? {
+                    Step::Found(page) => page,
+                    Step::Pending => return Ok(Step::Pending),
+                    Step::Done => {
+                        self.sieve = None;
+                        break;
+                    }
                 };
                 mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(ahead.wrapping_mul(8)));
                 if sieve.passes(mem, page, budget) {

@@ -3,14 +3,13 @@
 //! The last 16 entries of a top table, 128 bytes, hold what a 64-bit kernel cannot do without: entry 511 the image of Linux and
 //! of the BSDs (the last 2 GiB), entry 0x1f0 that of Windows. Either will do.
 
+use super::pages::PAIR;
 use super::roots::{all_fit, reserved};
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::Pte;
 use crate::phys::PhysRead;
 
-/// Entries of the pair of lines.
-pub(super) const PAIR: u64 = 16;
 /// Entries of a line.
 const LINE: usize = 8;
 /// Where the pair starts in a page: entry 0x1f0.
@@ -49,4 +48,16 @@ pub(super) fn image_entry<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32, budge
     budget.spend(LINE as u64);
     mem.load_words(page.wrapping_add(line_at), &mut line).ok()?;
     all_fit(&line, reserved).then_some(entry)
+}
+
+/// The same of a pair of lines that was read.
+#[inline]
+pub(super) fn image_entry_in(pair: &[u64; PAIR], phys_bits: u32) -> Option<Pte> {
+    let reserved = reserved(phys_bits);
+    let (first, last) = pair.split_at(LINE);
+    let (entry, line) = match Pte::new(*last.last()?) {
+        entry if entry.is_present() => (entry, last),
+        _ => (Pte::new(*first.first()?), first),
+    };
+    (entry.is_present() && all_fit(line, reserved)).then_some(entry)
 }

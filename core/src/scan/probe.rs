@@ -19,7 +19,7 @@ use crate::structure::{JUDGED, Refusal, check_control, check_producer};
 const PAGE_LOADS: u64 = JUDGED.div_ceil(8) as u64;
 const CONTROL_LOADS: u64 = 3;
 /// Words of the line that refuses most pages.
-const LINE_LOADS: usize = 5;
+pub(super) const LINE_LOADS: usize = 5;
 
 /// What stands at an address that satisfies every structural rule. Whether a producer is behind it is another question:
 /// [`Region::confirm_alive`].
@@ -186,9 +186,12 @@ fn copy_control<M: PhysRead>(mem: &M, control: Gpa) -> Result<Control, PhysError
 fn could_be_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> bool {
     let mut line = [0_u64; LINE_LOADS];
     budget.spend(LINE_LOADS as u64);
-    if mem.load_words(page.wrapping_add(producer::STATUS), &mut line).is_err() {
-        return false;
-    }
+    mem.load_words(page.wrapping_add(producer::STATUS), &mut line).is_ok() && status_could_be_producers(line)
+}
+
+/// The same of a line that was read: its first words.
+#[inline]
+pub(super) fn status_could_be_producers(line: [u64; LINE_LOADS]) -> bool {
     let [heartbeat, _, epoch_status, backend_error, fps_formats] = line;
     let low = |word: u64| word & 0xffff_ffff;
     let high = |word: u64| word >> 32;

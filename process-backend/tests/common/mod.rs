@@ -180,12 +180,18 @@ impl RegionWrite for InPrivate<'_> {
     }
 }
 
-/// What the kernel says of a process's memory: pages that are present, and bytes of page tables.
-pub fn memory_of(pid: u32) -> (u64, u64) {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+/// What the kernel says of a process's memory: KiB that are present of the mapping at `addr`, and of all page tables.
+pub fn memory_of(pid: u32, addr: u64) -> (u64, u64) {
+    let number = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    (field("VmRSS:"), field("VmPTE:"))
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let holds = |line: &str| {
+        vgpu_perception_process::parse_area(line).is_some_and(|area| (area.start..area.end).contains(&addr))
+    };
+    let at = maps.lines().position(holds).unwrap();
+    let area: Vec<&str> = maps.lines().skip(at).collect();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    (number(&area.join("\n"), "Rss:"), number(&status, "VmPTE:"))
 }

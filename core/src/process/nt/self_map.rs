@@ -6,8 +6,8 @@ use crate::budget::Budget;
 use crate::paging::{Level, Pte};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::Step;
-use crate::process::pages::Pages;
-use crate::process::sieve::{image_entry, prefetch};
+use crate::process::pages::{PAIR, Pages};
+use crate::process::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 
 const BLOCK: usize = 64;
 /// What entries are read with: any processor.
@@ -77,7 +77,12 @@ impl SelfMapped {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let Some(page) = self.pages.advance(mem)? else { return Ok(Step::Done) };
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, PHYS_BITS).is_some();
+            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(page) => page,
+                Step::Pending => return Ok(Step::Pending),
+                Step::Done => return Ok(Step::Done),
+            };
             // The misses of the pages to come overlap with the work on this one.
             prefetch(mem, page.wrapping_add(AHEAD.wrapping_mul(PAGE_BYTES)));
             let Some(image) = image_entry(mem, page, PHYS_BITS, budget) else { continue };

@@ -1,0 +1,187 @@
+//! Memory that is read in batches gives what any other gives, in far fewer calls.
+
+use core::cell::Cell;
+
+use vgpu_perception::process::guest::{GuestKernel, GuestSearch};
+use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
+use vgpu_perception::region::FrameScratch;
+use vgpu_perception::{
+    AddressSpace, Budget, CopyHint, Cr3, Extent, Gpa, Line, NextUse, PageKind, PhysError, PhysErrorKind, PhysRead,
+    PhysRun, ProcessSource, Step,
+};
+use vgpu_perception_testkit::windows::{LAYOUTS, Options, Shape, StartBlock, WindowsGuest};
+use vgpu_perception_testkit::{LinuxOptions, Ram, candidates, standard_linux};
+
+/// Memory of which every read is a call, like that of another process.
+struct Batched<'r> {
+    ram: &'r Ram,
+    calls: Cell<u64>,
+    /// Pages whose lines cannot be loaded.
+    gone: &'r [Gpa],
+    batch: usize,
+}
+
+impl<'r> Batched<'r> {
+    fn new(ram: &'r Ram) -> Self {
+        Self { ram, calls: Cell::new(0), gone: &[], batch: 300 }
+    }
+
+    fn call(&self) {
+        self.calls.set(self.calls.get() + 1);
+    }
+}
+
+impl PhysRead for Batched<'_> {
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.call();
+        self.ram.read(gpa, dst)
+    }
+
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.call();
+        self.ram.load_u32(gpa)
+    }
+
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.call();
+        self.ram.load_u64(gpa)
+    }
+
+    fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
+        self.call();
+        if self.gone.contains(&Gpa::new(gpa.get() & !0xfff)) {
+            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
+        }
+        self.ram.load_words(gpa, dst)
+    }
+
+    fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
+        self.call();
+        assert!(at.len() <= self.batch, "{} lines at once", at.len());
+        let loaded = at.iter().zip(lines).take_while(|(gpa, line)| {
+            !self.gone.contains(&Gpa::new(gpa.get() & !0xfff)) && self.ram.load_words(**gpa, &mut line[..]).is_ok()
+        });
+        Ok(loaded.count())
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
+        self.call();
+        self.ram.read_runs(runs, dst, hint)
+    }
+
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        self.ram.next_extent(from)
+    }
+
+    fn page_kind(&self, page: Gpa) -> PageKind {
+        self.ram.page_kind(page)
+    }
+}
+
+fn all<S: ProcessSource>(mem: &impl PhysRead, mut source: S, budget: u64) -> Vec<(Cr3, Option<Cr3>)> {
+    let mut found = Vec::new();
+    loop {
+        match source.next_process(mem, &mut Budget::new(budget)).unwrap() {
+            Step::Found(process) => found.push((process.space.root, process.user_root)),
+            Step::Pending => {}
+            Step::Done => return found,
+        }
+    }
+}
+
+#[test]
+fn roots_and_candidates_are_the_same() {
+    for kpti in [false, true] {
+        let linux = standard_linux(LinuxOptions { kpti, ..LinuxOptions::default() });
+        let ram = &linux.guest.ram;
+        let reference = AddressSpace::new(Cr3::new(linux.kernel.init.root.get()));
+        let batched = Batched::new(ram);
+        for budget in [1, 100, u64::MAX] {
+            let roots = all(&batched, KernelHalf::new(reference), budget);
+            assert!(roots.len() > 5 && roots == all(ram, KernelHalf::new(reference), budget), "{roots:?}");
+            let elect = |scratch: usize, batched: Option<&Batched<'_>>| {
+                let mut kept = vec![RootCandidate::default(); scratch];
+                match batched {
+                    Some(mem) => all(mem, RootElection::new(None, &mut kept), budget),
+                    None => all(ram, RootElection::new(None, &mut kept), budget),
+                }
+            };
+            for scratch in [3, 4096] {
+                assert_eq!(elect(scratch, Some(&batched)), elect(scratch, None), "scratch for {scratch}");
+            }
+        }
+        let expected = candidates(ram, KernelHalf::new(reference));
+        assert!(expected.len() >= 2, "{expected:?}");
+        assert_eq!(candidates(&batched, KernelHalf::new(reference)), expected);
+    }
+}
+
+fn search(mem: &impl PhysRead) -> Option<GuestKernel> {
+    let mut scratch = vec![RootCandidate::default(); RootElection::CANDIDATES];
+    let mut search = GuestSearch::new(None, &mut scratch);
+    loop {
+        match search.step(mem, &mut Budget::new(1 << 14)).unwrap() {
+            Step::Found(kernel) => return Some(kernel),
+            Step::Pending => {}
+            Step::Done => return None,
+        }
+    }
+}
+
+#[test]
+fn a_windows_kernel_is_the_same() {
+    for start_block in [StartBlock::System, StartBlock::Missing] {
+        let options = Options { start_block, ..Options::default() };
+        let windows = WindowsGuest::build(LAYOUTS[0], Shape::FourLevel, options);
+        let expected = search(&windows.ram);
+        assert!(matches!(expected, Some(GuestKernel::Nt(_))), "{start_block:?}: {expected:?}");
+        assert_eq!(search(&Batched::new(&windows.ram)), expected);
+    }
+}
+
+#[test]
+fn passes_take_a_call_for_many_pages() {
+    let linux = standard_linux(LinuxOptions::default());
+    let ram = &linux.guest.ram;
+    let pages = ram.present_pages().count() as u64;
+    let reference = AddressSpace::new(Cr3::new(linux.kernel.init.root.get()));
+    let batched = Batched::new(ram);
+    let roots = all(&batched, KernelHalf::new(reference), u64::MAX);
+    // Whole tables for each root that passes, and 64 pages a call where they lie together.
+    let calls = batched.calls.get();
+    assert!(calls < pages / 4 + roots.len() as u64 * 600, "{calls} calls for {pages} pages and {} roots", roots.len());
+}
+
+#[test]
+fn a_page_that_is_gone_hides_no_other() {
+    let linux = standard_linux(LinuxOptions::default());
+    let ram = &linux.guest.ram;
+    let reference = AddressSpace::new(Cr3::new(linux.kernel.init.root.get()));
+    let expected = all(ram, KernelHalf::new(reference), u64::MAX);
+    let gone: Vec<Gpa> = ram.present_pages().filter(|page| page.get() % 0x3000 == 0).collect();
+    let batched = Batched { gone: &gone, ..Batched::new(ram) };
+    let kept: Vec<_> = expected.into_iter().filter(|(root, _)| !gone.contains(&root.table())).collect();
+    let found = all(&batched, KernelHalf::new(reference), u64::MAX);
+    let roots = |list: &[(Cr3, Option<Cr3>)]| list.iter().map(|(root, _)| *root).collect::<Vec<_>>();
+    if !gone.contains(&reference.root.table()) {
+        assert_eq!(roots(&found), roots(&kept));
+    }
+}
+
+#[test]
+fn a_frame_takes_a_call_a_table() {
+    let linux = standard_linux(LinuxOptions::default());
+    let ram = &linux.guest.ram;
+    let batched = Batched::new(ram);
+    let space = AddressSpace::new(Cr3::new(linux.region.space.root.get()));
+    let mut region = vgpu_perception::Region::new(space, linux.region.base);
+    let mut pixels = vec![0; 64 * 48 * 4];
+    let frame = region.sample_frame(&batched, &mut FrameScratch::new(), &mut pixels, NextUse::Unknown).unwrap();
+    let frame = frame.fresh().unwrap();
+    assert!(pixels == linux.region.image.pixels(frame.desc.frame_id));
+    assert!(batched.calls.get() < 80, "{} calls", batched.calls.get());
+}
