@@ -1,6 +1,6 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
-//! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows` run that part only, and of the
+//! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows`, `process` run that part only, and of the
 //! frames `cold`, `written`, `warm`, `1080p`, `4K` those alone.
 #![deny(unsafe_code)]
 
@@ -8,6 +8,7 @@ mod counts;
 mod frames;
 mod image;
 mod measure;
+mod process;
 mod raw;
 mod scale;
 mod scans;
@@ -22,12 +23,18 @@ fn main() {
     {
         return counts::count(operation, times.parse().expect("a number of times"));
     }
+    if arguments.first().is_some_and(|first| first == process::VMM) {
+        return process::vmm();
+    }
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let quick = has("--quick");
-    let parts = ["frames", "sinks", "small", "scale", "scans", "windows"];
+    let parts = ["frames", "sinks", "small", "scale", "scans", "windows", "process"];
     let wanted = |part: &str| has(part) || !parts.iter().any(|part| has(part));
     let start = std::time::Instant::now();
     let mut goals = measure::Goals::new();
+    if wanted("process") {
+        process::run(&mut goals, quick);
+    }
     if !["frames", "sinks", "small", "scans"].into_iter().any(wanted) {
         // What needs no large guest.
         println!("processor: {}", measure::processor());

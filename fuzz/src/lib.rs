@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod capi;
+mod core_files;
 mod guest;
 mod maps;
 mod nt;
@@ -17,6 +18,7 @@ mod snapshots;
 mod walk;
 
 pub use capi::capi;
+pub use core_files::core_files;
 pub use maps::maps;
 pub use nt::nt;
 pub use peers::{api, monitor, process};
@@ -45,4 +47,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("process", process),
     ("api", api),
     ("requests", requests),
+    ("core_files", core_files),
 ];

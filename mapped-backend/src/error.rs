@@ -60,6 +60,15 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// Not all huge pages of a file on hugetlbfs exist, and reading the others would allocate them.
+    HugeHoles {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// Bytes of huge pages that exist.
+        allocated: u64,
+    },
     /// The file is shorter than it was when it was opened.
     Shrunk {
         /// The file.
@@ -124,6 +133,12 @@ impl fmt::Display for OpenError {
             Self::NotSealed { path } => write!(
                 f,
                 "{}: is not sealed against shrinking (F_SEAL_SHRINK); seal the memfd, or do not require it",
+                path.display()
+            ),
+            Self::HugeHoles { path, len, allocated } => write!(
+                f,
+                "{}: {allocated:#x} of {len:#x} bytes of huge pages exist, and reading the others would allocate them; start the \
+                 guest with preallocated memory (prealloc=on), or read it through its process (pid:N)",
                 path.display()
             ),
             Self::Shrunk { path, was, now } => {

@@ -86,6 +86,21 @@ impl RamFile {
         rustix::fs::fcntl_get_seals(&self.fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
     }
 
+    /// Whether the file lies on hugetlbfs, where reading a page that does not exist yet allocates a huge one.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        const HUGETLBFS: u64 = 0x9584_58f6;
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == HUGETLBFS))
+    }
+
+    /// Bytes of storage that the file has now: fewer than it is long where it has holes.
+    #[must_use]
+    pub fn allocated(&self) -> u64 {
+        // Blocks of 512 bytes, whatever the filesystem's own are (`stat(2)`).
+        let blocks = rustix::fs::fstat(&self.fd).ok().and_then(|stat| u64::try_from(stat.st_blocks).ok());
+        blocks.unwrap_or(0).saturating_mul(512)
+    }
+
     /// Asks the file whether it still has the length it was opened with.
     ///
     /// # Errors

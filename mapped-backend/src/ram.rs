@@ -103,6 +103,11 @@ impl GuestRam {
         if let Some(file) = files.iter().find(|file| options.require_sealed && !file.is_sealed()) {
             return Err(OpenError::NotSealed { path: file.path().into() });
         }
+        // Neither the file nor the kernel tells which huge pages exist, so that nothing could be passed over.
+        if let Some(file) = files.iter().find(|file| file.is_huge() && file.allocated() < file.len()) {
+            let (len, allocated) = (file.len(), file.allocated());
+            return Err(OpenError::HugeHoles { path: file.path().into(), len, allocated });
+        }
         let mut maps = Vec::with_capacity(files.len());
         for file in &files {
             let map = map_file(file, options, &maps)?;

@@ -3,8 +3,9 @@
 mod common;
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{InPrivate, Private, Vmm, child, memory_of, say, told_to_go_on};
 use vgpu_perception::process::roots::KernelHalf;
@@ -22,6 +23,7 @@ const SIDE: u32 = 320;
 fn vmm_of_words() {
     let memory = Private::new(1 << 20);
     memory.fill(0, 1 << 20);
+    memory.word(0x1000).store(0, Ordering::Relaxed);
     say(&[memory.addr()]);
     let gone = Arc::new(AtomicBool::new(false));
     let watch = Arc::clone(&gone);
@@ -68,7 +70,6 @@ fn vmm_of_a_producer() {
     let memory = Private::new(RAM);
     memory.load(&linux.guest.ram);
     let space = linux.processes[linux.producer].space;
-    say(&[memory.addr(), space.root.get(), linux.region.base.get()]);
     let gone = Arc::new(AtomicBool::new(false));
     let watch = Arc::clone(&gone);
     std::thread::spawn(move || {
@@ -88,6 +89,10 @@ fn vmm_of_a_producer() {
         step += 1;
         producer.set_cursor(&pattern::cursor(step, SIDE, SIDE));
         producer.beat();
+        // Every slot was written: from here on the guest touches no page for the first time.
+        if step == 6 {
+            say(&[memory.addr(), space.root.get(), linux.region.base.get()]);
+        }
     }
 }
 

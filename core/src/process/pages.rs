@@ -122,7 +122,7 @@ impl Pages {
                 }
             }
             // The pair after those that were loaded is of a page that is gone again: there is nothing in it.
-            done = done.wrapping_add(loaded / 2 * 2).wrapping_add(2);
+            done = done.wrapping_add(loaded & !1).wrapping_add(2);
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ pub(super) const AHEAD: u64 = 16 * PAGE_BYTES;
 /// Entries read at a time, and where every read is a system call.
 const BLOCK: usize = 64;
 const TABLE: usize = ENTRIES as usize;
+/// Entries of a pair of lines.
+const PAIR_ENTRIES: u64 = PAIR as u64;
 
 /// What of an entry is compared: everything but what the processor sets, and the software bits that an operating system may
 /// count in.
@@ -317,8 +319,8 @@ impl KernelHalf {
                 last = Some([this, last.map_or(this, |[newest, _]| newest)]);
                 count = count.wrapping_add(1);
             }
-            let pair = index.wrapping_sub(KERNEL) / PAIR as u64;
-            if index.wrapping_add(1).is_multiple_of(PAIR as u64) {
+            let pair = index.wrapping_sub(KERNEL) / PAIR_ENTRIES;
+            if index.wrapping_add(1).is_multiple_of(PAIR_ENTRIES) {
                 let is_new = self.tried & 1_u32.wrapping_shl(u32::try_from(pair).unwrap_or(0)) == 0;
                 if let Some(entries) = last.take()
                     && is_new

@@ -15,12 +15,14 @@ pub struct Registers {
 /// What was found in notes.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
+    /// Bytes that were read, of all segments of notes.
+    read: u64,
     pub(super) registers: Vec<Registers>,
     pub(super) of_a_guest: bool,
     pub(super) of_a_process: bool,
 }
 
-/// Bytes of notes that are read: those of two thousand processors.
+/// Bytes of notes that are read of a dump: those of two thousand processors.
 const MOST: u64 = 1 << 20;
 /// `NT_PRPSINFO` and `NT_AUXV`, `NT_FILE`: only a process has them.
 const PROCESS: [u32; 3] = [3, 6, 0x4649_4c45];
@@ -52,10 +54,12 @@ pub(super) fn read(
     if needs > len {
         return Err(CoreError::Truncated { needs, len });
     }
-    let mut text = vec![0; usize::try_from(bytes.min(MOST)).unwrap_or(0)];
+    let bytes = bytes.min(MOST - to.read);
+    to.read += bytes;
+    let mut text = vec![0; usize::try_from(bytes).unwrap_or(0)];
     dump.read_at(&mut text, offset).map_err(CoreError::Io)?;
     let mut rest = text.as_slice();
-    while let Some((name, kind, value, after)) = next(rest) {
+    while let Some(Note { name, kind, value, rest: after }) = next(rest) {
         rest = after;
         if name == b"CORE\0" && PROCESS.contains(&kind) {
             to.of_a_process = true;
@@ -71,15 +75,23 @@ pub(super) fn read(
     Ok(())
 }
 
-/// The first note: its name, kind and value, and what follows it.
-fn next(notes: &[u8]) -> Option<(&[u8], u32, &[u8], &[u8])> {
+/// A note, and what follows it.
+struct Note<'n> {
+    name: &'n [u8],
+    kind: u32,
+    value: &'n [u8],
+    rest: &'n [u8],
+}
+
+/// The first note.
+fn next(notes: &[u8]) -> Option<Note<'_>> {
     let (header, rest) = notes.split_at_checked(12)?;
     let field = Fields(header);
     let length = |at| usize::try_from(field.u32(at)).ok();
     let (name_len, value_len) = (length(0)?, length(4)?);
     let (name, rest) = padded(rest, name_len)?;
     let (value, rest) = padded(rest, value_len)?;
-    Some((name, field.u32(8), value, rest))
+    Some(Note { name, kind: field.u32(8), value, rest })
 }
 
 /// `len` bytes, and what follows them and their padding to a multiple of 4; the last need not be padded.

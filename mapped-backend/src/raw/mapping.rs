@@ -25,9 +25,10 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes of `fd`, `len` not 0.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is
-        // replaced.
-        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, fd, 0) }?;
+        // Without a reservation: one of huge pages would take them from whoever wants them next.
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
+        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, flags, fd, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { base, len, watch: None })
     }
