@@ -1,13 +1,13 @@
 //! Several live regions in one guest: which of them a command is about, and that the others are said.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use serde_json::Value;
 use vgpu_perception_testkit::{FileSegment, LinuxOptions, StandardLinux, standard_linux};

@@ -1,10 +1,11 @@
 //! Monitors that misbehave: each ends in an error that says what is wrong, within a deadline and a megabyte.
 
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vgpu_perception_host::attach::{AttachError, AttachErrorKind, GuestSource, GuestSpec, MonitorAddress, attach};
 
@@ -23,8 +24,8 @@ fn served(name: &str, answer: impl FnOnce(UnixStream) + Send + 'static) -> (Path
     (path, server)
 }
 
-fn refused(path: &PathBuf) -> AttachError {
-    let spec = GuestSpec::new(GuestSource::Monitor(MonitorAddress::Unix(path.clone())));
+fn refused(path: &Path) -> AttachError {
+    let spec = GuestSpec::new(GuestSource::Monitor(MonitorAddress::Unix(path.to_owned())));
     let error = attach(&spec).unwrap_err();
     assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
     assert!(!error.to_string().contains("start QEMU with"), "it runs already: {error}");

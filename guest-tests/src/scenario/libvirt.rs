@@ -1,11 +1,12 @@
 //! Guests of a real libvirt, by name: its monitor is left to it, and nothing of the guest is tainted.
 
+use core::time::Duration;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vgpu_perception_guest_tests::attach::scan_unknown;
 use vgpu_perception_guest_tests::{Assets, Ready, Result};
