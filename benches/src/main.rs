@@ -1,7 +1,7 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
-//! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows`, `process` run that part only, and of the
-//! frames `cold`, `written`, `warm`, `1080p`, `4K` those alone.
+//! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows`, `process` run that part only,
+//! and of the frames `cold`, `written`, `warm`, `1080p`, `4K` those alone.
 #![deny(unsafe_code)]
 
 mod counts;

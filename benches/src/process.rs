@@ -32,8 +32,8 @@ const PAGE: u64 = 4096;
 const WIDTH: u32 = 1920;
 const HEIGHT: u32 = 1080;
 
-/// A VMM: a guest in private memory until its input ends. The pages that the guest has not written hold random words, up to
-/// 1 GiB in all.
+/// A VMM: a guest in private memory until its input ends. The pages that the guest has not written hold random words,
+/// up to 1 GiB in all.
 pub(crate) fn vmm() {
     let image = RegionImage { width: WIDTH, height: HEIGHT, frames: 2, ..RegionImage::default() };
     let linux = standard_linux(LinuxOptions { image, ram: RAM, ..LinuxOptions::default() });

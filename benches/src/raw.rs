@@ -200,8 +200,8 @@ pub(crate) fn copy_of_process(pid: u32, pieces: &[Remote], piece: usize, dst: &m
     for (pieces, dst) in pieces.chunks(1024).zip(dst.chunks_mut(1024 * piece)) {
         let local = libc::iovec { iov_base: dst.as_mut_ptr().cast(), iov_len: dst.len() };
         let (from, count) = (pieces.as_ptr().cast::<libc::iovec>(), pieces.len() as libc::c_ulong);
-        // SAFETY: `local` is all of `dst`, which is exclusive; `Remote` is an `iovec`, of which there are `count`; the kernel
-        // checks the addresses in them, which are the other process's.
+        // SAFETY: `local` is all of `dst`, which is exclusive; `Remote` is an `iovec`, of which there are `count`; the
+        // kernel checks the addresses in them, which are the other process's.
         let copied = unsafe { libc::process_vm_readv(pid.cast_signed(), &raw const local, 1, from, count, 0) };
         assert_eq!(usize::try_from(copied), Ok(dst.len()), "{}", io::Error::last_os_error());
     }

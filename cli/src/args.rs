@@ -71,8 +71,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").args(["guest", "qmp", "pid"]).required(true))]
 pub(crate) struct Guest {
-    /// The guest: name:NAME, pid:N, qmp:PATH, qmp:HOST:PORT, ch:SOCKET, ram:FILE[,FILE...], core:FILE, or a word that can
-    /// be only one of these
+    /// The guest: name:NAME, pid:N, qmp:PATH, qmp:HOST:PORT, ch:SOCKET, ram:FILE[,FILE...], core:FILE, or a word that
+    /// can be only one of these
     pub(crate) guest: Option<String>,
     /// How the machine splits the RAM of ram:FILE: pc, q35, microvm, ch (cloud-hypervisor), firecracker or crosvm, with
     /// its options behind commas: max-ram-below-4g=SIZE, above-4g=1T
@@ -161,7 +161,8 @@ pub(crate) struct Sample {
     /// Take every live region, each into a file of its own: FILE-BASE-CR3
     #[arg(long, conflicts_with = "stale")]
     pub(crate) all: bool,
-    /// Where to write the picture: a file, in the format that its name says (.png, .jpg, .ppm), or - for standard output
+    /// Where to write the picture: a file, in the format that its name says (.png, .jpg, .ppm), or - for standard
+    /// output
     #[arg(short, long, value_name = "FILE|-", default_value = "frame.png")]
     pub(crate) output: PathBuf,
     /// The format, whatever the name says

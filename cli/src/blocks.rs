@@ -1,4 +1,5 @@
-//! A picture in character cells: two pixels a cell where there is colour, a letter as dark as the pixels where there is none.
+//! A picture in character cells: two pixels a cell where there is colour, a letter as dark as the pixels where there is
+//! none.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

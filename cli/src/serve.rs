@@ -28,8 +28,8 @@ pub(crate) struct Listen {
     /// Where to listen: IP:PORT, port 0 for a free one, or unix:PATH for this user alone (mode 0600)
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub(crate) listen: Address,
-    /// Listen at an address that other machines reach; needs --token-file. Everybody who holds the token sees the screens,
-    /// and so does who reads the network: put a proxy with TLS before it
+    /// Listen at an address that other machines reach; needs --token-file. Everybody who holds the token sees the
+    /// screens, and so does who reads the network: put a proxy with TLS before it
     #[arg(long, requires = "token_file")]
     pub(crate) allow_remote: bool,
     /// Take the token from this file, which nobody else may read; else a fresh one is made and printed

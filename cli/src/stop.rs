@@ -17,8 +17,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Stop(Arc<(Mutex<Option<i32>>, Condvar)>);
 
 impl Stop {
-    /// Listens to interrupt, terminate and hang-up. Where the command has not ended two seconds after the first of them, or
-    /// when a second comes, `last` runs and the process ends.
+    /// Listens to interrupt, terminate and hang-up. Where the command has not ended two seconds after the first of
+    /// them, or when a second comes, `last` runs and the process ends.
     pub(crate) fn on_signals(last: impl Fn() + Send + Sync + 'static) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::Guest(format!("cannot listen to signals: {error}"));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;

@@ -2,8 +2,9 @@
 
 /// Loads that a resumable operation may still make.
 ///
-/// The unit is one load of a word, whoever makes it: a resolver's loads are spent as well. An operation finishes the piece that
-/// it began, so a budget can be overdrawn by one piece: a table for most, and at most [`Budget::PIECE`] loads.
+/// The unit is one load of a word, whoever makes it: a resolver's loads are spent as well. An operation finishes the
+/// piece that it began, so a budget can be overdrawn by one piece: a table for most, and at most [`Budget::PIECE`]
+/// loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     left: u64,

@@ -1,4 +1,5 @@
-//! Bounds with a resolver inside: what it reads is charged, to the budget and to the limit of tables, whatever it answers.
+//! Bounds with a resolver inside: what it reads is charged, to the budget and to the limit of tables, whatever it
+//! answers.
 
 mod common;
 

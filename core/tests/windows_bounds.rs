@@ -61,8 +61,8 @@ fn an_attach_reads_little() {
     println!("at most {most:?} loads: from a root, re-validated, from nothing, beyond the budget of a step");
 }
 
-/// Garbage everywhere: pages that read like tables and lead to each other, images without end, lists of nothing. No step runs
-/// longer than its budget says.
+/// Garbage everywhere: pages that read like tables and lead to each other, images without end, lists of nothing. No
+/// step runs longer than its budget says.
 #[test]
 fn no_step_runs_on_in_garbage() {
     for seed in 0..6 {
@@ -238,8 +238,8 @@ impl PhysRead for Lines<'_> {
     }
 }
 
-/// With nothing known, a page of RAM that is no table costs one pair of lines that lie side by side: in the sieve for tables
-/// that name themselves and in the one for roots together.
+/// With nothing known, a page of RAM that is no table costs one pair of lines that lie side by side: in the sieve for
+/// tables that name themselves and in the one for roots together.
 #[test]
 fn the_first_sieve_takes_one_pair_of_lines_a_page() {
     const PAGES: u64 = 4096;

@@ -1,4 +1,5 @@
-//! What the Windows resolver costs the operations that ask it, on honest guests and on hostile ones: counted, not timed.
+//! What the Windows resolver costs the operations that ask it, on honest guests and on hostile ones: counted, not
+//! timed.
 
 use vgpu_perception::paging::{LeafCursor, LeafStep, Level};
 use vgpu_perception::process::nt::{NtKernel, NtPaging};
@@ -120,7 +121,8 @@ fn a_page_of_a_trimmed_frame_costs_eight_loads() {
             // What is copied is no load of a table.
             let loads = count.accesses() - count.runs;
             println!("{layout} {name}: {loads} loads for {PAGES_OF_A_FRAME} pages, {} runs", count.runs);
-            // Where the process never touched a page of a table there is none: each page is then a walk of its own, twice.
+            // Where the process never touched a page of a table there is none: each page is then a walk of its own,
+            // twice.
             let most = if name == "untouched" { 9 } else { 8 };
             assert!(loads <= most * PAGES_OF_A_FRAME, "{layout} {name}: {loads} loads for {PAGES_OF_A_FRAME} pages");
         }

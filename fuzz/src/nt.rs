@@ -1,8 +1,8 @@
-//! The Windows chain: start block, self map, image, exports, objects, list, descriptors, prototypes; over guests that are whole
-//! but for some lies, each told where it matters.
+//! The Windows chain: start block, self map, image, exports, objects, list, descriptors, prototypes; over guests that
+//! are whole but for some lies, each told where it matters.
 //!
-//! The guests, their kernels and the producers' spaces are made once. An input goes one part of the way: most ask the resolver
-//! or walk some of the list, few attach anew, fewer search for a kernel.
+//! The guests, their kernels and the producers' spaces are made once. An input goes one part of the way: most ask the
+//! resolver or walk some of the list, few attach anew, fewer search for a kernel.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

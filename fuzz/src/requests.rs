@@ -1,5 +1,5 @@
-//! What comes from clients of the server: raw bytes, paths with the token, headers without it. Nobody who lacks the token sees
-//! a guest's name, and every connection ends.
+//! What comes from clients of the server: raw bytes, paths with the token, headers without it. Nobody who lacks the
+//! token sees a guest's name, and every connection ends.
 
 use std::cell::RefCell;
 use std::sync::Arc;

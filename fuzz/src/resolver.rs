@@ -1,5 +1,5 @@
-//! The scan with the Windows resolver under it, and the resolver against a second one: over guests that are whole but for some
-//! lies.
+//! The scan with the Windows resolver under it, and the resolver against a second one: over guests that are whole but
+//! for some lies.
 
 use arbitrary::{Result, Unstructured};
 use vgpu_perception::paging::NotPresentResolver;
@@ -14,7 +14,8 @@ use vgpu_perception_testkit::{Counting, Ram};
 
 use crate::nt::{Guest, among_lies};
 
-/// See [`crate`]. The scan of one process of a Windows guest: no step runs on, and every candidate stands up to a second look.
+/// See [`crate`]. The scan of one process of a Windows guest: no step runs on, and every candidate stands up to a
+/// second look.
 pub fn resolver(data: &[u8]) {
     among_lies(data, |u, guest, lies| scan(u, guest, lies));
 }

@@ -77,7 +77,8 @@ impl Guest {
         self
     }
 
-    /// Watches `latest`, and of each slot its number, its descriptor's `frame_id` and time stamp, and `words` words of pixels.
+    /// Watches `latest`, and of each slot its number, its descriptor's `frame_id` and time stamp, and `words` words of
+    /// pixels.
     #[must_use]
     pub fn frames(mut self, words: u64) -> Self {
         self = self.narrow(producer::LATEST);
@@ -285,8 +286,8 @@ impl LoomWrite {
         self
     }
 
-    /// Maps the producer page elsewhere, as a kernel does that moves a page: the entry first, and only then may the old frame
-    /// get other contents, which `then` stores at `offset` of the old page.
+    /// Maps the producer page elsewhere, as a kernel does that moves a page: the entry first, and only then may the old
+    /// frame get other contents, which `then` stores at `offset` of the old page.
     pub fn move_page_and_reuse(&self, offset: u64, then: u64) {
         self.unmap_and_reuse(PAGE_TABLE + (BASE.get() >> 12 & 511) * 8, offset, then);
     }

@@ -27,8 +27,8 @@ impl Faults {
 const WIDTH: u32 = 2;
 const WORDS: u64 = 1;
 
-/// Loads of one try that takes a frame: 4 to walk to the page, 1 for `latest`, 2 for the slot's number, 4 for the descriptor,
-/// twice 4 to walk to the slot, 1 for the pixels, 4 to look at the walk again.
+/// Loads of one try that takes a frame: 4 to walk to the page, 1 for `latest`, 2 for the slot's number, 4 for the
+/// descriptor, twice 4 to walk to the slot, 1 for the pixels, 4 to look at the walk again.
 const ONE_TRY: u64 = 24;
 
 fn meta(frame: u64) -> FrameMeta {
@@ -138,7 +138,8 @@ pub fn half(outcomes: &Outcomes, faults: Faults) {
     }
 }
 
-/// A session break while frames are taken: what is taken afterwards, with the handle told to begin anew, is of one session.
+/// A session break while frames are taken: what is taken afterwards, with the handle told to begin anew, is of one
+/// session.
 pub fn restart(outcomes: &Outcomes, faults: Faults) {
     let guest = Guest::new(WIDTH).frames(WORDS).narrow(producer::RUN_EPOCH).wide(producer::HEARTBEAT);
     let (ram, mut producer) = parts(&guest, faults, Start::default());
@@ -339,8 +340,8 @@ pub fn moved(outcomes: &Outcomes, faults: Faults) {
     assert!(region.read_status(&ram).is_err(), "the page is gone");
 }
 
-/// The kernel moves the page of a slot and uses the old one for something else while the frame in it is copied. Nobody touches
-/// the slot's sequence number: only the entries tell.
+/// The kernel moves the page of a slot and uses the old one for something else while the frame in it is copied. Nobody
+/// touches the slot's sequence number: only the entries tell.
 pub fn ring_moved(outcomes: &Outcomes, faults: Faults) {
     const OTHER: u64 = 0xbad;
     let guest = Guest::new(WIDTH).frames(WORDS).slot_entry(0);

@@ -1,5 +1,5 @@
-//! The models can fail: each ordering is weakened alone, in the reader's memory or in the writer's, and each time the model
-//! that is named for it finds an execution that breaks a property.
+//! The models can fail: each ordering is weakened alone, in the reader's memory or in the writer's, and each time the
+//! model that is named for it finds an execution that breaks a property.
 
 use vgpu_perception::abi::producer;
 use vgpu_perception_loom::scenario::{self, Faults};
@@ -24,13 +24,13 @@ fn writer(writer: WriterFault) -> Faults {
     Faults { writer, ..Faults::NONE }
 }
 
-/// A frame's try has five fences: after `latest`, at the start of the section, after a chunk, before the second look at the
-/// number, before the second look at the entries. A line's has three: the second, the fourth and the fifth of these. The
-/// heartbeat's has three: after the epoch, after the heartbeat, before the entries.
+/// A frame's try has five fences: after `latest`, at the start of the section, after a chunk, before the second look at
+/// the number, before the second look at the entries. A line's has three: the second, the fourth and the fifth of
+/// these. The heartbeat's has three: after the epoch, after the heartbeat, before the entries.
 ///
-/// One fence is not here, since leaving it out changes no outcome: the one after `latest`. The fence at the start of the
-/// section comes after it and orders the same loads; what is missing is only that the slot's number may be an old one, which
-/// the second look finds.
+/// One fence is not here, since leaving it out changes no outcome: the one after `latest`. The fence at the start of
+/// the section comes after it and orders the same loads; what is missing is only that the slot's number may be an old
+/// one, which the second look finds.
 #[test]
 fn every_weakened_ordering_is_caught() {
     let mutants: [(&str, Faults, (&str, Model)); 19] = [

@@ -41,8 +41,8 @@ impl RamFile {
     /// Takes an inherited or received descriptor (a memfd, an unlinked file); `name` is what errors call it.
     ///
     /// The file is opened again through `/proc/self/fd`, read-only and with a file position of its own: what was handed
-    /// over may be open for writing and is shared with whoever handed it over. Where that cannot be done (no `/proc`), a
-    /// descriptor that is read-only is used as it is.
+    /// over may be open for writing and is shared with whoever handed it over. Where that cannot be done (no `/proc`),
+    /// a descriptor that is read-only is used as it is.
     ///
     /// # Errors
     /// As [`open`](Self::open); [`OpenError::NotReadOnly`] for a writable descriptor that cannot be opened again.
@@ -121,9 +121,9 @@ impl RamFile {
         Ok(u64::try_from(rustix::fs::fstat(&self.fd)?.st_size).unwrap_or(0))
     }
 
-    /// Whether as many blocks are allocated as the file is long now: one that grew has blocks that are not those of the part
-    /// that was opened. Files in memory count nothing else; elsewhere a few holes can hide behind blocks of another kind, and
-    /// reading those does no harm.
+    /// Whether as many blocks are allocated as the file is long now: one that grew has blocks that are not those of the
+    /// part that was opened. Files in memory count nothing else; elsewhere a few holes can hide behind blocks of
+    /// another kind, and reading those does no harm.
     fn is_dense(&self) -> bool {
         // Blocks of 512 bytes, whatever the filesystem's own are (`stat(2)`).
         let dense = rustix::fs::fstat(&self.fd).is_ok_and(|stat| {
@@ -137,7 +137,8 @@ impl RamFile {
 
     /// Whether the byte at `at` is data; files keep track of whole pages or more.
     pub(crate) fn has_data_at(&self, at: u64) -> bool {
-        // Where the kernel counts no hole, it need not look for one at this place, which takes it several times as long.
+        // Where the kernel counts no hole, it need not look for one at this place, which takes it several times as
+        // long.
         if at < self.len && !self.has_holes.load(Ordering::Relaxed) && self.is_dense() {
             return true;
         }
@@ -155,7 +156,8 @@ impl RamFile {
         if from >= end {
             return Ok(None);
         }
-        // To find the next hole the kernel looks at every page up to it: most of a second for a large guest that has none.
+        // To find the next hole the kernel looks at every page up to it: most of a second for a large guest that has
+        // none.
         if self.is_dense() {
             return Ok(Some((from, end - from)));
         }

@@ -47,8 +47,8 @@ impl RamOptions {
 
     /// Makes the loss of a file that shrinks a [`PhysErrorKind::Lost`] instead of the end of the process.
     ///
-    /// Nothing that was lost is ever given as zeros. Once it happened, reads of the guest's other bytes fail as well, but for
-    /// single words that are still there: open its RAM anew.
+    /// Nothing that was lost is ever given as zeros. Once it happened, reads of the guest's other bytes fail as well,
+    /// but for single words that are still there: open its RAM anew.
     #[must_use]
     pub const fn guard(mut self, guard: SigbusGuard) -> Self {
         self.guard = Some(guard);
@@ -60,20 +60,22 @@ impl RamOptions {
 ///
 /// # When a file shrinks
 ///
-/// A load from a mapped page that its file no longer has ends the process with `SIGBUS`. There are three ways to meet this:
-/// files that cannot shrink ([`RamOptions::require_sealed`]), asking before a long piece of work ([`check`](Self::check),
-/// which leaves a gap), and a signal handler that the program opts into ([`RamOptions::guard`]).
+/// A load from a mapped page that its file no longer has ends the process with `SIGBUS`. There are three ways to meet
+/// this: files that cannot shrink ([`RamOptions::require_sealed`]), asking before a long piece of work
+/// ([`check`](Self::check), which leaves a gap), and a signal handler that the program opts into
+/// ([`RamOptions::guard`]).
 ///
 /// # Buffers
 ///
-/// Any buffer will do. A frame that lies together in RAM is copied fastest into one that begins at a page; a large `Vec`
-/// begins 16 bytes after one, and that takes up to a quarter longer.
+/// Any buffer will do. A frame that lies together in RAM is copied fastest into one that begins at a page; a large
+/// `Vec` begins 16 bytes after one, and that takes up to a quarter longer.
 ///
 /// # How frames are copied
 ///
-/// [`copy_methods`](crate::copy_methods) lists the methods. Unless the caller fixes one (`CopyPolicy::Fixed`), the first frames of
-/// each kind try them, the fastest is kept, and now and then another is tried again: at most 5 % beyond the best method in the
-/// first 100 frames, 1 % afterwards. Where the caller reads the copy at once, a trial reads it too, to know what that takes.
+/// [`copy_methods`](crate::copy_methods) lists the methods. Unless the caller fixes one (`CopyPolicy::Fixed`), the
+/// first frames of each kind try them, the fastest is kept, and now and then another is tried again: at most 5 % beyond
+/// the best method in the first 100 frames, 1 % afterwards. Where the caller reads the copy at once, a trial reads it
+/// too, to know what that takes.
 pub struct GuestRam {
     space: Space,
     files: Box<[RamFile]>,
@@ -191,10 +193,10 @@ impl GuestRam {
 
     /// Reads the `T` at `gpa` by a volatile load, for single fields that need no ordering.
     ///
-    /// `T` is read as the host lays it out: wrap numbers that the guest keeps little-endian in zerocopy's types, or convert.
-    /// A volatile read of more than a word is not one access, and no read is ordered with others: a seqlock rests on
-    /// [`load_words`](PhysRead::load_words) and [`fence_acquire`](PhysRead::fence_acquire). Reads here know nothing of a
-    /// file that was lost: ask [`is_lost`](Self::is_lost) afterwards where that matters.
+    /// `T` is read as the host lays it out: wrap numbers that the guest keeps little-endian in zerocopy's types, or
+    /// convert. A volatile read of more than a word is not one access, and no read is ordered with others: a seqlock
+    /// rests on [`load_words`](PhysRead::load_words) and [`fence_acquire`](PhysRead::fence_acquire). Reads here know
+    /// nothing of a file that was lost: ask [`is_lost`](Self::is_lost) afterwards where that matters.
     ///
     /// ```no_run
     /// # use vgpu_perception::Gpa;
@@ -204,8 +206,8 @@ impl GuestRam {
     /// ```
     ///
     /// # Errors
-    /// [`PhysErrorKind::Gap`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not aligned
-    /// for a `T`.
+    /// [`PhysErrorKind::Gap`] where it does not lie in one segment, [`PhysErrorKind::Misaligned`] where `gpa` is not
+    /// aligned for a `T`.
     pub fn volatile_read<T: FromBytes + Copy>(&self, gpa: Gpa) -> Result<T, PhysError> {
         self.space.volatile_read(gpa.get())
     }
@@ -240,18 +242,19 @@ impl GuestRam {
         self.space.view(window)
     }
 
-    /// Bytes that are kept of what copies of a guest were measured to take, beside this value: they are allocated when it is made.
+    /// Bytes that are kept of what copies of a guest were measured to take, beside this value: they are allocated when
+    /// it is made.
     pub const MEASURED_BYTES: usize = crate::plan::Chooser::BYTES;
 
-    /// What copies of this guest were measured to take so far: to be saved, and given to [`calibrate`](Self::calibrate) when
-    /// the program runs again.
+    /// What copies of this guest were measured to take so far: to be saved, and given to [`calibrate`](Self::calibrate)
+    /// when the program runs again.
     #[must_use]
     pub fn calibration(&self) -> Calibration {
         Calibration::of(self.space.chooser())
     }
 
-    /// Has copies begin with methods that were measured before, instead of trying all in the first frames. Does nothing where
-    /// that was on [another processor](Calibration::is_for_this_processor).
+    /// Has copies begin with methods that were measured before, instead of trying all in the first frames. Does nothing
+    /// where that was on [another processor](Calibration::is_for_this_processor).
     ///
     /// ```
     /// # fn of(ram: &vgpu_perception_mapped::GuestRam, path: &str) -> Result<(), Box<dyn std::error::Error>> {

@@ -135,8 +135,8 @@ fn a_file_that_becomes_sparse_after_opening_has_holes_from_then_on() {
     assert_eq!(allocated(&file), before);
 }
 
-/// A guest's tables that lead into RAM that was never touched: all of it reads as empty tables, and an enumeration leaves the
-/// file as it was. One walk to one address may fill the page of a table that it reads.
+/// A guest's tables that lead into RAM that was never touched: all of it reads as empty tables, and an enumeration
+/// leaves the file as it was. One walk to one address may fill the page of a table that it reads.
 #[test]
 fn an_enumeration_of_tables_in_holes_fills_none() {
     let file = memfd(64 << 20);

@@ -17,8 +17,8 @@ const RANGES: usize = 512;
 const FEW: usize = 8;
 /// Bytes that one call copies at most, below the kernel's own limit of 2 GiB.
 const MOST: usize = 1 << 30;
-/// How often a word is copied anew whose two copies differ. Each time, a store fell between them; nothing in a region, and no
-/// table, is written that often.
+/// How often a word is copied anew whose two copies differ. Each time, a store fell between them; nothing in a region,
+/// and no table, is written that often.
 const TRIES: u32 = 64;
 
 /// A copy of several ranges into one buffer.
@@ -105,8 +105,8 @@ const fn bad_length(gpa: u64) -> PhysError {
 }
 
 impl ProcessRam {
-    /// An aligned word of `N` bytes, whole: copied twice by one call, until both copies agree. One that never does is given as
-    /// it was copied last.
+    /// An aligned word of `N` bytes, whole: copied twice by one call, until both copies agree. One that never does is
+    /// given as it was copied last.
     fn word<const N: usize>(&self, gpa: Gpa) -> Result<[u8; N], PhysError> {
         let at = gpa.get();
         if !at.is_multiple_of(N as u64) {

@@ -109,7 +109,8 @@ impl Access {
         Self { token: Some(token), cookie: format!("vgpu_token_{port}"), names: Vec::new(), any_literal: false }
     }
 
-    /// From elsewhere too: any IP address in the Host header, since no name that an attacker can point elsewhere is one.
+    /// From elsewhere too: any IP address in the Host header, since no name that an attacker can point elsewhere is
+    /// one.
     #[must_use]
     pub fn remote(token: Token, port: u16) -> Self {
         Self { any_literal: true, ..Self::loopback(token, port) }

@@ -8,9 +8,9 @@
 //! | `/guests/NAME/stream` | MJPEG; `?fps=1` to `60`, `?width=` |
 //! | `/metrics` | OpenMetrics |
 //!
-//! A screen is shown to nobody who does not hold the token ([`Access`]). Everything is bounded: clients, guests, the size of a
-//! request, the time that a client may take ([`Limits`]). A client that reads slowly gets fewer frames; the server keeps one
-//! frame a guest, whatever the number of clients. While nobody looks, nothing is read from any guest.
+//! A screen is shown to nobody who does not hold the token ([`Access`]). Everything is bounded: clients, guests, the
+//! size of a request, the time that a client may take ([`Limits`]). A client that reads slowly gets fewer frames; the
+//! server keeps one frame a guest, whatever the number of clients. While nobody looks, nothing is read from any guest.
 #![forbid(unsafe_code)]
 
 mod access;

@@ -1,5 +1,5 @@
-//! The thread of a guest: attaches, follows the producer, copies frames while somebody wants them, and sleeps while nobody
-//! does.
+//! The thread of a guest: attaches, follows the producer, copies frames while somebody wants them, and sleeps while
+//! nobody does.
 
 use core::time::Duration;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

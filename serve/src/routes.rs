@@ -18,7 +18,8 @@ use crate::guests::Guests;
 use crate::shot::{Kind, Width};
 use crate::stream;
 
-/// Whatever a response holds: nothing of another server, no script of another's, no frame around it, nothing kept on a disk.
+/// Whatever a response holds: nothing of another server, no script of another's, no frame around it, nothing kept on a
+/// disk.
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,

@@ -1,4 +1,5 @@
-//! One frame of a guest, and its pictures: made when the first client wants one, and given to all others who want the same.
+//! One frame of a guest, and its pictures: made when the first client wants one, and given to all others who want the
+//! same.
 
 use core::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

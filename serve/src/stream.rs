@@ -27,8 +27,8 @@ struct State {
     parts: Vec<Bytes>,
 }
 
-/// The response: whenever the client has room, the frame that is the latest then. What was published meanwhile is dropped, so
-/// that a client costs one picture of memory at most.
+/// The response: whenever the client has room, the frame that is the latest then. What was published meanwhile is
+/// dropped, so that a client costs one picture of memory at most.
 pub(crate) fn body(guest: &Arc<Shown>, fps: u32, width: Width, encoders: Arc<Semaphore>) -> Body {
     let (viewer, mut shots) = guest.stream(fps);
     shots.mark_changed();

@@ -1,5 +1,5 @@
-//! Writes a synthetic Windows guest to a file, and says in JSON what this project reads of it: for an independent reader that
-//! is held against it, see `.ci/witness`.
+//! Writes a synthetic Windows guest to a file, and says in JSON what this project reads of it: for an independent
+//! reader that is held against it, see `.ci/witness`.
 //!
 //! `windows_guest RAM-FILE LAYOUT [SEED]`; LAYOUT is the name of a field list or a row of the table, `list` names them.
 
@@ -60,7 +60,8 @@ fn process(one: &NtProcess) -> Option<String> {
     Some(format!("  {{\"pid\": {pid}, \"name\": \"{name}\", \"cr3\": {cr3}, \"by_field\": {by_field}}}"))
 }
 
-/// The pages of the region's section that can be read, by a sum of their bytes (FNV-1a), where the process is its producer.
+/// The pages of the region's section that can be read, by a sum of their bytes (FNV-1a), where the process is its
+/// producer.
 fn section(windows: &WindowsGuest, one: &NtProcess) -> Vec<String> {
     let (truth, process) = (&windows.truth, &one.process);
     if process.eprocess != Some(truth.processes[truth.producer].eprocess) {

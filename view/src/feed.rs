@@ -87,8 +87,8 @@ pub enum Taken {
 
 /// Follows the best producer of a guest and holds its latest frame.
 ///
-/// The caller sleeps: [`step`](Self::step) says when it wants to be called again, [`take`](Self::take) is called as often as
-/// frames are wanted. Its memory grows to the largest frame that was seen, 33 MB at most.
+/// The caller sleeps: [`step`](Self::step) says when it wants to be called again, [`take`](Self::take) is called as
+/// often as frames are wanted. Its memory grows to the largest frame that was seen, 33 MB at most.
 pub struct Feed<M> {
     watch: Watch<M>,
     due: Instant,
@@ -135,8 +135,8 @@ impl<M: PhysRead> Feed<M> {
         }
     }
 
-    /// Looks after the producer, where that is due, and says when it is due again. It can take as long as a search of the
-    /// guest's memory does. True where the condition changed, or a new session began.
+    /// Looks after the producer, where that is due, and says when it is due again. It can take as long as a search of
+    /// the guest's memory does. True where the condition changed, or a new session began.
     pub fn step(&mut self, now: Instant) -> (bool, Instant) {
         if now < self.due {
             return (false, self.due);

@@ -78,8 +78,8 @@ impl From<jpeg_encoder::EncodingError> for PictureError {
     }
 }
 
-/// The size of a picture of `width` x `height` in a box of `most_width` x `most_height`, with its proportions; never larger
-/// than it is, never empty.
+/// The size of a picture of `width` x `height` in a box of `most_width` x `most_height`, with its proportions; never
+/// larger than it is, never empty.
 #[must_use]
 pub fn fit(width: u32, height: u32, most_width: u32, most_height: u32) -> (u32, u32) {
     let (w, h) = (u64::from(width.max(1)), u64::from(height.max(1)));

@@ -1,5 +1,5 @@
-//! Draws the cursor into a picture. The region tells where it is and of which kind, not what it looks like: the shapes are
-//! this module's own.
+//! Draws the cursor into a picture. The region tells where it is and of which kind, not what it looks like: the shapes
+//! are this module's own.
 
 use vgpu_perception::abi::CursorId;
 use vgpu_perception::region::CursorSnapshot;

@@ -1,5 +1,5 @@
-//! The tour: the main job with nothing to install. A synthetic guest in a RAM file, a producer in another process, and the
-//! library that knows of neither.
+//! The tour: the main job with nothing to install. A synthetic guest in a RAM file, a producer in another process, and
+//! the library that knows of neither.
 
 mod machine;
 
@@ -76,7 +76,8 @@ fn tour(args: &args::Demo, quiet: bool, remains: &Remains, stop: &Stop) -> Resul
     guide.more(&format!("{}, of which {} are written", machine.ram.display(), bytes(machine.taken())));
     guide.say("Searching its memory for a region, knowing only where its RAM is");
     let guest = machine.attach()?;
-    // The producer draws its first frame while it is being looked for: a retry is the normal case of a guest that boots.
+    // The producer draws its first frame while it is being looked for: a retry is the normal case of a guest that
+    // boots.
     let deadline = Instant::now() + Duration::from_secs(20);
     let (look, mut live) = loop {
         go_on(stop, remains)?;

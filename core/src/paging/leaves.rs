@@ -106,8 +106,9 @@ impl LeafCursor {
         Self { need, ..self }
     }
 
-    /// The same, which hands out page tables instead of the 4 KiB pages in them: for a caller that reads them itself. A large
-    /// page then counts as the page tables that it stands for, so that the limit of tables bounds what is handed out.
+    /// The same, which hands out page tables instead of the 4 KiB pages in them: for a caller that reads them itself. A
+    /// large page then counts as the page tables that it stands for, so that the limit of tables bounds what is handed
+    /// out.
     #[must_use]
     pub const fn stopping_at_tables(self) -> Self {
         Self { stop_at_tables: true, ..self }
@@ -164,8 +165,8 @@ impl LeafCursor {
         self.half_end = if self.next < user_end { self.end.min(user_end) } else { self.end };
     }
 
-    /// Takes `loads` off the limit, as the loads of tables: what a resolver reads bounds an enumeration as its tables do.
-    /// False, and the end, where it has no room for them.
+    /// Takes `loads` off the limit, as the loads of tables: what a resolver reads bounds an enumeration as its tables
+    /// do. False, and the end, where it has no room for them.
     pub(crate) const fn charge(&mut self, loads: u64) -> bool {
         while self.paid < loads {
             if !self.visit(1) {
@@ -209,8 +210,8 @@ impl LeafCursor {
         self.pass_many(level, 1);
     }
 
-    /// Moves past what lies before `until` of the entry of `level` that translates `next`: a page at least, and no more than the
-    /// entry translates.
+    /// Moves past what lies before `until` of the entry of `level` that translates `next`: a page at least, and no more
+    /// than the entry translates.
     fn pass_until(&mut self, level: Level, until: Gva) {
         let entry_last = self.next | level.span().wrapping_sub(1);
         if until.get() > entry_last || until.get() == u64::MAX {
@@ -238,15 +239,15 @@ impl LeafCursor {
 }
 
 impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
-    /// The next page of the enumeration, whatever it grants; absent entries that the resolver finds in RAM are included.
-    /// An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps anything. Holes of a
-    /// sparse RAM file are not touched.
+    /// The next page of the enumeration, whatever it grants; absent entries that the resolver finds in RAM are
+    /// included. An entry of all zeros is passed over unasked: the process never touched what it maps, if it maps
+    /// anything. Holes of a sparse RAM file are not touched.
     ///
     /// # Bound
-    /// One entry load a step of `budget`, which one answer of the resolver can overdraw. In all at most 512 loads for each of
-    /// the cursor's tables, and one answer: what the resolver reads is taken off the limit of tables, and so is each page that
-    /// an entry above the page tables leads to. A table that leads to itself or to a table above it is passed over, and so is
-    /// an entry equal to the one before it.
+    /// One entry load a step of `budget`, which one answer of the resolver can overdraw. In all at most 512 loads for
+    /// each of the cursor's tables, and one answer: what the resolver reads is taken off the limit of tables, and so is
+    /// each page that an entry above the page tables leads to. A table that leads to itself or to a table above it is
+    /// passed over, and so is an entry equal to the one before it.
     pub fn next_leaf(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> LeafStep {
         loop {
             cursor.leap(self.space().mode);
@@ -286,8 +287,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
     }
 
-    /// After a step that gave a table or a page by its directory entry: how many of the entries right after it, in the same
-    /// directory, give another. The cursor moves past them. For a caller that wants to know what is there at all.
+    /// After a step that gave a table or a page by its directory entry: how many of the entries right after it, in the
+    /// same directory, give another. The cursor moves past them. For a caller that wants to know what is there at all.
     ///
     /// # Bound
     /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again.
@@ -344,8 +345,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         count
     }
 
-    /// The next entry of the table that is not all zeros, and how many before it are. In a loop of its own: most entries of
-    /// most upper tables are zeros.
+    /// The next entry of the table that is not all zeros, and how many before it are. In a loop of its own: most
+    /// entries of most upper tables are zeros.
     #[inline(always)]
     fn next_entry(&self, cursor: &LeafCursor, level: Level, table: Gpa, budget: &mut Budget) -> (u64, Entry) {
         let most = cursor.entries_left(level);
@@ -390,7 +391,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         (most, Entry::NoMore)
     }
 
-    /// The lowest table on the path to the cursor; the root where there is none. `None`: no table may be visited any more.
+    /// The lowest table on the path to the cursor; the root where there is none. `None`: no table may be visited any
+    /// more.
     fn lowest_open(&self, cursor: &mut LeafCursor) -> Option<(Level, Open)> {
         for level in [Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4, Level::Pml5] {
             if let Some(open) = cursor.open(level) {

@@ -35,7 +35,8 @@ impl<const N: usize> core::ops::Deref for RunList<N> {
     }
 }
 
-/// Notes the last entry of a walk and what the entries above it grant, so that the entries after it can be read in sequence.
+/// Notes the last entry of a walk and what the entries above it grant, so that the entries after it can be read in
+/// sequence.
 struct LastEntry<L> {
     at: Gpa,
     last: Pte,
@@ -190,19 +191,19 @@ fn one_run(words: &[u64]) -> Option<Gpa> {
 }
 
 impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
-    /// Resolves `len` bytes at `gva` into `out` (cleared first), in order, neighbours joined, until the range is covered or
-    /// the list is full. Returns the bytes that `out` covers, from `gva` on.
+    /// Resolves `len` bytes at `gva` into `out` (cleared first), in order, neighbours joined, until the range is
+    /// covered or the list is full. Returns the bytes that `out` covers, from `gva` on.
     ///
     /// Leaf tables are read in sequence: a range costs one walk for every 2 MiB it touches, not one a page.
     ///
     /// # Bound
     /// A walk for every 2 MiB window and one entry for every 4 KiB page; what a resolver reads comes on top, at most
-    /// [`NotPresentResolver::LOADS`] for each page. Where an entry above the page tables stands for a whole table, each of its
-    /// pages costs a walk to that entry.
+    /// [`NotPresentResolver::LOADS`] for each page. Where an entry above the page tables stands for a whole table, each
+    /// of its pages costs a walk to that entry.
     ///
     /// # Errors
-    /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next call,
-    /// at `gva` plus what was covered, gives its error.
+    /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next
+    /// call, at `gva` plus what was covered, gives its error.
     #[inline]
     pub fn runs<const N: usize>(&self, gva: Gva, len: u64, out: &mut RunList<N>) -> Result<u64, WalkError> {
         self.runs_into(gva, len, &mut out.runs)
@@ -261,7 +262,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         if covered == 0 { Err(error) } else { Ok(covered) }
     }
 
-    /// As [`rest_of_table`](Self::rest_of_table), all of the table by one load. Apart: it takes a table's worth of stack.
+    /// As [`rest_of_table`](Self::rest_of_table), all of the table by one load. Apart: it takes a table's worth of
+    /// stack.
     #[inline(never)]
     fn rest_of_whole_table(
         &self,
@@ -274,8 +276,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         self.rest_of_table::<WHOLE>(gva, last, covered, len, to)
     }
 
-    /// Goes on in the leaf table after the entry `last`, which translated `gva`. Returns what is covered and whether all of it
-    /// was taken. Stops, with all taken, at the first entry that needs a walk of its own.
+    /// Goes on in the leaf table after the entry `last`, which translated `gva`. Returns what is covered and whether
+    /// all of it was taken. Stops, with all taken, at the first entry that needs a walk of its own.
     #[inline(always)]
     fn rest_of_table<const BLOCK: usize>(
         &self,
@@ -333,8 +335,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         (covered, true)
     }
 
-    /// Takes the entries `words` of a page table, the first of which translates `page`, each by itself; those without P as the
-    /// resolver says.
+    /// Takes the entries `words` of a page table, the first of which translates `page`, each by itself; those without P
+    /// as the resolver says.
     #[cold]
     #[inline(never)]
     fn one_by_one(
@@ -371,11 +373,12 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         OneByOne::All
     }
 
-    /// How many entries of a page table, from the first on, a walk would follow without asking anybody, and whether that is
-    /// all of them.
+    /// How many entries of a page table, from the first on, a walk would follow without asking anybody, and whether
+    /// that is all of them.
     #[inline(always)]
     fn sound_entries(&self, above: Rights, words: &[u64]) -> (usize, bool) {
-        // What all set and what any sets decide for nearly every block; a page of it that does not fit is found one by one.
+        // What all set and what any sets decide for nearly every block; a page of it that does not fit is found one by
+        // one.
         let mut met = Grants::START;
         for raw in words {
             met = met.and(Pte::new(*raw));

@@ -16,8 +16,8 @@ pub(crate) const BLOCK: usize = 64;
 /// Entries that are read at a time where every read is a system call: all of a table.
 pub(crate) const WHOLE: usize = ENTRIES as usize;
 
-/// Hands the entries `range` of the table at `table` to `each`, in order, until it breaks. They are read 64 at a time, or all
-/// at once where the memory is read in batches; each block is spent on `budget`, which is not asked.
+/// Hands the entries `range` of the table at `table` to `each`, in order, until it breaks. They are read 64 at a time,
+/// or all at once where the memory is read in batches; each block is spent on `budget`, which is not asked.
 pub(crate) fn each_entry<M: PhysRead, B>(
     mem: &M,
     table: Gpa,
@@ -105,13 +105,13 @@ pub(crate) struct TableRead {
 }
 
 impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
-    /// Hands the pages of `table` that grant what the walker needs to `each`, in order, from the entries `range`: the address
-    /// and where the page lies. It stops behind a page for which `each` gives false, and where the budget is spent; entries of
-    /// all zeros are passed over unasked.
+    /// Hands the pages of `table` that grant what the walker needs to `each`, in order, from the entries `range`: the
+    /// address and where the page lies. It stops behind a page for which `each` gives false, and where the budget is
+    /// spent; entries of all zeros are passed over unasked.
     ///
     /// # Bound
-    /// A block of 64 entries (a whole table where the memory is read in batches), or one answer of the resolver, more than the
-    /// budget has.
+    /// A block of 64 entries (a whole table where the memory is read in batches), or one answer of the resolver, more
+    /// than the budget has.
     pub(crate) fn pages_of(
         &self,
         table: &LeafTable,

@@ -1,5 +1,5 @@
-//! The roots of a guest of which nothing is known: every set of possible top tables that agree with each other is a candidate
-//! for the guest.
+//! The roots of a guest of which nothing is known: every set of possible top tables that agree with each other is a
+//! candidate for the guest.
 
 use super::groups::{GroupPass, HALF, RootGroups, WHOLE};
 use super::pages::{PAIR, Pages};
@@ -30,15 +30,16 @@ pub struct RootCandidate {
 
 /// The roots of a guest of which nothing is known.
 ///
-/// A page that reads like a top table, and leads through entry 511 or 0x1f0 to a page, joins the first group whose kernel half
-/// it shares, or begins one. What counts is not which group is the largest: RAM can hold more roots of the boot before than of
-/// this one, and a program can write as many as it likes. So every group is handed out, one root of each in turn, those first
-/// whose kernel half maps code. [`RootGroups::MOST`] groups are kept; a group of one whose kernel half maps no code is none.
+/// A page that reads like a top table, and leads through entry 511 or 0x1f0 to a page, joins the first group whose
+/// kernel half it shares, or begins one. What counts is not which group is the largest: RAM can hold more roots of the
+/// boot before than of this one, and a program can write as many as it likes. So every group is handed out, one root of
+/// each in turn, those first whose kernel half maps code. [`RootGroups::MOST`] groups are kept; a group of one whose
+/// kernel half maps no code is none.
 ///
 /// # Bound
-/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level, 1024, and
-/// 768 for each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each root that is kept. Where
-/// more pages pass than `candidates` holds, those beyond are found by a second pass, as by a
+/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level,
+/// 1024, and 768 for each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each
+/// root that is kept. Where more pages pass than `candidates` holds, those beyond are found by a second pass, as by a
 /// [`GroupSource`](super::roots::GroupSource).
 #[derive(Debug)]
 pub struct RootElection<'s> {
@@ -102,8 +103,8 @@ impl<'s> RootElection<'s> {
     pub const CANDIDATES: usize = 4096;
 
     /// A search with the given scratch memory, for tables of `mode`; where that is not known,
-    /// [`guess_mode`](super::roots::guess_mode) is asked for each group, and what it says of the best one is taken where it
-    /// does not know; 4-level tables where it knows nothing.
+    /// [`guess_mode`](super::roots::guess_mode) is asked for each group, and what it says of the best one is taken
+    /// where it does not know; 4-level tables where it knows nothing.
     #[must_use]
     pub const fn new(mode: Option<PagingMode>, candidates: &'s mut [RootCandidate]) -> Self {
         // The top table of five levels also passes for one of four: it leads to a page one level too early.
@@ -186,8 +187,8 @@ impl<'s> RootElection<'s> {
         self.pages.is_inside(page) || mem.is_ram(page)
     }
 
-    /// Looks at a page whose image entry could be a top table's, some while after the line that tells most was asked for: that
-    /// of what the entry leads to. Page tables, which are the most pages that come so far, lead to anything.
+    /// Looks at a page whose image entry could be a top table's, some while after the line that tells most was asked
+    /// for: that of what the entry leads to. Page tables, which are the most pages that come so far, lead to anything.
     fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, entry: Pte) {
         budget.spend(LINES);
         if !self.leads_on(mem, entry.table()) || !self.line_fits(mem, page) {
@@ -204,8 +205,8 @@ impl<'s> RootElection<'s> {
         mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved(self.template.phys_bits))
     }
 
-    /// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables or
-    /// are pages of 1 GiB.
+    /// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables
+    /// or are pages of 1 GiB.
     fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
         let mut line = [0_u64; LINE];
         if mem.page_kind(table) == PageKind::Hole {
@@ -218,9 +219,9 @@ impl<'s> RootElection<'s> {
             })
     }
 
-    /// A top table whose image entry leads, table by table, to a page, or to a page table that is empty: Linux ends its address
-    /// space with such (the second table of its fixmap). Each table must read like one; what the page leads to is looked at
-    /// before the rest of it, since it tells sooner.
+    /// A top table whose image entry leads, table by table, to a page, or to a page table that is empty: Linux ends its
+    /// address space with such (the second table of its fixmap). Each table must read like one; what the page leads to
+    /// is looked at before the rest of it, since it tells sooner.
     fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa, entry: Pte, budget: &mut Budget) -> bool {
         let top = self.template.mode.top();
         let Some(second) = top.below() else { return false };
@@ -250,8 +251,8 @@ impl<'s> RootElection<'s> {
         }
     }
 
-    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such table. A
-    /// hole of a sparse file is an empty table, and is not touched.
+    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such
+    /// table. A hole of a sparse file is an empty table, and is not touched.
     fn last_present<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> Option<Option<Pte>> {
         if !self.pages.is_inside(table) && mem.page_kind(table) == PageKind::Hole {
             return Some(None);
@@ -333,7 +334,8 @@ impl<'s> RootElection<'s> {
         let order = |group: &Forming| (group.is_code, group.leads.min(group.members), group.members, group.leads);
         let fallback = self.forming.iter().filter(|group| group.mode.is_some()).max_by_key(|group| order(group));
         let fallback = fallback.and_then(|group| group.mode).unwrap_or(self.template.mode);
-        // A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its own.
+        // A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its
+        // own.
         let five = |group: &Forming| group.members > 1 && group.is_code && group.mode == Some(PagingMode::FiveLevel);
         if self.forming.iter().any(five) {
             let second = |group: &&mut Forming| group.members == 1 && group.mode == Some(PagingMode::FourLevel);

@@ -1,5 +1,5 @@
-//! Groups of roots: a guest's RAM can hold those of several kernels (the one that runs, the one of the boot before, one that a
-//! program made up), and nothing that lies still tells them apart. So all are handed out, in turn.
+//! Groups of roots: a guest's RAM can hold those of several kernels (the one that runs, the one of the boot before, one
+//! that a program made up), and nothing that lies still tells them apart. So all are handed out, in turn.
 
 use super::depth::guess_mode;
 use super::pages::{PAIR, Pages};
@@ -11,8 +11,8 @@ use crate::budget::Budget;
 use crate::paging::{AddressSpace, Hardware, PagingMode, Pte};
 use crate::phys::{PhysError, PhysRead};
 
-/// The groups of roots that were found in a guest, the one with the best evidence first: what its kernel half maps, then how
-/// many there are. A plain value; it holds no translation.
+/// The groups of roots that were found in a guest, the one with the best evidence first: what its kernel half maps,
+/// then how many there are. A plain value; it holds no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootGroups {
     /// The root that each group is measured by; with [`FIVE`] where its tables have five levels.
@@ -87,8 +87,8 @@ impl RootGroups {
         self.len == 0
     }
 
-    /// Whether the best group's kernel has its code in the last 2 GiB of the address space, as Linux has; so have the BSDs, in
-    /// whose page tables an entry without P is empty.
+    /// Whether the best group's kernel has its code in the last 2 GiB of the address space, as Linux has; so have the
+    /// BSDs, in whose page tables an entry without P is empty.
     #[must_use]
     pub const fn is_linux(&self) -> bool {
         self.is_linux
@@ -121,13 +121,13 @@ impl RootGroups {
     }
 }
 
-/// The roots of some groups, found by a pass over RAM: a source. No group keeps the others waiting: each gives 256 roots at
-/// most in the first round, twice as many in the next, and so on; the last one left gives all it has.
+/// The roots of some groups, found by a pass over RAM: a source. No group keeps the others waiting: each gives 256
+/// roots at most in the first round, twice as many in the next, and so on; the last one left gives all it has.
 ///
 /// # Bound
-/// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds data, and
-/// 768 for each group for a page that passes, and 1024 more where it is one; there are as many rounds as the largest group's
-/// roots double 256.
+/// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds
+/// data, and 768 for each group for a page that passes, and 1024 more where it is one; there are as many rounds as the
+/// largest group's roots double 256.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupSource {
     groups: RootGroups,

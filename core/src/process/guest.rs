@@ -1,4 +1,5 @@
-//! A guest of which nobody says what runs in it: a Windows kernel where there is one, else roots that share a kernel half.
+//! A guest of which nobody says what runs in it: a Windows kernel where there is one, else roots that share a kernel
+//! half.
 //!
 //! For callers that want one code path. Who knows what the guest runs uses [`nt`](super::nt) or [`roots`](super::roots)
 //! directly.
@@ -46,7 +47,8 @@ impl NotPresentResolver for GuestPaging {
     }
 }
 
-/// A kernel that was found. A plain value that may be kept: [`revalidate`](Self::revalidate) tells whether it still runs.
+/// A kernel that was found. A plain value that may be kept: [`revalidate`](Self::revalidate) tells whether it still
+/// runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestKernel {
     /// Windows.
@@ -74,8 +76,8 @@ impl GuestKernel {
         Ok(Self::Roots(if guessed.is_some() { groups.of_linux() } else { groups }))
     }
 
-    /// Whether this is still the kernel that runs, and whether its clock went on since it was found: a kernel of the boot
-    /// before is whole in RAM, and its clock stands still.
+    /// Whether this is still the kernel that runs, and whether its clock went on since it was found: a kernel of the
+    /// boot before is whole in RAM, and its clock stands still.
     ///
     /// # Errors
     /// [`GoneError`] where it is not.
@@ -168,8 +170,8 @@ impl ProcessSource for GuestProcesses {
     }
 }
 
-/// Looks for a kernel in a guest of which nothing is known: as [`KernelSearch`] does, and where there is no Windows, by the
-/// roots that share one kernel half.
+/// Looks for a kernel in a guest of which nothing is known: as [`KernelSearch`] does, and where there is no Windows, by
+/// the roots that share one kernel half.
 ///
 /// # Bound
 /// That of [`KernelSearch`].

@@ -46,9 +46,10 @@ impl Pages {
         self.extent.is_some_and(|extent| page >= extent.start && page.wrapping_add(PAGE_BYTES) <= extent.end())
     }
 
-    /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of lines
-    /// lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in batches, only pages
-    /// that pass are handed out, and each pair is spent on `budget` as one. Elsewhere each page is, for the caller to look at.
+    /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of
+    /// lines lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in
+    /// batches, only pages that pass are handed out, and each pair is spent on `budget` as one. Elsewhere each page is,
+    /// for the caller to look at.
     #[inline(always)]
     pub(super) fn advance_to<M: PhysRead>(
         &mut self,

@@ -1,13 +1,15 @@
 //! Address spaces without an operating system's help: the roots that share one kernel half.
 //!
-//! Every process of an x86-64 kernel carries (most of) the same upper 256 entries in its top table. Given one root, a pass
-//! over physical memory that looks at one word a page finds the others: [`KernelHalf`]. With no root at all, the same pass
-//! collects every page that could be a top table, and the largest set that agrees with itself wins: [`RootElection`].
+//! Every process of an x86-64 kernel carries (most of) the same upper 256 entries in its top table. Given one root, a
+//! pass over physical memory that looks at one word a page finds the others: [`KernelHalf`]. With no root at all, the
+//! same pass collects every page that could be a top table, and the largest set that agrees with itself wins:
+//! [`RootElection`].
 //!
 //! Neither touches what the backend does not report as data, so a sparse RAM file stays sparse.
 //!
-//! A root found this way is a page of RAM that reads like one, not more: tables of processes that ended, and a firmware's or
-//! boot trampoline's, are among them. The scan asks for user pages, which an identity map of the kernel does not have.
+//! A root found this way is a page of RAM that reads like one, not more: tables of processes that ended, and a
+//! firmware's or boot trampoline's, are among them. The scan asks for user pages, which an identity map of the kernel
+//! does not have.
 
 pub use super::depth::guess_mode;
 pub use super::election::{RootCandidate, RootElection};
@@ -32,8 +34,8 @@ const TABLE: usize = ENTRIES as usize;
 /// Entries of a pair of lines.
 const PAIR_ENTRIES: u64 = PAIR as u64;
 
-/// What of an entry is compared: everything but what the processor sets, and the software bits that an operating system may
-/// count in.
+/// What of an entry is compared: everything but what the processor sets, and the software bits that an operating system
+/// may count in.
 pub(super) const COMPARED: u64 = Pte::ADDRESS | Pte::PRESENT | Pte::WRITABLE | Pte::USER | Pte::PAGE;
 
 /// The entry of `table` at `index`.
@@ -92,8 +94,8 @@ pub(super) const fn reserved(phys_bits: u32) -> u64 {
     Pte::new(u64::MAX).reserved_bits(Level::Pml4, phys_bits)
 }
 
-/// Which of the `reserved` bits an entry sets, if it is present. Without a branch: of pages of random bytes, which way it
-/// would go is random too.
+/// Which of the `reserved` bits an entry sets, if it is present. Without a branch: of pages of random bytes, which way
+/// it would go is random too.
 #[inline(always)]
 const fn misfit(entry: Pte, reserved: u64) -> u64 {
     entry.get() & reserved & (entry.get() & Pte::PRESENT).wrapping_neg()
@@ -117,7 +119,8 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Processes share most of their kernel half; a few entries are a process's own (the self map, session space, an LDT).
+    /// Processes share most of their kernel half; a few entries are a process's own (the self map, session space, an
+    /// LDT).
     const fn agrees(self) -> bool {
         self.same >= 1 && self.same.saturating_mul(2) >= self.reference && self.other <= self.same
     }
@@ -217,12 +220,12 @@ pub(super) fn is_user_half<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> b
 
 /// The roots that share the kernel half of a known one, the known one included.
 ///
-/// Pages are sieved by two entries of the reference that stand side by side. Where these were its own, so that no other root
-/// passed, two others are taken, until some root did or none are left.
+/// Pages are sieved by two entries of the reference that stand side by side. Where these were its own, so that no other
+/// root passed, two others are taken, until some root did or none are left.
 ///
 /// # Bound
-/// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, and at most 1792 more for each page
-/// that passes. One pass where anybody shares the reference's entries; 16 at most.
+/// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, and at most 1792 more for
+/// each page that passes. One pass where anybody shares the reference's entries; 16 at most.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelHalf {
     reference: AddressSpace<Hardware>,
@@ -233,7 +236,8 @@ pub struct KernelHalf {
     pages: Pages,
 }
 
-/// Two entries of the reference, in one pair of lines: a root has one of them at least. Both are the same where there is one.
+/// Two entries of the reference, in one pair of lines: a root has one of them at least. Both are the same where there
+/// is one.
 #[derive(Clone, Copy, Debug)]
 struct Sieve {
     entries: [(u64, u64); 2],
@@ -279,8 +283,8 @@ impl KernelHalf {
         self.pages.looked_at
     }
 
-    /// Checks that the reference reads like a top table with a kernel half, whose entries lead into RAM: what is found is
-    /// compared with it.
+    /// Checks that the reference reads like a top table with a kernel half, whose entries lead into RAM: what is found
+    /// is compared with it.
     ///
     /// # Errors
     /// [`RootError`] naming what is wrong with it.
@@ -305,8 +309,8 @@ impl KernelHalf {
         }
     }
 
-    /// The sieve of the next pass: the last two present entries of the pair of lines that has the most, of those that do not
-    /// lead back to the table itself.
+    /// The sieve of the next pass: the last two present entries of the pair of lines that has the most, of those that
+    /// do not lead back to the table itself.
     fn next_sieve<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Option<Sieve>, PhysError> {
         let table = self.reference.root.table();
         let mut best: Option<(u32, u64, Sieve)> = None;

@@ -1,7 +1,7 @@
 //! The first look at a page that may be a top table: one adjacent pair of cache lines.
 //!
-//! The last 16 entries of a top table, 128 bytes, hold what a 64-bit kernel cannot do without: entry 511 the image of Linux and
-//! of the BSDs (the last 2 GiB), entry 0x1f0 that of Windows. Either will do.
+//! The last 16 entries of a top table, 128 bytes, hold what a 64-bit kernel cannot do without: entry 511 the image of
+//! Linux and of the BSDs (the last 2 GiB), entry 0x1f0 that of Windows. Either will do.
 
 use super::pages::PAIR;
 use super::roots::{all_fit, reserved};
@@ -24,8 +24,8 @@ pub(super) fn prefetch<M: PhysRead>(mem: &M, page: Gpa) {
     mem.prefetch(page.wrapping_add(LAST_LINE));
 }
 
-/// The entry through which a page, read as a top table, would map a kernel's image: entry 511, or 0x1f0 where that is not
-/// present. `None` where neither is, or an entry of the line that it stands in cannot be a top table's.
+/// The entry through which a page, read as a top table, would map a kernel's image: entry 511, or 0x1f0 where that is
+/// not present. `None` where neither is, or an entry of the line that it stands in cannot be a top table's.
 ///
 /// # Bound
 /// Ten loads; for nearly every page two.

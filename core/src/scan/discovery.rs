@@ -1,15 +1,16 @@
-//! The scan: every process of a source, every address at which a region can be, every candidate; resumable at any point.
+//! The scan: every process of a source, every address at which a region can be, every candidate; resumable at any
+//! point.
 //!
 //! Two passes over each batch of processes that fits the scratch memory:
 //!
-//! 1. **Runs.** A region that is wholly present lies in a run of user pages of its size. Runs are found without reading most
-//!    page tables. The start of each run is judged at once; the pages of all other pages in it at which a region could start are
-//!    marked, and then read in physical order, each once, however many processes map them.
-//! 2. **Pages.** A region need not be wholly present: slots that were never used, or trimmed pages. So the pages of all writable
-//!    user pages are marked and read the same way.
+//! 1. **Runs.** A region that is wholly present lies in a run of user pages of its size. Runs are found without reading
+//!    most page tables. The start of each run is judged at once; the pages of all other pages in it at which a region
+//!    could start are marked, and then read in physical order, each once, however many processes map them.
+//! 2. **Pages.** A region need not be wholly present: slots that were never used, or trimmed pages. So the pages of all
+//!    writable user pages are marked and read the same way.
 //!
-//! A page that reads like a producer page is then looked for in all processes, and each place that maps it is judged by the
-//! whole of the rules ([`probe()`](super::probe()).
+//! A page that reads like a producer page is then looked for in all processes, and each place that maps it is judged by
+//! the whole of the rules ([`probe()`](super::probe()).
 
 use heapless::Vec;
 
@@ -32,15 +33,15 @@ const REPORTED: usize = 64;
 /// A scan in progress.
 ///
 /// # Bound
-/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page counts as
-/// the tables that it stands for, and what the resolver reads and what places that may hold a region cost to judge count as
-/// tables too. For each page of RAM, at most 2 x 46 loads a batch of processes and, for each 64 that look like producer pages,
-/// one more enumeration of the spaces.
+/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page
+/// counts as the tables that it stands for, and what the resolver reads and what places that may hold a region cost to
+/// judge count as tables too. For each page of RAM, at most 2 x 46 loads a batch of processes and, for each 64 that
+/// look like producer pages, one more enumeration of the spaces.
 ///
 /// A step overdraws its budget by at most [`Budget::PIECE`] loads, if the source does.
 ///
-/// Every candidate is reported at least once, with any size of scratch memory; a guest that shows more than 64 may see some
-/// reported twice.
+/// Every candidate is reported at least once, with any size of scratch memory; a guest that shows more than 64 may see
+/// some reported twice.
 #[derive(Debug)]
 pub struct Discovery<'s, S: ProcessSource> {
     source: S,
@@ -166,8 +167,8 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     /// Goes on until there is a candidate, the budget is spent, or nothing is left.
     ///
     /// # Errors
-    /// [`PhysError`] where the source or the map of physical memory fails as a whole, or the caller wants to end. The scan may
-    /// be tried again.
+    /// [`PhysError`] where the source or the map of physical memory fails as a whole, or the caller wants to end. The
+    /// scan may be tried again.
     pub fn step<M: PhysRead>(
         &mut self,
         mem: &M,
@@ -287,8 +288,8 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         stats.repeated = stats.repeated.wrapping_add(repeated);
     }
 
-    /// Pass 1: the next run of a process; has its start judged, then marks the rest. It is about pages that are present, so
-    /// nobody is asked about others.
+    /// Pass 1: the next run of a process; has its start judged, then marks the rest. It is about pages that are
+    /// present, so nobody is asked about others.
     fn runs<M: PhysRead>(
         &mut self,
         mem: &M,

@@ -67,8 +67,8 @@ impl core::error::Error for NoRegion {}
 /// Judges the bytes at `base` of `space` by every structural rule.
 ///
 /// # Bound
-/// Two walks, 8 copies of at most 41 loads, and one load for each entry of the ring's tables: at most 26,000, and what the
-/// resolver reads for an entry of each walk and for each 2 MiB of the ring that has no page table, 51 times
+/// Two walks, 8 copies of at most 41 loads, and one load for each entry of the ring's tables: at most 26,000, and what
+/// the resolver reads for an entry of each walk and for each 2 MiB of the ring that has no page table, 51 times
 /// [`NotPresentResolver::LOADS`] at most.
 ///
 /// # Errors
@@ -102,8 +102,8 @@ impl Probe {
     /// Goes on until there is a verdict, or the budget is spent.
     ///
     /// # Bound
-    /// What a budget can be overdrawn by: two walks and the copies, or a page table of the ring, and the resolver's loads for
-    /// two entries.
+    /// What a budget can be overdrawn by: two walks and the copies, or a page table of the ring, and the resolver's
+    /// loads for two entries.
     pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
         &mut self,
         mem: &M,
@@ -132,7 +132,8 @@ fn judge_pages<M: PhysRead, R: NotPresentResolver>(
 ) -> Result<(Found, Ring), NoRegion> {
     let end = base.checked_add(abi::REGION_BYTES).filter(|end| *end < walker.space().mode.user_end());
     let (true, Some(end)) = (base.is_aligned(PageSize::Size4K), end) else { return Err(NoRegion::BadBase(base)) };
-    // The producer writes its page all the time: it is writable at every level, whatever the system does to clean pages.
+    // The producer writes its page all the time: it is writable at every level, whatever the system does to clean
+    // pages.
     let page = walker.needing(Rights::USER_WRITE).translate_spending(base, budget).map_err(NoRegion::Page)?;
     let control_at = base.wrapping_add(abi::CONTROL_OFFSET);
     let control = walker.needing(Rights::USER).translate_spending(control_at, budget).map_err(NoRegion::Page)?;
@@ -243,8 +244,8 @@ impl Ring {
         }
     }
 
-    /// The first page of a page table that user mode may not access. An entry without P has no such bit: it counts as what the
-    /// levels above grant, unasked, if it is not empty.
+    /// The first page of a page table that user mode may not access. An entry without P has no such bit: it counts as
+    /// what the levels above grant, unasked, if it is not empty.
     fn supervisor_page<M: PhysRead, R: NotPresentResolver>(
         &self,
         walker: &PageWalker<&M, R>,

@@ -1,8 +1,8 @@
 //! Where a region can be at all, if all of its pages are present: runs of user pages as long as a region.
 //!
-//! A run of 98 MiB covers at least 48 whole 2 MiB spans, wherever it starts. So of a stretch of present directory entries
-//! only every 48th span has to be looked into: where its pages are not all there, no run covers it. Typical processes have
-//! no such run, and nearly all of their page tables are never read.
+//! A run of 98 MiB covers at least 48 whole 2 MiB spans, wherever it starts. So of a stretch of present directory
+//! entries only every 48th span has to be looked into: where its pages are not all there, no run covers it. Typical
+//! processes have no such run, and nearly all of their page tables are never read.
 
 use core::ops::ControlFlow;
 
@@ -180,7 +180,8 @@ impl RunFinder {
                 None
             }
             Some(start) => {
-                // The stretch may end with a span whose directory entry was the last one: what follows it is not present.
+                // The stretch may end with a span whose directory entry was the last one: what follows it is not
+                // present.
                 let fill =
                     if search.probe < search.end { span_fill(walker, search.probe, budget) } else { Fill::EMPTY };
                 if fill.is_full() {

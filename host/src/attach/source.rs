@@ -240,7 +240,8 @@ mod tests {
 
     use super::*;
 
-    /// A file with the right name and size is not enough: it has to be the one that the process has mapped, at that place.
+    /// A file with the right name and size is not enough: it has to be the one that the process has mapped, at that
+    /// place.
     #[test]
     fn another_file_is_refused_with_both_values() {
         let path = std::env::temp_dir().join(format!("vgpu-compare-{}", std::process::id()));

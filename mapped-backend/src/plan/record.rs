@@ -120,8 +120,8 @@ impl Record {
             if step.is_trial {
                 let reading = rate_or_zero(read, bytes);
                 self.reading.store(u64::from(reading), Relaxed);
-                // What takes six times as long was interrupted; that is no fault of the method, and would leave no credit for
-                // the others.
+                // What takes six times as long was interrupted; that is no fault of the method, and would leave no
+                // credit for the others.
                 spent = excess(bytes, u64::from(rate), u64::from(reading), u64::from(best)).min(5 * bytes);
             }
         }

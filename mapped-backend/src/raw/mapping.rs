@@ -27,7 +27,8 @@ impl Mapping {
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         // Without a reservation: one of huge pages would take them from whoever wants them next.
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is replaced.
+        // SAFETY: with a null hint and no MAP_FIXED the kernel picks a free range, so that no memory in use is
+        // replaced.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, flags, fd, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { base, len, watch: None })

@@ -1,7 +1,7 @@
 //! A guest as Windows lays one out, for any build whose offsets are known and for ones that never were.
 //!
-//! Nothing here was taken from a running Windows: it is what public sources say a guest looks like, with the decoys that
-//! they warn of. Where they are silent, something plausible is written, so that a reader cannot rely on zeros.
+//! Nothing here was taken from a running Windows: it is what public sources say a guest looks like, with the decoys
+//! that they warn of. Where they are silent, something plausible is written, so that a reader cannot rely on zeros.
 //!
 //! ```
 //! use vgpu_perception_testkit::windows::{Layout, Options, Shape, WindowsGuest};
@@ -258,8 +258,8 @@ impl WindowsGuest {
         build::Builder::new(layout, shape, options).build()
     }
 
-    /// Lays another guest out in the memory that this one left behind, as a warm reboot does: this one's pages stay as they
-    /// are, but for the start block.
+    /// Lays another guest out in the memory that this one left behind, as a warm reboot does: this one's pages stay as
+    /// they are, but for the start block.
     ///
     /// # Panics
     /// Where both have their top table at the same place, or RAM is short.
@@ -268,7 +268,8 @@ impl WindowsGuest {
         build::Builder::again(&self.guest, layout, shape, options).build()
     }
 
-    /// The clock that Windows keeps in the page shared with user mode goes on by `ticks` of 100 ns; back, where negative.
+    /// The clock that Windows keeps in the page shared with user mode goes on by `ticks` of 100 ns; back, where
+    /// negative.
     ///
     /// # Panics
     /// Where the page is not in RAM.

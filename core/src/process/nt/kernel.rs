@@ -42,8 +42,8 @@ impl core::fmt::Display for RootOrigin {
     }
 }
 
-/// A Windows kernel in a guest: where its processes are, and how their objects are laid out. A plain value of a few hundred
-/// bytes; it holds addresses and offsets, no content of guest memory and no translation.
+/// A Windows kernel in a guest: where its processes are, and how their objects are laid out. A plain value of a few
+/// hundred bytes; it holds addresses and offsets, no content of guest memory and no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NtKernel {
     /// The System process's own tables: `kcr3`.
@@ -60,8 +60,8 @@ pub struct NtKernel {
     pub system: Gva,
     /// Which Windows it says it is. Nothing but the reading of swizzled entries depends on it.
     pub version: Option<Version>,
-    /// The time since the kernel's start when it was found, in units of 100 ns; `None` where it could not be read. A kernel
-    /// of the boot before, whose memory is still there, has a clock that stands still.
+    /// The time since the kernel's start when it was found, in units of 100 ns; `None` where it could not be read. A
+    /// kernel of the boot before, whose memory is still there, has a clock that stands still.
     pub interrupt_time: Option<u64>,
     /// The layout of process objects.
     pub layout: Layout,
@@ -72,8 +72,8 @@ pub struct NtKernel {
 pub enum KernelPulse {
     /// It did: the kernel runs.
     Moved,
-    /// It did not: the guest is paused, the look came within a tick (15.6 ms) of the other, or the kernel is what a reboot
-    /// left behind. A running guest whose kernel stands still for a second has another one: search anew.
+    /// It did not: the guest is paused, the look came within a tick (15.6 ms) of the other, or the kernel is what a
+    /// reboot left behind. A running guest whose kernel stands still for a second has another one: search anew.
     Still,
     /// There is no clock to read.
     Unknown,
@@ -84,8 +84,8 @@ impl NtKernel {
     /// kernel half. `mode` is the depth of the tables where it is known.
     ///
     /// # Bound
-    /// At most 2^25 loads to find an image, and one inference of the layout for each image that calls itself the kernel's; some
-    /// 140,000 in all where the guest is what it should be.
+    /// At most 2^25 loads to find an image, and one inference of the layout for each image that calls itself the
+    /// kernel's; some 140,000 in all where the guest is what it should be.
     ///
     /// # Errors
     /// The [`NtError`] of the way that led furthest.
@@ -100,8 +100,9 @@ impl NtKernel {
         }
     }
 
-    /// Whether this is still the kernel that runs: its System process is where it was, under the same root, and leads to the
-    /// list, and its clock did not go back. What the pulse says is the caller's to weigh against the time that went by. Cheap enough for every use of a kernel that was kept.
+    /// Whether this is still the kernel that runs: its System process is where it was, under the same root, and leads
+    /// to the list, and its clock did not go back. What the pulse says is the caller's to weigh against the time that
+    /// went by. Cheap enough for every use of a kernel that was kept.
     ///
     /// # Bound
     /// One object of 3072 bytes and three walks.

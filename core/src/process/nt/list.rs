@@ -41,8 +41,8 @@ pub enum RootBy {
     Field,
     /// `DirectoryTableBase` holds something else; `UserDirectoryTableBase` names the table that user mode runs on.
     UserField,
-    /// Neither does: it is the one table of RAM with this kernel's half that maps the process's environment block, and no
-    /// listed process names it.
+    /// Neither does: it is the one table of RAM with this kernel's half that maps the process's environment block, and
+    /// no listed process names it.
     Search,
     /// Nothing told it: the process has no address space to read.
     Nothing,
@@ -98,13 +98,15 @@ enum Stage {
     End,
 }
 
-/// The processes of a [`NtKernel`], in the order of its list; each once. Where a list is broken it is walked from both ends.
+/// The processes of a [`NtKernel`], in the order of its list; each once. Where a list is broken it is walked from both
+/// ends.
 ///
 /// As a [`ProcessSource`] it gives the processes that live and have an address space; [`step`](Self::step) gives all.
 ///
 /// # Bound
-/// At most 2^16 nodes, about 2^12 loads each. A step overdraws its budget by no more than one node, or one table. Where a live process's table field holds no table, one pass over RAM as
-/// [`KernelHalf`] makes, and for each of at most 8 such processes another walk along the list.
+/// At most 2^16 nodes, about 2^12 loads each. A step overdraws its budget by no more than one node, or one table. Where
+/// a live process's table field holds no table, one pass over RAM as [`KernelHalf`] makes, and for each of at most 8
+/// such processes another walk along the list.
 #[derive(Clone, Debug)]
 pub struct ProcessList {
     kernel: NtKernel,

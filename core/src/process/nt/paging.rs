@@ -13,8 +13,8 @@ use crate::paging::{
 };
 use crate::phys::{PhysError, PhysRead};
 
-/// The kernel's own half: trimmed pages of paged pool, and trimmed tables. Nothing in it needs another translation, so that a
-/// resolver that reads kernel memory does not call itself.
+/// The kernel's own half: trimmed pages of paged pool, and trimmed tables. Nothing in it needs another translation, so
+/// that a resolver that reads kernel memory does not call itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct KernelPaging;
 
@@ -57,21 +57,23 @@ pub(super) struct Owner {
 
 /// The meaning of absent entries in the address space of one Windows process.
 ///
-/// * A page **in transition** was trimmed and still lies in RAM: its entry says where. So does the entry of a trimmed table.
+/// * A page **in transition** was trimmed and still lies in RAM: its entry says where. So does the entry of a trimmed
+///   table.
 /// * A **shared** page that was trimmed, or that the process never touched, is known to the section: the entry, or the
 ///   process's address descriptor, leads to a prototype, and the prototype to the page.
 /// * Everything else that Windows keeps track of (page file, compressed store, never made) is
 ///   [`Resolution::NotResident`], what it knows nothing of is [`Resolution::NotMapped`].
 ///
-/// On machines with the L1TF mitigation an address in an absent entry can carry one more bit. A prototype's address that can
-/// be read both ways is taken as the address descriptor has it, and is `NotResident` where that cannot decide.
+/// On machines with the L1TF mitigation an address in an absent entry can carry one more bit. A prototype's address
+/// that can be read both ways is taken as the address descriptor has it, and is `NotResident` where that cannot decide.
 ///
-/// Holds no translation: kernel tables, descriptors and prototypes are read anew in every operation, and a process object that
-/// was reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by themselves.
+/// Holds no translation: kernel tables, descriptors and prototypes are read anew in every operation, and a process
+/// object that was reused since is noticed. [`Default`] knows nothing of a kernel, and finds only what entries say by
+/// themselves.
 ///
 /// # Bound
-/// At most 2^13 loads for an entry, whatever the guest shows; what would cost more is `NotResident`. In an operation over many
-/// pages the descriptor is looked up once for its range, and a page costs one load more.
+/// At most 2^13 loads for an entry, whatever the guest shows; what would cost more is `NotResident`. In an operation
+/// over many pages the descriptor is looked up once for its range, and a page costs one load more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NtPaging {
     kernel: Cr3,
@@ -81,7 +83,8 @@ pub struct NtPaging {
     owner: Option<Owner>,
 }
 
-/// What [`NtPaging`] remembers within one operation: the section of the last descriptor, and where the last prototypes lay.
+/// What [`NtPaging`] remembers within one operation: the section of the last descriptor, and where the last prototypes
+/// lay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NtLookup {
     section: Option<Section>,
@@ -231,7 +234,8 @@ impl<M: PhysRead> Question<'_, '_, M> {
         missing.max(1)
     }
 
-    /// The next `pages` have prototypes that lead nowhere: as many as there are of the same descriptor, where it was asked.
+    /// The next `pages` have prototypes that lead nowhere: as many as there are of the same descriptor, where it was
+    /// asked.
     fn missing(&self, pages: u64) -> Resolved {
         let page = self.number();
         let by_descriptor = self.lookup.section.filter(|section| section.serves(page));

@@ -1,5 +1,5 @@
-//! Top tables that name themselves: Windows maps the tables of each address space into it by one entry of the top table that
-//! leads back to the table.
+//! Top tables that name themselves: Windows maps the tables of each address space into it by one entry of the top table
+//! that leads back to the table.
 
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
@@ -55,13 +55,15 @@ fn fits(word: u64) -> bool {
 /// The entry of the page that every Windows shares with user mode: its address is fixed.
 const SHARED: u64 = 0x1ef;
 
-/// The pages of RAM that read like top tables with one self-reference, ascending: any process's, the kernel's, a loader's.
+/// The pages of RAM that read like top tables with one self-reference, ascending: any process's, the kernel's, a
+/// loader's.
 ///
-/// They are known by what must be there: entry 511 or 0x1f0 (the kernel's image), side by side, and the entry 0x1ef of the page
-/// that is shared with user mode. A top table of five levels has entry 511, and these one table down.
+/// They are known by what must be there: entry 511 or 0x1f0 (the kernel's image), side by side, and the entry 0x1ef of
+/// the page that is shared with user mode. A top table of five levels has entry 511, and these one table down.
 ///
 /// # Bound
-/// One pair of lines, at most 10 loads, of every page of RAM that holds data. For each page that passes, at most 515 more.
+/// One pair of lines, at most 10 loads, of every page of RAM that holds data. For each page that passes, at most 515
+/// more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SelfMapped {
     pages: Pages,

@@ -1,7 +1,7 @@
 //! `KUSER_SHARED_DATA`: the page that Windows maps at one address in every address space, on every version.
 //!
-//! Its address, and where its fields lie, are public (the `wdm.h` and `ntddk.h` headers). It says that a kernel half is that of
-//! Windows, how deep its tables are, and which version it is.
+//! Its address, and where its fields lie, are public (the `wdm.h` and `ntddk.h` headers). It says that a kernel half is
+//! that of Windows, how deep its tables are, and which version it is.
 
 use super::memory::word;
 use crate::addr::Gva;
@@ -11,7 +11,8 @@ use crate::phys::PhysRead;
 /// Where the kernel half has the page.
 pub(super) const SHARED_DATA: Gva = Gva::new(0xffff_f780_0000_0000);
 
-/// `InterruptTime.LowPart` and `.High1Time`: time since the start in units of 100 ns, written at each tick of the clock.
+/// `InterruptTime.LowPart` and `.High1Time`: time since the start in units of 100 ns, written at each tick of the
+/// clock.
 const INTERRUPT_TIME: u64 = 8;
 /// `NtSystemRoot`: UTF-16.
 const SYSTEM_ROOT: u64 = 0x30;
