@@ -4,7 +4,7 @@
 
 use vgpu_perception_host::{Guest, Sample};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn core::error::Error>> {
     let name = std::env::args().nth(1).ok_or("usage: frames GUEST, as `vgpu list` names it")?;
     // A VM's name, pid:N, qmp:SOCKET, ch:SOCKET, ram:FILE or core:FILE.
     let guest = Guest::attach(&name)?;

@@ -3,10 +3,11 @@
 mod common;
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{fd, memfd};
 use vgpu_perception::region::{FrameStretch, Reader, Region, Sample};

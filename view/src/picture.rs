@@ -52,7 +52,7 @@ impl fmt::Display for PictureError {
     }
 }
 
-impl std::error::Error for PictureError {}
+impl core::error::Error for PictureError {}
 
 impl From<io::Error> for PictureError {
     fn from(error: io::Error) -> Self {
