@@ -1,8 +1,8 @@
 //! `vgpu watch`: a guest's screen in the terminal, and how the reading goes.
 
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 

@@ -17,12 +17,12 @@ use crate::nt::{Guest, among_lies};
 /// See [`crate`]. The scan of one process of a Windows guest: no step runs on, and every candidate stands up to a
 /// second look.
 pub fn resolver(data: &[u8]) {
-    among_lies(data, |u, guest, lies| scan(u, guest, lies));
+    among_lies(data, scan);
 }
 
 /// See [`crate`]. What the core says of a page, against the naive walker and the truth that the guest was made from.
 pub fn differential(data: &[u8]) {
-    among_lies(data, |u, guest, lies| compare(u, guest, lies));
+    among_lies(data, compare);
 }
 
 /// One space.

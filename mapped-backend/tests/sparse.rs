@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use common::{PAGE, allocated, filled, memfd, pattern, ram};
 use vgpu_perception::paging::{LeafCursor, LeafStep};
 use vgpu_perception::{AddressSpace, Budget, Cr3, Extent, Gpa, Gva, PageKind, PageWalker, PhysRead};
-use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam, OpenError, Populate, RamOptions};
+use vgpu_perception_mapped::{Change, ChangeProbe, GuestRam, Populate};
 
 const FILE: u64 = 64 << 20;
 

@@ -28,7 +28,7 @@ impl fmt::Display for BadToken {
     }
 }
 
-impl std::error::Error for BadToken {}
+impl core::error::Error for BadToken {}
 
 impl Token {
     /// A fresh one: 256 bits from the operating system.

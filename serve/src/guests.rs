@@ -1,8 +1,9 @@
 //! All guests of the wall: those that were named, or those that run on this host.
 
+use core::time::Duration;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vgpu_perception_host::{Guest, Ram};
 

@@ -2,9 +2,10 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{Machine, Running, TOKEN, whole};
 use vgpu_perception_producer::pattern;

@@ -2,11 +2,12 @@
 
 mod common;
 
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::{Answer, Machine, Running, TOKEN, whole};
 use vgpu_perception_producer::pattern;

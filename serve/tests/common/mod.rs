@@ -1,14 +1,16 @@
 //! A guest in a RAM file with a producer that lives, and a client that speaks HTTP by hand.
 #![allow(dead_code, reason = "each test uses what it needs")]
 
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::time::Duration;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vgpu_perception_host::{Guest, Ram};
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
