@@ -96,7 +96,7 @@ impl<'p> Picture<'p> {
     /// # Errors
     /// [`PictureError::Size`].
     pub fn new(width: u32, height: u32, pixels: &'p [u8]) -> Result<Self, PictureError> {
-        let bytes = u64::from(width) * u64::from(height) * 4;
+        let bytes = (u64::from(width) * u64::from(height)).saturating_mul(4);
         if bytes == 0 || bytes != pixels.len() as u64 {
             return Err(PictureError::Size { width, height, bytes: pixels.len() });
         }

@@ -17,7 +17,7 @@ use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
 use vgpu_perception_producer::mapped::{MappedRegion, Piece};
 use vgpu_perception_producer::{FrameMeta, Producer, pattern};
 use vgpu_perception_serve::{Access, Address, Limits, Listener, Server, Source, Token};
-use vgpu_perception_testkit::{FileSegment, LinuxOptions, Ring, standard_linux};
+use vgpu_perception_testkit::{FileSegment, LinuxOptions, Placement, Ring, standard_linux};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -40,6 +40,8 @@ impl Machine {
         let linux = standard_linux(LinuxOptions {
             processes: 5,
             ring: Ring::All,
+            // A process may have 65530 mappings, and the load test has 64 guests in one.
+            placement: Placement::Contiguous,
             seed: u64::from(number),
             ..LinuxOptions::default()
         });
