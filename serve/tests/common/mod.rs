@@ -41,15 +41,15 @@ impl Machine {
             processes: 5,
             ring: Ring::All,
             // A process may have 65530 mappings, and the load test has 64 guests in one.
-            placement: Placement::Contiguous,
+            placement: Placement::Large2M,
             seed: u64::from(number),
             ..LinuxOptions::default()
         });
         let ram = linux.guest.ram;
-        for page in linux.region.pages.iter().take(2) {
-            for word in 0..512 {
-                ram.write_u64(page.gpa.wrapping_add(word * 8), 0);
-            }
+        // The producer starts in fresh memory: its page and that of the control words are in the first 2 MiB.
+        let first = linux.region.pages[0].gpa;
+        for word in 0..1024 {
+            ram.write_u64(first.wrapping_add(word * 8), 0);
         }
         let path = folder.join("ram");
         let segments = ram.to_file(&path).unwrap();
