@@ -48,7 +48,9 @@ impl fmt::Display for PhysError {
             PhysErrorKind::Gap => write!(f, "guest physical {gpa} is not RAM by the segment map"),
             PhysErrorKind::Misaligned => write!(f, "guest physical {gpa} is not aligned for a word load"),
             PhysErrorKind::BadLength => write!(f, "runs at guest physical {gpa} do not fit the buffer"),
-            PhysErrorKind::Lost => write!(f, "guest physical {gpa} is not there any more: its file shrank, or its process unmapped it"),
+            PhysErrorKind::Lost => {
+                write!(f, "guest physical {gpa} is not there any more: its file shrank, or its process unmapped it")
+            }
             PhysErrorKind::Cancelled => f.write_str("the caller cancelled the operation"),
             PhysErrorKind::Ended => f.write_str("the process that holds the guest's RAM has ended: attach anew"),
             PhysErrorKind::Backend(code) => {

@@ -41,16 +41,17 @@ enum Stage {
     End,
 }
 
-/// Looks for a Windows kernel: by the processor start block in low memory; then by top tables that name themselves, first the
-/// lowest, in all of RAM; then by the roots that share a kernel half. What is found says by which of them.
+/// Looks for a Windows kernel: by the processor start block in low memory; then by top tables that name themselves,
+/// first the lowest, in all of RAM; then by the roots that share a kernel half. What is found says by which of them.
 ///
-/// A warm reboot leaves the kernel of the boot before in RAM, whole. What tells them apart is what moves: a kernel whose clock
-/// did not go on while it was looked at is put aside, and the search goes on until its clock moves, another kernel's does, or
-/// there is no more RAM. Where nothing moves (a paused guest, a dump), the first that was found is given then.
+/// A warm reboot leaves the kernel of the boot before in RAM, whole. What tells them apart is what moves: a kernel
+/// whose clock did not go on while it was looked at is put aside, and the search goes on until its clock moves, another
+/// kernel's does, or there is no more RAM. Where nothing moves (a paused guest, a dump), the first that was found is
+/// given then.
 ///
 /// # Bound
-/// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at most 16
-/// roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A step
+/// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at
+/// most 16 roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A step
 /// overdraws its budget by [`Budget::PIECE`] loads at most, in whatever garbage.
 ///
 /// ```
@@ -83,7 +84,8 @@ pub struct KernelSearch<'s> {
 }
 
 impl<'s> KernelSearch<'s> {
-    /// A search; `mode` is the depth of the tables where it is known, `scratch` has [`RootElection::CANDIDATES`] places.
+    /// A search; `mode` is the depth of the tables where it is known, `scratch` has [`RootElection::CANDIDATES`]
+    /// places.
     #[must_use]
     pub fn new(mode: Option<PagingMode>, scratch: &'s mut [RootCandidate]) -> Self {
         Self {
@@ -187,8 +189,8 @@ impl<'s> KernelSearch<'s> {
         self.attempt = Some(Attempt::new(mem, root, self.mode, None, by));
     }
 
-    /// The next table that names itself; `Pending` now and then, so that the clock of a kernel that was put aside is seen to
-    /// move.
+    /// The next table that names itself; `Pending` now and then, so that the clock of a kernel that was put aside is
+    /// seen to move.
     fn next_table<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
         if self.aside.is_empty() {
             return self.tables.next(mem, budget);
