@@ -1,5 +1,5 @@
 //! What everybody shares who shows a guest's screen: [`Feed`] follows a producer and counts, [`Picture`] is one frame
-//! that can be scaled and written as PNG, JPEG, PPM or as a frame of a Y4M stream, and [`pointer`] draws the cursor
+//! that can be scaled and written as PNG, JPEG, PPM or as a frame of a Y4M stream, and [`mod@pointer`] draws the cursor
 //! into it.
 //!
 //! Nothing here sleeps, starts a thread, or knows where the bytes go.
