@@ -1,7 +1,7 @@
 //! Where a guest's RAM lies when only the process can be asked: the words it was started with, and what it has mapped.
 //!
 //! Words give sizes and an order, mappings give addresses. Where several mappings fit, every assignment is a layout,
-//! and what is found in RAM has to tell which is right ([`super::proof`]).
+//! and what is found in RAM has to tell which is right (`proof.rs`).
 
 use vgpu_perception::Gpa;
 use vgpu_perception_mapped::{HighBase, Machine, MachineOptions, SegmentMap};
