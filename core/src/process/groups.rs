@@ -3,7 +3,7 @@
 
 use super::depth::guess_mode;
 use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, KernelHalf, is_user_half, process_at, shares_kernel_half};
+use super::roots::{AHEAD, KernelHalf, is_second_root, process_at, shares_kernel_half};
 use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
@@ -177,18 +177,6 @@ impl ProcessSource for GroupSource {
     }
 }
 
-/// Whether `page` is the root of user mode beside a root that the group of `reference` gives as well: it maps the same
-/// user half. With five levels the two share most of what little there is of a kernel half at the top.
-fn is_second_root<M: PhysRead>(mem: &M, reference: &AddressSpace<Hardware>, page: Gpa, budget: &mut Budget) -> bool {
-    if page.get() & PAGE_BYTES == 0 || page == reference.root.table() {
-        return false;
-    }
-    let first = Gpa::new(page.get().wrapping_sub(PAGE_BYTES));
-    budget.spend(HALF.wrapping_add(WHOLE));
-    is_user_half(mem, page, reference.phys_bits)
-        && shares_kernel_half(mem, reference.root.table(), first, reference.phys_bits)
-}
-
 /// Roots that a group gives in the first round.
 const TURN: u32 = 256;
 
@@ -228,14 +216,15 @@ impl GroupPass {
             if image_entry(mem, page, groups.phys_bits, budget).is_none() {
                 continue;
             }
+            // A root of user mode goes with the root beside it, whichever group gives that one.
+            if groups.references().any(|reference| is_second_root(mem, &reference, page, budget)) {
+                continue;
+            }
             let places = self.given.iter_mut().zip(&mut self.next);
             for (reference, (given, next)) in groups.references().zip(places) {
                 budget.spend(HALF);
                 if !shares_kernel_half(mem, reference.root.table(), page, reference.phys_bits) {
                     continue;
-                }
-                if is_second_root(mem, &reference, page, budget) {
-                    break;
                 }
                 if page >= *next && *given < self.turn {
                     *given = given.wrapping_add(1);

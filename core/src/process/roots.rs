@@ -218,13 +218,30 @@ pub(super) fn is_user_half<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> b
         && isolation_partner(mem, root, phys_bits) == Some(Cr3::new(page.get()))
 }
 
+/// Whether `page` is the root of user mode beside a root that the group of `reference` gives as well: it maps the same
+/// user half. With five levels the two share most of what little there is of a kernel half at the top.
+pub(super) fn is_second_root<M: PhysRead>(
+    mem: &M,
+    reference: &AddressSpace<Hardware>,
+    page: Gpa,
+    budget: &mut Budget,
+) -> bool {
+    if page.get() & PAGE_BYTES == 0 || page == reference.root.table() {
+        return false;
+    }
+    let first = Gpa::new(page.get().wrapping_sub(PAGE_BYTES));
+    budget.spend(HALF.wrapping_add(WHOLE));
+    is_user_half(mem, page, reference.phys_bits)
+        && shares_kernel_half(mem, reference.root.table(), first, reference.phys_bits)
+}
+
 /// The roots that share the kernel half of a known one, the known one included.
 ///
 /// Pages are sieved by two entries of the reference that stand side by side. Where these were its own, so that no other
 /// root passed, two others are taken, until some root did or none are left.
 ///
 /// # Bound
-/// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, and at most 1792 more for
+/// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, and at most 3584 more for
 /// each page that passes. One pass where anybody shares the reference's entries; 16 at most.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelHalf {
@@ -382,7 +399,10 @@ impl ProcessSource for KernelHalf {
                     budget.spend(HALF.wrapping_add(WHOLE));
                     // The reference passes every sieve; it is given once.
                     let again = page == reference && self.tried.count_ones() > 1;
-                    if !again && shares_kernel_half(mem, reference, page, phys_bits) {
+                    if !again
+                        && shares_kernel_half(mem, reference, page, phys_bits)
+                        && !is_second_root(mem, &self.reference, page, budget)
+                    {
                         self.found_others |= page != reference;
                         return Ok(Step::Found(process_at(mem, &self.reference, page)));
                     }
