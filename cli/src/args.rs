@@ -114,7 +114,7 @@ fn cr3(text: &str) -> Result<Root, String> {
 pub(crate) struct Ps {
     #[command(flatten)]
     pub(crate) guest: Guest,
-    /// Processes that have ended too, and those without an address space that could be told
+    /// Processes that have ended too, and those whose address space is unknown
     #[arg(long)]
     pub(crate) all: bool,
 }

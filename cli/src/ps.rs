@@ -165,7 +165,7 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
     let hidden = if all { 0 } else { stats.exited + stats.lost };
     let _ = writeln!(
         text,
-        "\n{} alive, {} exited, {} without an address space that could be told{}{}",
+        "\n{} alive, {} exited, {} with an unknown address space{}{}",
         stats.alive,
         stats.exited,
         stats.lost,

@@ -117,7 +117,7 @@ pub(crate) fn summary(look: &Look) -> String {
     text
 }
 
-/// Why nothing lives, as far as can be told.
+/// Why nothing lives, where that is known.
 pub(crate) fn advice(look: &Look) -> String {
     let what = if look.survey.candidates().is_empty() {
         "no region in any process"

@@ -68,7 +68,7 @@ pub struct ListStats {
     pub alive: u32,
     /// Processes that have ended.
     pub exited: u32,
-    /// Live processes without an address space that could be told.
+    /// Live processes whose address space is unknown.
     pub lost: u32,
     /// Nodes that were no process object.
     pub strange: u32,
