@@ -53,10 +53,10 @@ impl JsonStream {
                 (Text::Inside, _) => {}
                 // Between objects.
                 (Text::Outside, byte) if self.depth == 0 => match byte {
-                    b' ' | b'\t' | b'\r' | b'\n' => {
+                    byte if is_space(byte) => {
                         // All of it at once: what follows is moved to the front.
                         let rest = self.bytes.get(self.seen..).unwrap_or_default();
-                        self.seen += rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+                        self.seen += rest.iter().take_while(|byte| is_space(**byte)).count();
                         self.bytes.drain(..self.seen);
                         self.seen = 0;
                     }
@@ -86,6 +86,11 @@ impl JsonStream {
         let line = self.bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
         String::from_utf8_lossy(line.get(..80).unwrap_or(line)).trim().to_owned()
     }
+}
+
+/// What JSON allows between objects: no form feed, which [`u8::is_ascii_whitespace`] takes too.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 #[cfg(test)]
@@ -120,6 +125,22 @@ mod tests {
         stream.push(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) ");
         let says = StreamError::NoObject("QEMU 7.2.22 monitor - type 'help' for more information".into());
         assert_eq!(stream.next_object(), Err(says));
+    }
+
+    #[test]
+    fn how_a_stream_is_cut_changes_nothing_about_what_may_stand_between_objects() {
+        for step in [1, 100] {
+            let mut stream = JsonStream::default();
+            let mut bytes = b"{}\r\x0c\r".chunks(step);
+            let error = loop {
+                match stream.next_object() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => stream.push(bytes.next().expect("a form feed is no space of JSON")),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, StreamError::NoObject(_)), "{step}: {error:?}");
+        }
     }
 
     #[test]

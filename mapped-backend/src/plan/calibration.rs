@@ -16,7 +16,7 @@ use super::{Cpu, Method};
 ///
 /// ```
 /// use vgpu_perception_mapped::Calibration;
-/// let saved = "vgpu-copy-calibration 1\nprocessor a processor\npages/16M/read/in-step eight-abreast=98.5 memcpy=180\n";
+/// let saved = "vgpu-copy-calibration 1\nprocessor a processor\npages/16M/read/in-step six=98.5 memcpy=180\n";
 /// let calibration: Calibration = saved.parse()?;
 /// assert_eq!(calibration.to_string(), saved);
 /// assert!(!calibration.is_for_this_processor());
