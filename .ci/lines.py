@@ -12,12 +12,6 @@ import sys
 
 RUST = 120
 LIMITS = {".rs": RUST, ".md": 100, ".py": 140, "": 140, ".yml": 140}
-# Written before the limits, or a table in code; each text is wrapped when it is next rewritten, and leaves this list then.
-UNWRAPPED = {
-    "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/embedding.md",
-    "docs/fuzzing.md", "docs/performance-zen4.md", "docs/real-guest.md", "docs/verification.md", "docs/windows.md",
-    "loom-tests/mutate.py", "checks/inspect.py",
-}
 SKIP = ("fuzz/corpus/", "LICENSE", "checks/api/", "Cargo.lock")
 COMMENT = re.compile(r"(\s*)(//[/!]?)( ?)(.*)$")
 ITEM = re.compile(r"\s*([-*+]|\d+[.)]) ")
@@ -52,7 +46,7 @@ def long_lines(name, text):
     limit = LIMITS.get(kind)
     # The packages' READMEs are written by .ci/crates.py, out of documentation that is wrapped as Rust is.
     generated = name.endswith("/README.md") and (pathlib.Path(name).parent / "Cargo.toml").exists()
-    if limit is None or name in UNWRAPPED or generated or (kind == "" and not text.startswith("#!")):
+    if limit is None or generated or (kind == "" and not text.startswith("#!")):
         return
     code = False
     for number, line in enumerate(text.splitlines(), 1):

@@ -12,7 +12,10 @@ import subprocess
 import sys
 
 FORBIDDEN = re.compile(r"panic|unwind|__rust_alloc|__rust_dealloc|__rust_realloc|\bmalloc\b|\bcalloc\b|\bfree\b|core3fmt.*(float|pad)")
-FLOAT = re.compile(r"\b(?:add|sub|mul|div|sqrt|ucomi|comi|cvt\w*?2?)(?:s|p)(?:s|d)\b|\bcvt(?:si2s|tss2|tsd2|ss2|sd2)\w*\b|\bf(?:ld|st|add|mul|div)\w*\s")
+FLOAT = re.compile(
+    r"\b(?:add|sub|mul|div|sqrt|ucomi|comi|cvt\w*?2?)(?:s|p)(?:s|d)\b"
+    r"|\bcvt(?:si2s|tss2|tsd2|ss2|sd2)\w*\b|\bf(?:ld|st|add|mul|div)\w*\s"
+)
 # A change within this is noise of the optimiser; more has to be looked at, and tracked with --update.
 TOLERANCE = 0.25
 SLACK = 256

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Takes each check out of the reader's source, one at a time, and requires that a test fails.
 
-With words as arguments, only those mutations whose names have one of them. Works on a copy of the tree. A mutation whose text is not found is an error of this script: it has to follow the source.
+With words as arguments, only those mutations whose names have one of them. Works on a copy of the tree. A mutation whose
+text is not found is an error of this script: it has to follow the source.
 """
 
 import os
@@ -47,7 +48,8 @@ MUTATIONS = [
         (SEQLOCK, "self.mem.fence_acquire();\n        Ok(", "Ok("),
     ]),
     ("fence after the first look moved ahead of it", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
-        (SEQLOCK, "let seq = mem.load_u32(at)?;\n        mem.fence_acquire();", "mem.fence_acquire();\n        let seq = mem.load_u32(at)?;"),
+        (SEQLOCK, "let seq = mem.load_u32(at)?;\n        mem.fence_acquire();",
+         "mem.fence_acquire();\n        let seq = mem.load_u32(at)?;"),
     ]),
     ("fence before the second look moved behind it", LOOM, "the_geometry_changes_during_a_read", [
         (SEQLOCK, "self.mem.fence_acquire();\n        Ok(self.mem.load_u32(self.at)? == self.seq)",
@@ -57,7 +59,9 @@ MUTATIONS = [
         (LINES, "Ok(if section.is_unchanged()? {", "Ok(if section.is_unchanged().is_ok() {"),
     ]),
     ("frame: verdict of the second look dropped", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
-        (FRAME, "(false, _) => Try::Again(Skip::Torn { seq }),\n            (true, true) => Try::Again(Skip::Moved),\n            (true, false) =>",
+        (FRAME,
+         "(false, _) => Try::Again(Skip::Torn { seq }),\n"
+         "            (true, true) => Try::Again(Skip::Moved),\n            (true, false) =>",
          "(_, true) => Try::Again(Skip::Torn { seq }),\n            (_, false) =>"),
     ]),
     ("frame: second look made before the copy", LOOM, "the_ring_wraps_onto_the_slot_that_is_read", [
@@ -105,7 +109,8 @@ MUTATIONS = [
         (FRAME, "Err(_) if !section.is_unchanged()? =>", "Err(_) if section.is_unchanged().is_err() =>"),
     ]),
     ("error of a frame without a second look", SNAPSHOTS, "a_slot_that_was_left_is_not_an_error", [
-        (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                Ok(true) | Err(_) =>", "Ok(_) | Err(_) =>"),
+        (FRAME, "Ok(false) => return Ok(Try::Again(Skip::Torn { seq: seen.section.seq() })),\n                Ok(true) | Err(_) =>",
+         "Ok(_) | Err(_) =>"),
     ]),
     ("frame's pages not translated again", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (FRAME, "if !walker.still_in(at, len, &scratch.runs) {", "if scratch.runs.is_empty() {"),
@@ -128,7 +133,8 @@ MUTATIONS = [
         (FRAME, "Latest { scratch, capacity, deliver }", "Latest { scratch, capacity, deliver, pinned: None }"),
         (FRAME, "    deliver: &'s mut F,\n}", "    deliver: &'s mut F,\n    pinned: Option<u32>,\n}"),
         (FRAME, "region.look_at_latest(mem, page, self.capacity)", "region.look_at_latest(mem, page, self.capacity, &mut self.pinned)"),
-        (FRAME, "        capacity: u64,\n    ) -> Result<Try<Seen", "        capacity: u64,\n        pinned: &mut Option<u32>,\n    ) -> Result<Try<Seen"),
+        (FRAME, "        capacity: u64,\n    ) -> Result<Try<Seen",
+         "        capacity: u64,\n        pinned: &mut Option<u32>,\n    ) -> Result<Try<Seen"),
         (FRAME, "let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;",
          "let slot = mem.load_u32(page.wrapping_add(producer::LATEST))?;\n        let slot = *pinned.get_or_insert(slot);"),
     ]),

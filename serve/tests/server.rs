@@ -56,7 +56,8 @@ fn stills_are_the_guests_pixels_and_an_unchanged_one_is_not_sent_again() {
     assert!(text.contains("vgpu_frames_total{guest=\"one\"} "), "{text}");
 }
 
-/// Whether a picture of 320 x 200 or half of that shows frame `id`: each pixel is near the mean of those that it stands for.
+/// Whether a picture of 320 x 200 or half of that shows frame `id`: each pixel is near the mean of those that it stands
+/// for.
 fn near(rgb: &[u8], width: usize, height: usize, id: u64) -> bool {
     let (step, mut frame) = (320 / width, vec![0; 320 * 200 * 4]);
     for (y, row) in (0..).zip(frame.chunks_exact_mut(320 * 4)) {

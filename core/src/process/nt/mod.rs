@@ -8,8 +8,8 @@
 //!
 //! Nothing here needs symbols or a table of versions. What is fixed in Windows by its public interfaces is used as such
 //! (the shared data page, the image format, the name of an export, the header of a dispatcher object); where fields of
-//! process objects lie is inferred from the objects of the guest at hand ([`Layout`]), each by a rule of its own, and left
-//! out where the rule does not single out one place.
+//! process objects lie is inferred from the objects of the guest at hand ([`Layout`]), each by a rule of its own, and
+//! left out where the rule does not single out one place.
 //!
 //! [`KernelSearch`] finds a kernel in RAM of which nothing is known; [`NtKernel::attach`] starts from a root;
 //! [`NtKernel::revalidate`] tells whether a kernel that was kept still runs. [`ProcessList`] is a
