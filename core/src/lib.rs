@@ -37,7 +37,7 @@ pub mod structure;
 
 pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 pub use budget::Budget;
-pub use paging::{AddressSpace, PageWalker, PagingMode, RunList, WalkError};
+pub use paging::{AddressSpace, PageWalker, PagingMode, RunList, WalkError, WalkErrorKind};
 pub use phys::{
     CallbackRam, CopyHint, CopyMethod, CopyOptions, CopyPolicy, Extent, Line, NextUse, PageKind, PhysError,
     PhysErrorKind, PhysRead, PhysRun, Window, next_in,

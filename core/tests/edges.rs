@@ -6,7 +6,7 @@ use common::{These, scan, words};
 use vgpu_perception::abi::producer;
 use vgpu_perception::paging::{LeafCursor, LeafStep, PageWalker};
 use vgpu_perception::scan::{FoundBy, probe};
-use vgpu_perception::{Budget, Gpa, Gva, PagingMode, PhysRead, WalkError};
+use vgpu_perception::{Budget, Gpa, Gva, PagingMode, PhysRead, WalkError, WalkErrorKind};
 use vgpu_perception_testkit::{GuestBuilder, Placement, Ram, Region, RegionImage, Ring, flags, naive};
 
 #[test]
@@ -21,7 +21,7 @@ fn the_last_bytes_of_the_address_space_can_be_read_and_none_after_them() {
     assert_eq!(walker.read(Gva::new(0xffff_ffff_ffff_fff8), &mut bytes), Ok(()));
     assert_eq!(u64::from_le_bytes(bytes), 0x1122_3344_5566_7788);
     let past = walker.read(Gva::new(0xffff_ffff_ffff_fff8), &mut [0; 9]);
-    assert!(matches!(past, Err(WalkError::NonCanonical { .. })), "{past:?}");
+    assert!(matches!(past, Err(WalkError { kind: WalkErrorKind::NonCanonical, .. })), "{past:?}");
 }
 
 #[test]

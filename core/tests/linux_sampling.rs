@@ -9,7 +9,7 @@ use vgpu_perception::paging::{Level, PageWalker, Rights};
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::region::{FrameScratch, Region, Sample, Skip};
 use vgpu_perception::scan::{NoRegion, probe};
-use vgpu_perception::{AddressSpace, Budget, Cr3, Gpa, Gva, NextUse, ProcessSource, Step, WalkError};
+use vgpu_perception::{AddressSpace, Budget, Cr3, Gpa, Gva, NextUse, ProcessSource, Step, WalkError, WalkErrorKind};
 use vgpu_perception_testkit::linux::{LinuxOptions, REGION_BASE, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Placement, Ring};
 
@@ -92,10 +92,10 @@ fn a_ring_whose_use_is_sampled_is_read() {
         let walker = PageWalker::new(ram, space);
         for (gva, entry) in [before[0], *before.last().unwrap()] {
             let bare = PageWalker::new(ram, linux.region.space.space()).translate(gva);
-            assert!(matches!(bare, Err(WalkError::NotMapped { .. })), "{bare:?}");
+            assert!(matches!(bare, Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. })), "{bare:?}");
             assert_eq!(walker.translate(gva).unwrap().gpa, Gpa::new(entry & 0x000f_ffff_ffff_f000));
             let needing = walker.needing(Rights::USER).translate(gva);
-            assert!(matches!(needing, Err(WalkError::RightsUnknown { .. })), "{needing:?}");
+            assert!(matches!(needing, Err(WalkError { kind: WalkErrorKind::RightsUnknown { .. }, .. })), "{needing:?}");
             assert!(walker.needing(Rights::USER).taking_unknown_rights().translate(gva).is_ok());
             // A page in the middle of a large one is its own.
             let inside = if level == Level::Pd { 0x12_3000 } else { 0 };
@@ -121,7 +121,10 @@ fn a_first_page_whose_use_is_sampled_is_a_matter_of_trying_again() {
         let page = REGION_BASE.wrapping_add(offset);
         let before = sample_all(&linux, Level::Pt, page, 4096);
         let refused = probe(ram, &space, REGION_BASE);
-        assert!(matches!(refused, Err(NoRegion::Page(WalkError::RightsUnknown { .. }))), "{offset:#x}: {refused:?}");
+        assert!(
+            matches!(refused, Err(NoRegion::Page(WalkError { kind: WalkErrorKind::RightsUnknown { .. }, .. }))),
+            "{offset:#x}: {refused:?}"
+        );
         let (found, stats) = scan(ram, These::new(vec![space]), 100_000, 4, words(RAM));
         assert!(found.is_empty());
         assert!(stats.undecided > 0, "{offset:#x}: neither a candidate nor refused: {stats:?}");
@@ -151,7 +154,10 @@ fn what_was_swapped_is_not_resident() {
             let before = linux.guest.entry(linux.region.space, level, ring).unwrap();
             linux.guest.set_entry(linux.region.space, level, ring, entry);
             let found = PageWalker::new(ram, space).translate(ring);
-            assert!(matches!(found, Err(WalkError::NotResident { .. })), "{level} {offset:#x}: {found:?}");
+            assert!(
+                matches!(found, Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })),
+                "{level} {offset:#x}: {found:?}"
+            );
             linux.guest.set_entry(linux.region.space, level, ring, before);
         }
     }
@@ -159,6 +165,6 @@ fn what_was_swapped_is_not_resident() {
     let before = linux.guest.entry(linux.region.space, Level::Pt, ring).unwrap();
     linux.guest.set_entry(linux.region.space, Level::Pt, ring, sampled(0x000f_0000_0000_0067));
     let found = PageWalker::new(ram, space).translate(ring);
-    assert!(matches!(found, Err(WalkError::NotResident { .. })), "{found:?}");
+    assert!(matches!(found, Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })), "{found:?}");
     linux.guest.set_entry(linux.region.space, Level::Pt, ring, before);
 }

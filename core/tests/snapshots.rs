@@ -4,7 +4,7 @@ use vgpu_perception::abi::{self, CursorId, State};
 use vgpu_perception::paging::{Level, Pte};
 use vgpu_perception::region::{FrameScratch, Liveness, Part, Region, Sample, Skip};
 use vgpu_perception::structure::DescFault;
-use vgpu_perception::{Gpa, Gva, NextUse, PagingMode, PhysRead, WalkError};
+use vgpu_perception::{Gpa, Gva, NextUse, PagingMode, PhysRead, WalkErrorKind};
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, Hooked, ReadEvent};
 
@@ -244,10 +244,10 @@ fn a_page_that_is_gone_is_an_error_and_says_which() {
     linux.guest.unmap(linux.region.space, gone);
     let error = region.sample_frame(ram, &mut FrameScratch::new(), &mut [0; FRAME], NextUse::Unknown).unwrap_err();
     assert_eq!(error.part, Part::Slot(1));
-    assert!(matches!(error.error, WalkError::NotMapped { gva, level: Level::Pt, entry: 0 } if gva == gone));
+    assert_eq!((error.error.gva, error.error.kind), (gone, WalkErrorKind::NotMapped { level: Level::Pt, entry: 0 }));
     linux.guest.unmap(linux.region.space, linux.region.base);
     let error = region.read_cursor(ram).unwrap_err();
-    assert_eq!((error.part, error.error.gva()), (Part::ProducerPage, linux.region.base));
+    assert_eq!((error.part, error.error.gva), (Part::ProducerPage, linux.region.base));
     assert!(region.confirm_alive(ram, vgpu_perception::region::Pulse { heartbeat: 1, run_epoch: 1 }).is_err());
 }
 

@@ -7,7 +7,7 @@ use vgpu_perception::paging::Level;
 use vgpu_perception::process::nt::{KernelSearch, NtError, NtKernel, ProcessList};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{
-    Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, ProcessSource, Step, WalkError,
+    Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, ProcessSource, Step, WalkError, WalkErrorKind,
 };
 use vgpu_perception_testkit::windows::{
     EntryState, LAYOUTS, LOADER_TABLE, Layout, Options, PageState, PrototypeState, Shape, StartBlock, Trim, VadShape,
@@ -201,13 +201,19 @@ fn a_tree_without_an_end_is_followed_so_far() {
         windows.write_kernel(node(n), &bytes);
     }
     windows.set(&agent, windows.truth.layout.vad_root, 8, chain.get());
-    assert!(matches!(PageWalker::new(&ram, space).translate(gva), Err(WalkError::NotMapped { .. })));
+    assert!(matches!(
+        PageWalker::new(&ram, space).translate(gva),
+        Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. })
+    ));
     let endless = ram.take().accesses();
     assert!(honest < endless && endless <= 1 << 13, "{honest} and {endless} loads");
 
     // A node that is its own child is no node.
     windows.write_kernel(chain.wrapping_add(8), &chain.get().to_le_bytes());
-    assert!(matches!(PageWalker::new(&ram, space).translate(gva), Err(WalkError::NotMapped { .. })));
+    assert!(matches!(
+        PageWalker::new(&ram, space).translate(gva),
+        Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. })
+    ));
     assert!(ram.take().accesses() < 100);
     println!("{honest} loads for a page of a shared section, {endless} down an endless tree");
 }

@@ -3,7 +3,7 @@
 
 use vgpu_perception::process::nt::{KernelSearch, NtKernel, RootBy};
 use vgpu_perception::process::roots::RootCandidate;
-use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, PhysRead, Step, WalkError};
+use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, PhysRead, Step, WalkErrorKind};
 use vgpu_perception_testkit::windows::{EntryState, Layout, Options, Shape, WindowsGuest};
 use vgpu_perception_testkit::{Counting, Flaky, Mutating};
 
@@ -84,7 +84,7 @@ fn what_leads_to_a_page_may_be_gone() {
         let gone = Flaky::new(&windows.ram, [prototype]);
         let error = PageWalker::new(&gone, space).translate(gva).unwrap_err();
         assert!(
-            matches!(error, WalkError::Table { error, .. } if error.gpa.get() >> 12 == prototype.get() >> 12),
+            matches!(error.kind, WalkErrorKind::Table { error, .. } if error.gpa.get() >> 12 == prototype.get() >> 12),
             "{error:?}"
         );
         // The object is gone: there is no list to read, and no panic either.

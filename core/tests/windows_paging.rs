@@ -7,7 +7,8 @@ use vgpu_perception::process::nt::{NtKernel, NtPaging, RootBy};
 use vgpu_perception::region::{FrameScratch, Sample};
 use vgpu_perception::scan::ScanScratch;
 use vgpu_perception::{
-    Budget, Discovery, Gpa, NextUse, PAGE_BYTES, PageWalker, PhysRead, Process, ProcessSource, Step, WalkError, abi,
+    Budget, Discovery, Gpa, NextUse, PAGE_BYTES, PageWalker, PhysRead, Process, ProcessSource, Step, WalkError,
+    WalkErrorKind, abi,
 };
 use vgpu_perception_testkit::region::RegionImage;
 use vgpu_perception_testkit::windows::{
@@ -52,12 +53,18 @@ fn assert_region(windows: &WindowsGuest, space: &Process<NtPaging>) {
         let gva = shared.region.base.wrapping_add(index * PAGE_BYTES);
         let found = walker.translate(gva);
         let Some(page) = touched.next_if(|page| page.index == index) else {
-            let missing = matches!(found, Err(WalkError::NotMapped { .. } | WalkError::NotResident { .. }));
+            let missing = matches!(
+                found,
+                Err(WalkError { kind: WalkErrorKind::NotMapped { .. } | WalkErrorKind::NotResident { .. }, .. })
+            );
             assert!(missing, "{layout} page {index}: {found:?}");
             continue;
         };
         let Some(frame) = page.frame else {
-            assert!(matches!(found, Err(WalkError::NotResident { .. })), "{layout} page {page:?}: {found:?}");
+            assert!(
+                matches!(found, Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })),
+                "{layout} page {page:?}: {found:?}"
+            );
             continue;
         };
         let found = found.unwrap_or_else(|error| panic!("{layout} {page:?}: {error}"));
@@ -135,13 +142,17 @@ fn private_pages_are_told_apart() {
                         assert!(found.rights.user && found.rights.writable);
                     }
                     PrivateState::DemandZero | PrivateState::PageFile => {
-                        assert!(matches!(found, Err(WalkError::NotResident { .. })), "{}: {found:?}", layout.name);
+                        assert!(
+                            matches!(found, Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })),
+                            "{}: {found:?}",
+                            layout.name
+                        );
                     }
                 }
             }
             // Between its ranges there is nothing.
             let nowhere = walker.translate(truth.section_base.wrapping_add(0x7000_0000));
-            assert!(matches!(nowhere, Err(WalkError::NotMapped { .. })), "{nowhere:?}");
+            assert!(matches!(nowhere, Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. })), "{nowhere:?}");
         }
     }
 }
@@ -191,7 +202,7 @@ fn a_process_object_that_was_reused_is_noticed() {
     assert_eq!(walker.translate(gva).unwrap().gpa, untouched.frame.unwrap());
     let agent = &windows.truth.processes[windows.truth.producer];
     windows.set(agent, windows.truth.layout.directory_table_base, 8, 0x7777_7000);
-    assert!(matches!(walker.translate(gva), Err(WalkError::NotMapped { .. })));
+    assert!(matches!(walker.translate(gva), Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. })));
 }
 
 /// Descriptors that contradict themselves lead nowhere, not to another page.
@@ -217,7 +228,10 @@ fn sections_that_contradict_themselves_are_left_out() {
         let at = kernel_gpa(vgpu_perception::Gva::new(at));
         let before = windows.ram.load_u64(at).unwrap();
         windows.ram.write_u64(at, value);
-        assert!(matches!(walker.translate(gva), Err(WalkError::NotResident { .. })), "{at}");
+        assert!(
+            matches!(walker.translate(gva), Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })),
+            "{at}"
+        );
         windows.ram.write_u64(at, before);
     }
 }

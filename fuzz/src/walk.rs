@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use vgpu_perception::paging::{LeafCursor, LeafStep, Rights};
-use vgpu_perception::{AddressSpace, Budget, Cr3, Gva, PageWalker, PagingMode, PhysRead, WalkError};
+use vgpu_perception::{AddressSpace, Budget, Cr3, Gva, PageWalker, PagingMode, PhysRead, WalkErrorKind};
 use vgpu_perception_testkit::naive::{self, NaiveFault, NaiveSpace};
 use vgpu_perception_testkit::{Counting, Ram};
 
@@ -55,11 +55,11 @@ fn same(walker: &PageWalker<&Ram>, ram: &Ram, plain: NaiveSpace, gva: Gva) {
         }
         (Err(ours), Err(theirs)) => {
             let agree = matches!(
-                (ours, theirs),
-                (WalkError::NonCanonical { .. }, NaiveFault::NonCanonical)
-                    | (WalkError::NotMapped { .. }, NaiveFault::NotPresent { .. })
-                    | (WalkError::Reserved { .. }, NaiveFault::Reserved { .. })
-                    | (WalkError::Table { .. }, NaiveFault::NoTable { .. })
+                (ours.kind, theirs),
+                (WalkErrorKind::NonCanonical, NaiveFault::NonCanonical)
+                    | (WalkErrorKind::NotMapped { .. }, NaiveFault::NotPresent { .. })
+                    | (WalkErrorKind::Reserved { .. }, NaiveFault::Reserved { .. })
+                    | (WalkErrorKind::Table { .. }, NaiveFault::NoTable { .. })
             );
             assert!(agree, "{gva}: {ours:?} against {theirs:?}");
         }

@@ -1,7 +1,7 @@
 //! The library's walker and the naive one give the same answers, on honest tables and on broken ones.
 
 use vgpu_perception::paging::{LeafCursor, LeafStep, Level};
-use vgpu_perception::{Budget, Gpa, Gva, PageWalker, PagingMode, PhysRead, WalkError};
+use vgpu_perception::{Budget, Gpa, Gva, PageWalker, PagingMode, PhysRead, WalkErrorKind};
 use vgpu_perception_testkit::naive::{self, NaiveFault};
 use vgpu_perception_testkit::{LinuxOptions, Rng, Space, StandardLinux, standard_linux};
 
@@ -10,19 +10,24 @@ fn guest(mode: PagingMode, seed: u64) -> StandardLinux {
 }
 
 fn compare(mem: &impl PhysRead, space: Space, gva: u64) {
-    let ours = PageWalker::new(mem, space.space()).translate(Gva::new(gva));
+    let ours = PageWalker::new(mem, space.space()).translate(Gva::new(gva)).map_err(|error| {
+        assert_eq!(error.gva.get(), gva);
+        error.kind
+    });
     match (naive::translate(mem, space.naive(), gva), ours) {
         (Ok(theirs), Ok(ours)) => {
             let rights = (ours.rights.user, ours.rights.writable, ours.rights.executable);
             assert_eq!((ours.gpa.get(), ours.size.bytes()), (theirs.gpa, theirs.size), "{gva:#x}");
             assert_eq!(rights, (theirs.user, theirs.writable, theirs.executable), "{gva:#x}");
         }
-        (Err(NaiveFault::NonCanonical), Err(WalkError::NonCanonical { .. })) => {}
-        (Err(NaiveFault::NotPresent { level, entry }), Err(WalkError::NotMapped { level: at, entry: raw, .. }))
-        | (Err(NaiveFault::Reserved { level, entry }), Err(WalkError::Reserved { level: at, entry: raw, .. })) => {
+        (Err(NaiveFault::NonCanonical), Err(WalkErrorKind::NonCanonical)) => {}
+        (Err(NaiveFault::NotPresent { level, entry }), Err(WalkErrorKind::NotMapped { level: at, entry: raw }))
+        | (Err(NaiveFault::Reserved { level, entry }), Err(WalkErrorKind::Reserved { level: at, entry: raw })) => {
             assert_eq!((level, entry), (at as u32, raw), "{gva:#x}");
         }
-        (Err(NaiveFault::NoTable { level }), Err(WalkError::Table { level: at, .. })) => assert_eq!(level, at as u32),
+        (Err(NaiveFault::NoTable { level }), Err(WalkErrorKind::Table { level: at, .. })) => {
+            assert_eq!(level, at as u32);
+        }
         (theirs, ours) => panic!("{gva:#x}: naive says {theirs:?}, the library {ours:?}"),
     }
 }

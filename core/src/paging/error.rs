@@ -6,19 +6,24 @@ use super::entry::{Level, Rights};
 use crate::addr::Gva;
 use crate::phys::PhysError;
 
+/// An address that has no physical memory to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WalkError {
+    /// The address.
+    pub gva: Gva,
+    /// Why.
+    pub kind: WalkErrorKind,
+}
+
 /// Why an address has no physical memory to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum WalkError {
+pub enum WalkErrorKind {
     /// The address is not canonical in this paging mode.
-    NonCanonical {
-        /// The address.
-        gva: Gva,
-    },
+    NonCanonical,
     /// No page is mapped: the entry of this level has P clear.
     NotMapped {
-        /// The address.
-        gva: Gva,
         /// The level of the entry.
         level: Level,
         /// What the entry held.
@@ -26,8 +31,6 @@ pub enum WalkError {
     },
     /// A page is mapped, but its bytes are not in RAM.
     NotResident {
-        /// The address.
-        gva: Gva,
         /// The level of the entry.
         level: Level,
         /// What the entry held.
@@ -35,8 +38,6 @@ pub enum WalkError {
     },
     /// A present entry has reserved bits set: the processor would fault, so this is no table or no page.
     Reserved {
-        /// The address.
-        gva: Gva,
         /// The level of the entry.
         level: Level,
         /// What the entry held.
@@ -44,16 +45,12 @@ pub enum WalkError {
     },
     /// The page is there, but does not grant what the access needs.
     Denied {
-        /// The address.
-        gva: Gva,
         /// What the walk grants.
         rights: Rights,
     },
     /// The page is in RAM, but its entry does not say what it grants: the guest samples who uses the page, and knows by
     /// itself. That passes as soon as the page is used; try again.
     RightsUnknown {
-        /// The address.
-        gva: Gva,
         /// The level of the entry.
         level: Level,
         /// What the entry held.
@@ -61,63 +58,92 @@ pub enum WalkError {
     },
     /// A table, or a structure that gives an absent entry its meaning, is not in RAM.
     Table {
-        /// The address.
-        gva: Gva,
         /// The level of the table.
         level: Level,
         /// What could not be read.
         error: PhysError,
     },
-    /// The page itself is not in RAM: its entry names a hole.
+    /// The page itself is not in RAM: its entry names a gap.
     Page {
-        /// The address.
-        gva: Gva,
         /// What could not be read.
         error: PhysError,
     },
 }
 
-impl WalkError {
-    /// The address that has no memory to read.
-    #[must_use]
-    pub const fn gva(&self) -> Gva {
-        match *self {
-            Self::NonCanonical { gva }
-            | Self::NotMapped { gva, .. }
-            | Self::NotResident { gva, .. }
-            | Self::Reserved { gva, .. }
-            | Self::Denied { gva, .. }
-            | Self::RightsUnknown { gva, .. }
-            | Self::Table { gva, .. }
-            | Self::Page { gva, .. } => gva,
-        }
+impl WalkErrorKind {
+    /// The error at `gva`.
+    pub(crate) const fn at(self, gva: Gva) -> WalkError {
+        WalkError { gva, kind: self }
     }
 }
 
 impl fmt::Display for WalkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::NonCanonical { gva } => write!(f, "guest virtual {gva} is not canonical"),
-            Self::NotMapped { gva, level, entry } => {
-                write!(f, "guest virtual {gva} is not mapped: its {level} is {entry:#x}")
+        write!(f, "guest virtual {}", self.gva)?;
+        match self.kind {
+            WalkErrorKind::NonCanonical => f.write_str(" is not canonical"),
+            WalkErrorKind::NotMapped { level, entry } => write!(f, " is not mapped: its {level} is {entry:#x}"),
+            WalkErrorKind::NotResident { level, entry } => {
+                write!(f, " is mapped but not in RAM: its {level} is {entry:#x}")
             }
-            Self::NotResident { gva, level, entry } => {
-                write!(f, "guest virtual {gva} is mapped but not in RAM: its {level} is {entry:#x}")
+            WalkErrorKind::Reserved { level, entry } => write!(f, ": the {level} {entry:#x} has reserved bits set"),
+            WalkErrorKind::Denied { rights } => {
+                write!(f, " grants too little (user {}, writable {})", rights.user, rights.writable)
             }
-            Self::Reserved { gva, level, entry } => {
-                write!(f, "guest virtual {gva}: the {level} {entry:#x} has reserved bits set")
+            WalkErrorKind::RightsUnknown { level, entry } => {
+                write!(f, ": its {level} {entry:#x} does not say what user mode may do (NUMA balancing); try again")
             }
-            Self::Denied { gva, rights } => {
-                write!(f, "guest virtual {gva} grants too little (user {}, writable {})", rights.user, rights.writable)
-            }
-            Self::RightsUnknown { gva, level, entry } => write!(
-                f,
-                "guest virtual {gva}: its {level} {entry:#x} does not say what user mode may do (NUMA balancing); try again"
-            ),
-            Self::Table { gva, level, error } => write!(f, "guest virtual {gva}: no {level} to read: {error}"),
-            Self::Page { gva, error } => write!(f, "guest virtual {gva}: {error}"),
+            WalkErrorKind::Table { level, error } => write!(f, ": no {level} to read: {error}"),
+            WalkErrorKind::Page { error } => write!(f, ": {error}"),
         }
     }
 }
 
 impl core::error::Error for WalkError {}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+    use crate::addr::Gpa;
+    use crate::phys::PhysErrorKind;
+
+    #[test]
+    fn every_message_names_the_address_and_what_was_found() {
+        let error = PhysError::new(Gpa::new(0x9000), PhysErrorKind::Gap);
+        for (kind, message) in [
+            (WalkErrorKind::NonCanonical, "guest virtual 0x5000 is not canonical"),
+            (
+                WalkErrorKind::NotMapped { level: Level::Pd, entry: 0x80 },
+                "guest virtual 0x5000 is not mapped: its PDE is 0x80",
+            ),
+            (
+                WalkErrorKind::NotResident { level: Level::Pt, entry: 0x20 },
+                "guest virtual 0x5000 is mapped but not in RAM: its PTE is 0x20",
+            ),
+            (
+                WalkErrorKind::Reserved { level: Level::Pml4, entry: 0x87 },
+                "guest virtual 0x5000: the PML4E 0x87 has reserved bits set",
+            ),
+            (
+                WalkErrorKind::Denied { rights: Rights::USER },
+                "guest virtual 0x5000 grants too little (user true, writable false)",
+            ),
+            (
+                WalkErrorKind::RightsUnknown { level: Level::Pt, entry: 0x102 },
+                "guest virtual 0x5000: its PTE 0x102 does not say what user mode may do (NUMA balancing); try again",
+            ),
+            (
+                WalkErrorKind::Table { level: Level::Pdpt, error },
+                "guest virtual 0x5000: no PDPTE to read: guest physical 0x9000 is not RAM by the segment map",
+            ),
+            (
+                WalkErrorKind::Page { error },
+                "guest virtual 0x5000: guest physical 0x9000 is not RAM by the segment map",
+            ),
+        ] {
+            assert_eq!(kind.at(Gva::new(0x5000)).to_string(), message);
+        }
+    }
+}

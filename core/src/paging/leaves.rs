@@ -2,7 +2,7 @@
 //! back to themselves.
 
 use super::entry::{Level, PagingMode, Pte, Rights};
-use super::error::WalkError;
+use super::error::{WalkError, WalkErrorKind};
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
 use super::table::{ENTRIES, LeafEntries, LeafTable, WHOLE};
 use super::walk::{PageWalker, Residence};
@@ -278,7 +278,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                         Level::Pdpt => Level::Pml4,
                         Level::Pml4 | Level::Pml5 => Level::Pml5,
                     });
-                    return LeafStep::Skipped(WalkError::Table { gva, level, error });
+                    return LeafStep::Skipped(WalkErrorKind::Table { level, error }.at(gva));
                 }
             };
             if let Some(step) = self.enter(cursor, gva, level, open, entry, budget) {
@@ -427,7 +427,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         let (table, below, rights, residence) = if entry.is_present() {
             if entry.reserved_bits(level, self.space().phys_bits) != 0 {
                 cursor.pass(level);
-                return Some(LeafStep::Skipped(WalkError::Reserved { gva, level, entry: entry.get() }));
+                return Some(LeafStep::Skipped(WalkErrorKind::Reserved { level, entry: entry.get() }.at(gva)));
             }
             let rights = open.rights.and(entry.rights());
             if !rights.grant(cursor.need) {
@@ -494,7 +494,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 (Resolution::Table(table), Some(below)) => (table, below, open.rights, Residence::Trimmed),
                 (Resolution::NotResident, _) => {
                     cursor.pass_until(level, answer.until);
-                    return Some(LeafStep::Skipped(WalkError::NotResident { gva, level, entry: entry.get() }));
+                    return Some(LeafStep::Skipped(WalkErrorKind::NotResident { level, entry: entry.get() }.at(gva)));
                 }
                 (Resolution::NotMapped | Resolution::Table(_), _) => {
                     cursor.pass_until(level, answer.until);

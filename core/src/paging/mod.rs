@@ -12,7 +12,7 @@ mod trail;
 mod walk;
 
 pub use entry::{Level, PagingMode, Pte, Rights};
-pub use error::WalkError;
+pub use error::{WalkError, WalkErrorKind};
 pub use leaves::{Leaf, LeafCursor, LeafStep};
 pub use not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
 pub use runs::RunList;

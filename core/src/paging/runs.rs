@@ -3,7 +3,7 @@
 use heapless::{Vec, VecView};
 
 use super::entry::{Grants, Level, Pte, Rights};
-use super::error::WalkError;
+use super::error::{WalkError, WalkErrorKind};
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution, Resolved};
 use super::table::{BLOCK, WHOLE};
 use super::trail::Record;
@@ -232,7 +232,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         let mut covered = 0_u64;
         let mut last = LastEntry::new();
         while covered < len {
-            let Some(at) = gva.checked_add(covered) else { return Self::end(covered, WalkError::NonCanonical { gva }) };
+            let Some(at) = gva.checked_add(covered) else {
+                return Self::end(covered, WalkErrorKind::NonCanonical.at(gva));
+            };
             last.restart();
             let found = match self.walk(at, &mut last) {
                 Ok(found) => found,

@@ -1,7 +1,7 @@
 //! One translation: from `CR3` down to a page.
 
 use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
-use super::error::WalkError;
+use super::error::{WalkError, WalkErrorKind};
 use super::not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
 use super::trail::{Record, Trail};
 use crate::addr::{Cr3, Gpa, Gva, PageSize};
@@ -113,17 +113,17 @@ pub enum Residence {
 // Cold, so that a walk that finds runs straight through.
 #[cold]
 const fn denied(gva: Gva, rights: Rights) -> WalkError {
-    WalkError::Denied { gva, rights }
+    WalkErrorKind::Denied { rights }.at(gva)
 }
 
 #[cold]
 const fn non_canonical(gva: Gva) -> WalkError {
-    WalkError::NonCanonical { gva }
+    WalkErrorKind::NonCanonical.at(gva)
 }
 
 #[cold]
 const fn no_table(gva: Gva, level: Level, error: PhysError) -> WalkError {
-    WalkError::Table { gva, level, error }
+    WalkErrorKind::Table { level, error }.at(gva)
 }
 
 /// What the entries that a walk has passed came to.
@@ -158,7 +158,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// The same walker, which also takes a page in RAM whose entry does not say what it grants, if the levels above
-    /// grant what is needed. Without this such a page is [`WalkError::RightsUnknown`].
+    /// grant what is needed. Without this such a page is [`WalkErrorKind::RightsUnknown`].
     #[must_use]
     pub fn taking_unknown_rights(self) -> Self {
         Self { takes_unknown: true, ..self }
@@ -195,7 +195,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Translates one address.
     ///
     /// # Errors
-    /// Any [`WalkError`] but [`WalkError::Page`]: whether the page is RAM shows when it is read.
+    /// Any [`WalkError`] but [`WalkErrorKind::Page`]: whether the page is RAM shows when it is read.
     #[inline]
     pub fn translate(&self, gva: Gva) -> Result<Translation, WalkError> {
         self.walk(gva, &mut ())
@@ -234,11 +234,11 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             let found = self.translate(at)?;
             let len = usize::try_from(found.bytes_left()).unwrap_or(usize::MAX).min(rest.len());
             let Some((head, tail)) = rest.split_at_mut_checked(len) else { break };
-            self.mem.read(found.gpa, head).map_err(|error| WalkError::Page { gva: at, error })?;
+            self.mem.read(found.gpa, head).map_err(|error| WalkErrorKind::Page { error }.at(at))?;
             rest = tail;
             if !rest.is_empty() {
                 // A range that runs past the top of the address space is not canonical there.
-                at = at.checked_add(len as u64).ok_or(WalkError::NonCanonical { gva: at })?;
+                at = at.checked_add(len as u64).ok_or(WalkErrorKind::NonCanonical.at(at))?;
             }
         }
         Ok(())
@@ -351,7 +351,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         match way {
             Way::Page(found) => Ok(found),
             // A PTE is a page or an error, so that the last step always finds.
-            Way::Table(_) => Err(WalkError::NotMapped { gva, level: Level::Pt, entry: 0 }),
+            Way::Table(_) => Err(WalkErrorKind::NotMapped { level: Level::Pt, entry: 0 }.at(gva)),
         }
     }
 
@@ -388,12 +388,12 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     let gpa = gpa.wrapping_add(gva.offset_in(size));
                     Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
                 }
-                Resolution::NotMapped => Err(WalkError::NotMapped { gva, level, entry: entry.get() }),
-                Resolution::NotResident => Err(WalkError::NotResident { gva, level, entry: entry.get() }),
+                Resolution::NotMapped => Err(WalkErrorKind::NotMapped { level, entry: entry.get() }.at(gva)),
+                Resolution::NotResident => Err(WalkErrorKind::NotResident { level, entry: entry.get() }.at(gva)),
             };
         }
         if entry.reserved_bits_beyond(level, self.beyond) != 0 {
-            return Err(WalkError::Reserved { gva, level, entry: entry.get() });
+            return Err(WalkErrorKind::Reserved { level, entry: entry.get() }.at(gva));
         }
         passed.grants = passed.grants.and(entry);
         match level.page_size() {
@@ -420,7 +420,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     ) -> Result<Resolved, WalkError> {
         let NotPresentEntry { gva, level, .. } = *asked;
         let answer = self.space.resolver.resolve(&self.mem, asked, lookup, cost);
-        let Resolved { resolution, until } = answer.map_err(|error| WalkError::Table { gva, level, error })?;
+        let Resolved { resolution, until } = answer.map_err(|error| WalkErrorKind::Table { level, error }.at(gva))?;
         let resolution = match resolution {
             Resolution::Page { gpa, rights } => Resolution::Page {
                 gpa: gpa.align_down(PageSize::Size4K),
@@ -441,7 +441,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             Some(rights) => Err(denied(asked.gva, rights)),
             None if !asked.rights.grant(self.need.rights) => Err(denied(asked.gva, asked.rights)),
             None if self.need.rights == Rights::NONE || self.takes_unknown => Ok(asked.rights),
-            None => Err(WalkError::RightsUnknown { gva: asked.gva, level: asked.level, entry: asked.entry }),
+            None => Err(WalkErrorKind::RightsUnknown { level: asked.level, entry: asked.entry }.at(asked.gva)),
         }
     }
 }

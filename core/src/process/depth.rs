@@ -1,7 +1,7 @@
 //! How deep a guest's tables are, where nobody says.
 
 use crate::addr::{Cr3, Gva};
-use crate::paging::{AddressSpace, Hardware, PageWalker, PagingMode, WalkError};
+use crate::paging::{AddressSpace, Hardware, PageWalker, PagingMode, WalkError, WalkErrorKind};
 use crate::phys::PhysRead;
 
 /// Tells 4-level from 5-level tables where nobody says: by whether the last 2 GiB, where Linux has
@@ -32,7 +32,7 @@ fn kernel_leads_to_code<M: PhysRead>(walker: &PageWalker<&M, Hardware>) -> bool 
         let gva = Gva::new(0_u64.wrapping_sub(step.wrapping_mul(STEP)));
         match walker.translate(gva) {
             Ok(found) if found.rights.executable && !found.rights.user => good = good.wrapping_add(1),
-            Ok(_) | Err(WalkError::NotMapped { .. }) => {}
+            Ok(_) | Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. }) => {}
             Err(_) => bad = bad.wrapping_add(1),
         }
     }

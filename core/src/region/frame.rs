@@ -4,7 +4,7 @@ use super::lines::{load_line, wire};
 use super::{Part, ReadError, Region, Sample, Skip, Snapshot, Try};
 use crate::abi::{self, Desc, Format, producer};
 use crate::addr::Gpa;
-use crate::paging::{NotPresentResolver, RunList, WalkError};
+use crate::paging::{NotPresentResolver, RunList, WalkErrorKind};
 use crate::phys::{CopyOptions, PhysError, PhysErrorKind, PhysRead, PhysRun, Window};
 use crate::seqlock::{Begin, ReadSection};
 use crate::structure::check_desc;
@@ -335,13 +335,13 @@ impl<R: NotPresentResolver> Region<R> {
         let mut done = 0_u64;
         while done < seen.bytes {
             if mem.is_cancelled() {
-                return Err(ReadError { part, error: WalkError::Page { gva: start, error: CANCELLED } });
+                return Err(ReadError { part, error: WalkErrorKind::Page { error: CANCELLED }.at(start) });
             }
             let at = start.wrapping_add(done);
             let want = seen.bytes.wrapping_sub(done);
             let len = walker.runs(at, want, &mut scratch.runs).map_err(|error| ReadError { part, error })?;
             deliver(Stretch { runs: &scratch.runs, desc: &seen.desc, total: seen.bytes, offset: done, len })
-                .map_err(|error| ReadError { part, error: WalkError::Page { gva: at, error } })?;
+                .map_err(|error| ReadError { part, error: WalkErrorKind::Page { error }.at(at) })?;
             mem.fence_acquire();
             // The same entries again: bytes copied from a page that left meanwhile are not the region's.
             if !walker.still_in(at, len, &scratch.runs) {

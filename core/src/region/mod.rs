@@ -23,7 +23,7 @@ pub use sink::{FrameSink, StreamError};
 
 use crate::abi;
 use crate::addr::{Gpa, Gva};
-use crate::paging::{AddressSpace, Hardware, NotPresentResolver, PageWalker, Rights, Trail, WalkError};
+use crate::paging::{AddressSpace, Hardware, NotPresentResolver, PageWalker, Rights, Trail, WalkError, WalkErrorKind};
 use crate::phys::{PhysError, PhysRead};
 use crate::seqlock::ATTEMPTS;
 use crate::structure::DescFault;
@@ -188,7 +188,7 @@ pub struct ReadError {
 impl ReadError {
     /// An error in the producer page of the region at `base`.
     const fn in_page(base: Gva, error: PhysError) -> Self {
-        Self { part: Part::ProducerPage, error: WalkError::Page { gva: base, error } }
+        Self { part: Part::ProducerPage, error: WalkErrorKind::Page { error }.at(base) }
     }
 }
 
@@ -330,7 +330,7 @@ impl<R: NotPresentResolver> Region<R> {
                 Some(page) => page.gpa,
                 None => match self.walk_to_page(mem) {
                     Ok(page) => page,
-                    Err(ReadError { error: WalkError::RightsUnknown { .. }, .. }) => {
+                    Err(ReadError { error: WalkError { kind: WalkErrorKind::RightsUnknown { .. }, .. }, .. }) => {
                         return Ok(Sample::Skip(Skip::Sampled));
                     }
                     Err(error) => return Err(error),

@@ -23,7 +23,7 @@ use super::sweep::{Sweep, Swept};
 use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT};
 use crate::budget::Budget;
-use crate::paging::{ENTRIES, Hardware, LeafCursor, LeafStep, LeafTable, PageWalker, Rights, WalkError};
+use crate::paging::{ENTRIES, Hardware, LeafCursor, LeafStep, LeafTable, PageWalker, Rights, WalkError, WalkErrorKind};
 use crate::phys::{PhysError, PhysErrorKind, PhysRead, PhysRun};
 use crate::process::{Process, ProcessSource, Step};
 
@@ -443,7 +443,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 self.judging = Some(judging);
                 return None;
             }
-            Some(Err(NoRegion::Page(WalkError::RightsUnknown { .. }))) => {
+            Some(Err(NoRegion::Page(WalkError { kind: WalkErrorKind::RightsUnknown { .. }, .. }))) => {
                 self.marked.stats.undecided = self.marked.stats.undecided.wrapping_add(1);
                 return None;
             }

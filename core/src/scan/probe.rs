@@ -8,7 +8,7 @@ use crate::addr::{Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
     AddressSpace, LeafCursor, LeafEntries, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Residence,
-    Rights, WalkError, each_entry,
+    Rights, WalkError, WalkErrorKind, each_entry,
 };
 use crate::phys::{PhysError, PhysRead};
 use crate::region::{Pulse, Region};
@@ -138,7 +138,7 @@ fn judge_pages<M: PhysRead, R: NotPresentResolver>(
     let control_at = base.wrapping_add(abi::CONTROL_OFFSET);
     let control = walker.needing(Rights::USER).translate_spending(control_at, budget).map_err(NoRegion::Page)?;
     let judged = judge(*walker.mem(), page.gpa, control.gpa, budget).map_err(|error| match error {
-        Judged::Unreadable(error) => NoRegion::Page(WalkError::Page { gva: base, error }),
+        Judged::Unreadable(error) => NoRegion::Page(WalkErrorKind::Page { error }.at(base)),
         Judged::Refused(refusal) => NoRegion::Structure(refusal),
     })?;
     let found = Found {

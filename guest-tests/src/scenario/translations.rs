@@ -13,7 +13,7 @@ use vgpu_perception::paging::{LeafCursor, LeafStep};
 use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::{
     AddressSpace, Budget, Gva, PAGE_BYTES, PageSize, PageWalker, PagingMode, PhysRead, ProcessSource as _, Step,
-    WalkError,
+    WalkError, WalkErrorKind,
 };
 use vgpu_perception_guest_tests::{Guest, Options, Qmp, Result};
 
@@ -173,7 +173,10 @@ fn walk(
         }
         *tally.pages.entry(bytes).or_default() += 1;
         let behind = leaf.gva.wrapping_add(bytes);
-        if behind > leaf.gva && behind < end && matches!(walker.translate(behind), Err(WalkError::NotMapped { .. })) {
+        if behind > leaf.gva
+            && behind < end
+            && matches!(walker.translate(behind), Err(WalkError { kind: WalkErrorKind::NotMapped { .. }, .. }))
+        {
             expected.push((behind, None));
             tally.holes += 1;
         }

@@ -3,14 +3,14 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::addr::Gva;
-use crate::paging::{NotPresentResolver, PageWalker, PagingMode, WalkError};
+use crate::paging::{NotPresentResolver, PageWalker, PagingMode, WalkError, WalkErrorKind};
 use crate::phys::PhysRead;
 
 /// The little-endian `u64` at `gva`: one load where it is aligned.
 pub(super) fn word<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>, gva: Gva) -> Result<u64, WalkError> {
     if gva.get().is_multiple_of(8) {
         let found = walker.translate(gva)?;
-        return walker.mem().load_u64(found.gpa).map_err(|error| WalkError::Page { gva, error });
+        return walker.mem().load_u64(found.gpa).map_err(|error| WalkErrorKind::Page { error }.at(gva));
     }
     let mut bytes = [0; 8];
     walker.read(gva, &mut bytes)?;

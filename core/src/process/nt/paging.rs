@@ -9,7 +9,7 @@ use crate::addr::{Cr3, Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
     AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Resolved, Rights,
-    WalkError,
+    WalkError, WalkErrorKind,
 };
 use crate::phys::{PhysError, PhysRead};
 
@@ -200,13 +200,13 @@ impl<M: PhysRead> Question<'_, '_, M> {
         let place = match self.place(at) {
             Ok(place) => place,
             // The page that holds it is not in RAM, nor is any prototype in it.
-            Err(WalkError::NotResident { .. } | WalkError::NotMapped { .. }) => {
+            Err(WalkError { kind: WalkErrorKind::NotResident { .. } | WalkErrorKind::NotMapped { .. }, .. }) => {
                 return Ok(self.missing(in_page));
             }
             Err(error) => return Err(error),
         };
         let gva = self.absent.gva;
-        let value = self.walker.mem().load_u64(place).map_err(|error| WalkError::Page { gva, error })?;
+        let value = self.walker.mem().load_u64(place).map_err(|error| WalkErrorKind::Page { error }.at(gva))?;
         let resolution = self.meaning(prototype(value));
         if resolution == Resolution::NotResident && self.absent.level != Level::Pt {
             // The entry stands for a whole table: see how many pages of it are missing at once.
@@ -306,7 +306,9 @@ impl NotPresentResolver for NtPaging {
         cost.spend(charged.spent());
         match answer {
             Ok(answer) => Ok(answer),
-            Err(WalkError::Table { error, .. } | WalkError::Page { error, .. }) if !charged.is_exhausted() => {
+            Err(WalkError { kind: WalkErrorKind::Table { error, .. } | WalkErrorKind::Page { error }, .. })
+                if !charged.is_exhausted() =>
+            {
                 Err(error)
             }
             // What should lead to the page is itself not in RAM, or no pointer, or leads too far.
