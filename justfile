@@ -13,6 +13,7 @@ fmt:
     python3 .ci/lines.py wrap $(git ls-files '*.rs')
     cargo fmt --all
     cd fuzz && cargo fmt
+    cd bindings/python && cargo fmt
 
 # Format, prose and lints: seconds once built
 check:

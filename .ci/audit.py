@@ -82,7 +82,7 @@ def main():
 
     faults = []
     seen = set()
-    for manifest in sorted(ROOT.glob("*/Cargo.toml")) + [ROOT / "Cargo.toml"]:
+    for manifest in sorted(ROOT.glob("*/Cargo.toml")) + sorted(ROOT.glob("*/*/Cargo.toml")) + [ROOT / "Cargo.toml"]:
         if manifest.parent != ROOT and "[workspace]" not in manifest.read_text():
             continue
         metadata = packages(manifest)

@@ -1,4 +1,5 @@
 // The wall in a headless Chromium: thumbnails and the large view show the guest's pixels, and another origin gets nothing.
+//   node faces-wall.cjs URL STILL.ppm GUEST THUMBNAILS
 "use strict";
 const fs = require("node:fs");
 const http = require("node:http");
@@ -6,7 +7,8 @@ const os = require("node:os");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
 
-const [url, still] = process.argv.slice(2);
+const [url, still, name, least] = process.argv.slice(2);
+const button = `button[data-path='/guests/${name}']`;
 
 function ppm(file) {
   const data = fs.readFileSync(file);
@@ -43,7 +45,7 @@ async function main() {
     page.on("console", (message) => { if (/Content Security/.test(message.text())) faults.push(message.text()); });
     await page.goto(url);
     check(!page.url().includes("token"), `the token stays in the address: ${page.url()}`);
-    await page.waitForFunction(() => document.querySelectorAll("canvas[data-frame]").length >= 2, null, { timeout: 60000 });
+    await page.waitForFunction((least) => document.querySelectorAll("canvas[data-frame]").length >= least, Number(least), { timeout: 60000 });
     const want = ppm(still);
     const read = (source) => page.evaluate(async (selector) => {
       const from = document.querySelector(selector);
@@ -64,10 +66,10 @@ async function main() {
       }
       return { width: canvas.width, height: canvas.height, grid };
     }, source);
-    const small = await read("button[data-path='/guests/linux'] canvas");
+    const small = await read(`${button} canvas`);
     const part = differ(want, small);
     check(small.width === 320 && part < 0.1, `the thumbnail: ${small.width} wide, ${part} differ`);
-    await page.click("button[data-path='/guests/linux']");
+    await page.click(button);
     await page.waitForFunction(() => document.querySelector("dialog img").naturalWidth > 0, null, { timeout: 30000 });
     const large = await read("dialog img");
     const rest = differ(want, large);
@@ -90,7 +92,7 @@ async function main() {
     const thief = await browser.newPage();
     await thief.goto(`http://127.0.0.1:${other.address().port}/`);
     const base = new URL(url).origin;
-    const got = await thief.evaluate(async (base) => {
+    const got = await thief.evaluate(async ({ base, name }) => {
       const read = async (init) => {
         try {
           const answer = await fetch(`${base}/guests`, init);
@@ -101,10 +103,10 @@ async function main() {
         const image = new Image();
         image.onload = () => done(image.naturalWidth);
         image.onerror = () => done(0);
-        image.src = `${base}/guests/linux/frame.png`;
+        image.src = `${base}/guests/${name}/frame.png`;
       });
       return { plain: await read({ credentials: "include" }), blind: await read({ credentials: "include", mode: "no-cors" }), picture };
-    }, base);
+    }, { base, name });
     check(got.plain === "refused" && got.picture === 0 && /^(refused|opaque 0 $)/.test(got.blind), `another origin got ${JSON.stringify(got)}`);
     other.close();
     console.log(`figure: wall: ${(part * 100).toFixed(1)} % of the thumbnail's values and ${(rest * 100).toFixed(1)} % of the stream's differ (what moves); another origin got nothing`);

@@ -138,7 +138,7 @@ pub(crate) struct Doctor {
 }
 
 /// Which region, where a guest has several.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Which {
     /// The region at this address of its process
     #[arg(long, value_name = "N", value_parser = address)]

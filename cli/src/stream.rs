@@ -63,6 +63,8 @@ fn size(text: &str) -> Result<Size, String> {
 pub(crate) struct Stream {
     #[command(flatten)]
     pub(crate) guest: args::Guest,
+    #[command(flatten)]
+    pub(crate) which: args::Which,
     /// Where to write: a file, or - for standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     pub(crate) output: PathBuf,
@@ -184,7 +186,7 @@ pub(crate) fn stream(args: &Stream, json: bool) -> Result<Report, Failure> {
     let mut times = args.timestamps.as_deref().map(Times::create).transpose()?;
     let mut sink = Sink { file: target.open()?, target, whole: 0 };
     let mut encode = Encode { format, fps: args.fps, size: args.size, y4m: None, bytes: Vec::new() };
-    let mut feed = Feed::new(guest);
+    let mut feed = args.which.feed(guest);
     let mut written = 0;
     let end = run(args, &mut feed, &mut encode, &mut sink, &mut times, &stop, &mut written)?;
     let counters = *feed.counters();
@@ -202,7 +204,7 @@ pub(crate) fn stream(args: &Stream, json: bool) -> Result<Report, Failure> {
     );
     let nothing = match end {
         End::Enough | End::Stopped | End::ReaderGone => None,
-        End::Patience(condition) => Some(format!("gave up after {} s: {condition}", args.timeout)),
+        End::Patience(condition) => Some(format!("gave up after {} s: {condition}{}", args.timeout, args.which.hint())),
         End::GuestGone(why) if written == 0 => Some(why),
         End::GuestGone(why) => {
             eprintln!("vgpu: {why}");

@@ -26,6 +26,8 @@ use crate::stop::Stop;
 pub(crate) struct Watch {
     #[command(flatten)]
     pub(crate) guest: args::Guest,
+    #[command(flatten)]
+    pub(crate) which: args::Which,
     /// Looks a second
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
     pub(crate) fps: u32,
@@ -73,8 +75,8 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
     let desk = Arc::new(Desk { draws_cursor: AtomicBool::new(true), ..Desk::default() });
     let tick = Duration::from_secs(1) / args.fps;
     let reader = {
-        let (desk, stop) = (Arc::clone(&desk), stop.clone());
-        std::thread::Builder::new().name("reader".into()).spawn(move || read(Feed::new(guest), &desk, &stop, tick))
+        let (desk, stop, feed) = (Arc::clone(&desk), stop.clone(), args.which.feed(guest));
+        std::thread::Builder::new().name("reader".into()).spawn(move || read(feed, &desk, &stop, tick))
     };
     reader.map_err(|error| Failure::Guest(format!("cannot start a thread: {error}")))?;
     let mut terminal =

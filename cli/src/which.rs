@@ -4,6 +4,7 @@ use vgpu_perception::Cr3;
 use vgpu_perception::process::guest::GuestPaging;
 use vgpu_perception::scan::Candidate;
 use vgpu_perception_host::{Live, Ram, Sighting};
+use vgpu_perception_view::Feed;
 
 use crate::args::{Guest, Root, Which};
 use crate::failure::Failure;
@@ -17,6 +18,36 @@ pub(crate) struct Choice<'a> {
     root: Option<Cr3>,
 }
 
+impl Which {
+    /// Whether any region will do.
+    pub(crate) const fn is_any(&self) -> bool {
+        self.base.is_none() && self.process.is_none()
+    }
+
+    pub(crate) fn fits(&self, candidate: &Candidate<GuestPaging>) -> bool {
+        let process = &candidate.process;
+        let of_process = |wanted: &String| {
+            process.name.is_some_and(|name| name.to_string() == *wanted)
+                || process.pid.is_some_and(|pid| wanted.parse() == Ok(pid))
+        };
+        self.base.is_none_or(|base| candidate.base.get() == base) && self.process.as_ref().is_none_or(of_process)
+    }
+
+    /// A feed of the regions that fit, and of no other.
+    pub(crate) fn feed(&self, guest: vgpu_perception_host::Guest<Ram>) -> Feed<Ram> {
+        if self.is_any() {
+            return Feed::new(guest);
+        }
+        let which = self.clone();
+        Feed::new(guest).only(move |candidate| which.fits(candidate))
+    }
+
+    /// What to add where no producer was found: the ones that there are may be others.
+    pub(crate) const fn hint(&self) -> &'static str {
+        if self.is_any() { "" } else { "; only regions that --base and --process name were looked for: vgpu find lists all" }
+    }
+}
+
 impl<'a> Choice<'a> {
     pub(crate) const fn new(which: &'a Which, guest: &Guest) -> Self {
         let root = match guest.cr3 {
@@ -27,13 +58,7 @@ impl<'a> Choice<'a> {
     }
 
     fn fits(&self, candidate: &Candidate<GuestPaging>) -> bool {
-        let process = &candidate.process;
-        let of_process = |wanted: &String| {
-            process.name.is_some_and(|name| name.to_string() == *wanted)
-                || process.pid.is_some_and(|pid| wanted.parse() == Ok(pid))
-        };
-        self.which.base.is_none_or(|base| candidate.base.get() == base)
-            && self.which.process.as_ref().is_none_or(of_process)
+        self.which.fits(candidate)
     }
 
     /// The given root belongs to this candidate's process.

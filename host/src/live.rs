@@ -33,6 +33,12 @@ impl<M: PhysRead> Live<M> {
         self
     }
 
+    /// Another reader of the same region, with the same proof; it has taken no frame yet.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { pulse: self.pulse, ..Self::new(self.reader.memory().clone(), self.candidate) }
+    }
+
     /// Where it was found, and in which process.
     #[must_use]
     pub const fn candidate(&self) -> &Candidate<GuestPaging> {

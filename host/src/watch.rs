@@ -1,6 +1,7 @@
 //! One producer of a guest, followed through its restarts and the guest's reboots.
 
 use core::time::Duration;
+use std::sync::Arc;
 use std::time::Instant;
 
 use vgpu_perception::PhysRead;
@@ -53,7 +54,7 @@ type Filter = Box<dyn Fn(&Candidate<GuestPaging>) -> bool + Send>;
 /// }
 /// ```
 pub struct Watch<M> {
-    guest: Guest<M>,
+    guest: Arc<Guest<M>>,
     filter: Option<Filter>,
     state: State<M>,
     pause: Duration,
@@ -114,10 +115,19 @@ pub enum Event {
 }
 
 impl<M: PhysRead> Watch<M> {
-    /// Follows the best producer of `guest`.
+    /// Follows the best producer of `guest`, which others may use meanwhile.
     #[must_use]
-    pub fn new(guest: Guest<M>) -> Self {
-        Self { guest, filter: None, state: State::Search { due: Instant::now() }, pause: PERIOD }
+    pub fn new(guest: impl Into<Arc<Guest<M>>>) -> Self {
+        Self { guest: guest.into(), filter: None, state: State::Search { due: Instant::now() }, pause: PERIOD }
+    }
+
+    /// Begins with a producer that was confirmed already, without a search. One without proof is left aside.
+    #[must_use]
+    pub fn beginning_with(mut self, live: Live<M>) -> Self {
+        if let Some(pulse) = live.proof() {
+            self.state = State::Live(Box::new(Following { live, pulse, beat: Instant::now() }));
+        }
+        self
     }
 
     /// Takes only candidates for which `filter` holds.
@@ -129,7 +139,7 @@ impl<M: PhysRead> Watch<M> {
 
     /// The guest.
     #[must_use]
-    pub const fn guest(&self) -> &Guest<M> {
+    pub fn guest(&self) -> &Guest<M> {
         &self.guest
     }
 

@@ -131,3 +131,26 @@ fn a_filter_takes_its_own() {
         sleep(next.saturating_duration_since(Instant::now()).min(Duration::from_millis(350)));
     }
 }
+
+#[test]
+fn a_watch_begins_with_a_producer_that_was_confirmed_and_shares_its_guest() {
+    let linux = standard_linux(LinuxOptions { seed: 5, ..LinuxOptions::default() });
+    let guest = Arc::new(Guest::over(linux.guest.ram.clone(), Gpa::new(5 << 30)));
+    let mut survey = guest.survey().unwrap();
+    linux.region.tick(&linux.guest.ram);
+    let mut live = survey.poll().remove(0);
+    let mut picture = vec![0; 64 * 48 * 4];
+    assert!(matches!(live.frame(&mut picture), Ok(Sample::Fresh(_))));
+
+    let mut watch = Watch::new(Arc::clone(&guest)).beginning_with(live.another());
+    assert_eq!(watch.live().unwrap().candidate().base, linux.region.base);
+    assert_eq!(newest(&mut watch), Some(5), "another reader has taken no frame yet");
+    assert!(matches!(live.frame(&mut picture), Ok(Sample::Skip(_))), "and takes none from the first");
+    until(&mut watch, &[], |event| matches!(event, Event::Stale));
+    until(&mut watch, &[&linux], |event| matches!(event, Event::Found));
+    assert_eq!(guest.survey().unwrap().candidates().len(), 2, "others use the guest meanwhile");
+
+    // Without proof there is nothing to begin with.
+    let unproven = survey.open(&survey.candidates()[0]);
+    assert!(Watch::new(guest).beginning_with(unproven).live().is_none());
+}

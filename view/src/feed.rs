@@ -4,7 +4,9 @@ use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
+use vgpu_perception::process::guest::GuestPaging;
 use vgpu_perception::region::{CursorSnapshot, FrameInfo, GeometrySnapshot, Sample, Skip, StatusSnapshot};
+use vgpu_perception::scan::Candidate;
 use vgpu_perception::{NextUse, PhysRead, abi};
 use vgpu_perception_host::{Event, Guest, SurveyError, Watch};
 
@@ -133,6 +135,13 @@ impl<M: PhysRead> Feed<M> {
             copied_in: Duration::ZERO,
             paused: false,
         }
+    }
+
+    /// Takes only producers for which `filter` holds.
+    #[must_use]
+    pub fn only(mut self, filter: impl Fn(&Candidate<GuestPaging>) -> bool + Send + 'static) -> Self {
+        self.watch = self.watch.only(filter);
+        self
     }
 
     /// Looks after the producer, where that is due, and says when it is due again. It can take as long as a search of
@@ -300,7 +309,7 @@ impl<M: PhysRead> Feed<M> {
 
     /// The guest.
     #[must_use]
-    pub const fn guest(&self) -> &Guest<M> {
+    pub fn guest(&self) -> &Guest<M> {
         self.watch.guest()
     }
 }
