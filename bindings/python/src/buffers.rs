@@ -133,8 +133,8 @@ impl<'py> Out<'py> {
     /// As [`Buffer::fill`].
     ///
     /// The exclusive borrow keeps every other extension away that asks numpy's borrow checker. Python code of another
-    /// thread does not ask it; what such a thread writes meanwhile is mixed into the picture, as with any of numpy's own
-    /// functions that release the interpreter.
+    /// thread does not ask it; what such a thread writes meanwhile is mixed into the picture, as with any of numpy's
+    /// own functions that release the interpreter.
     pub(crate) fn fill<T: Send>(&self, py: Python<'py>, read: impl FnOnce(&mut [u8]) -> T + Send) -> PyResult<T> {
         let mut borrow =
             self.0.try_readwrite().map_err(|error| PyValueError::new_err(format!("out cannot be written: {error}")))?;

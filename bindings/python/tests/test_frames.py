@@ -178,7 +178,7 @@ def test_the_small_lines(live: vp.Live) -> None:
     assert geometry is not None and status is not None and cursor is not None
     assert (geometry.virtual_width, geometry.virtual_height, geometry.dpi) == (1280, 720, 96)
     assert geometry.refresh_hz == 60.0 and (geometry.capture_x, geometry.capture_y) == (0, 0)
-    assert (status.state, status.run_epoch, status.error_code) == ("capturing", 1, 0)
+    assert (status.state, status.run_epoch, status.error_code) == ("CAPTURING", 1, 0)
     assert 24 <= cursor.glyph_width < 65 and isinstance(cursor.shape, str)
     end = time.monotonic() + 10
     while time.monotonic() < end:
@@ -188,4 +188,4 @@ def test_the_small_lines(live: vp.Live) -> None:
     else:
         raise AssertionError("the heart does not beat")
     assert live.geometry() == geometry
-    assert "capturing" in repr(status) and "Cursor(" in repr(cursor) and "1280x720" in repr(geometry)
+    assert "CAPTURING" in repr(status) and "Cursor(" in repr(cursor) and "1280x720" in repr(geometry)

@@ -17,7 +17,7 @@ def test_a_real_guest_is_found_read_and_followed_to_its_end() -> None:
     live = guest.find(timeout=180)
     geometry, status = live.geometry(), live.status()
     assert geometry is not None and (geometry.virtual_width, geometry.virtual_height) == (1280, 720)
-    assert status is not None and status.state == "capturing"
+    assert status is not None and status.state == "CAPTURING"
     assert live.process.cr3 in {one.cr3 for one in guest.processes()}
     assert_whole(next_frame(live))
     frames = live.frames(timeout=60)
