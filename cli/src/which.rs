@@ -44,7 +44,11 @@ impl Which {
 
     /// What to add where no producer was found: the ones that there are may be others.
     pub(crate) const fn hint(&self) -> &'static str {
-        if self.is_any() { "" } else { "; only regions that --base and --process name were looked for: vgpu find lists all" }
+        if self.is_any() {
+            ""
+        } else {
+            "; only regions that --base and --process name were looked for: vgpu find lists all"
+        }
     }
 }
 
