@@ -8,11 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use memmap2::{Advice, MmapMut};
-use vgpu_perception::process::guest::{GuestPaging, GuestSearch};
-use vgpu_perception::process::roots::{RootCandidate, RootElection};
+use vgpu_perception::find::{Finder, Workspace, WorkspaceSize};
+use vgpu_perception::process::guest::GuestPaging;
+use vgpu_perception::process::roots::RootCandidate;
 use vgpu_perception::region::{FrameScratch, Sample};
-use vgpu_perception::scan::{Candidate, ScanScratch};
-use vgpu_perception::{Budget, Discovery, Gpa, NextUse, PageWalker, PhysRead, Process, Step};
+use vgpu_perception::scan::Candidate;
+use vgpu_perception::{Budget, Gpa, NextUse, PageWalker, PhysRead, Process, Step};
 use vgpu_perception_mapped::GuestRam;
 use vgpu_perception_process::{Piece, ProcessOptions, ProcessRam};
 use vgpu_perception_testkit::region::RegionImage;
@@ -107,22 +108,16 @@ impl Drop for Vmm {
 
 /// All candidates of a guest of which nothing is known.
 fn find(mem: &impl PhysRead) -> Vec<Candidate<GuestPaging>> {
-    let mut kept = vec![RootCandidate::default(); RootElection::CANDIDATES];
-    let mut search = GuestSearch::new(None, &mut kept);
-    let kernel = loop {
-        match search.step(mem, &mut Budget::new(1 << 20)).expect("it can be read") {
-            Step::Found(kernel) => break kernel,
-            Step::Pending => {}
-            Step::Done => panic!("no kernel"),
-        }
-    };
-    let mut processes = vec![Process::default(); 256];
-    let mut bitmap = vec![0; ScanScratch::<()>::page_bitmap_words(Gpa::new(5 << 30)) as usize];
-    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut bitmap };
-    let mut scan = Discovery::new(kernel.processes(), scratch);
+    let size = WorkspaceSize::for_ram(Gpa::new(5 << 30));
+    let mut workspace = Workspace::new(
+        vec![RootCandidate::default(); size.roots],
+        vec![Process::default(); size.processes],
+        vec![0; size.page_bitmap],
+    );
+    let mut finder = Finder::new(&mut workspace);
     let mut found = Vec::new();
     loop {
-        match scan.step(mem, &mut Budget::new(1 << 20)).expect("it can be read") {
+        match finder.step(mem, &mut Budget::new(1 << 20)).expect("it can be read") {
             Step::Found(candidate) => found.push(candidate),
             Step::Pending => {}
             Step::Done => return found,

@@ -66,15 +66,23 @@ pub struct Options {
     pub append: &'static str,
     /// What holds its RAM.
     pub memory: Memory,
+    /// More words for QEMU, which works in the guest's directory.
+    pub more: &'static [&'static str],
 }
 
 impl Options {
     /// A `pc` with 1 GiB: all RAM below the hole.
-    pub const PC: Self =
-        Self { machine: Machine::Pc, ram_mib: 1024, cpu: "qemu64", processors: 1, append: "", memory: Memory::File };
+    pub const PC: Self = Self { machine: Machine::Pc, ram_mib: 1024, ..Self::Q35 };
     /// A `q35` with 3 GiB: RAM on both sides of the hole.
-    pub const Q35: Self =
-        Self { machine: Machine::Q35, ram_mib: 3072, cpu: "qemu64", processors: 1, append: "", memory: Memory::File };
+    pub const Q35: Self = Self {
+        machine: Machine::Q35,
+        ram_mib: 3072,
+        cpu: "qemu64",
+        processors: 1,
+        append: "",
+        memory: Memory::File,
+        more: &[],
+    };
 }
 
 /// How long a boot may take. Three seconds is usual; the limit only ends a hung test.
@@ -176,6 +184,18 @@ impl Guest {
     #[must_use]
     pub fn qmp_path(&self) -> PathBuf {
         self.dir.join("qmp2")
+    }
+
+    /// The monitor's TCP port on the loopback.
+    ///
+    /// # Errors
+    /// What the monitor says.
+    pub fn tcp_port(&mut self) -> Result<u16> {
+        let known = self.qmp.human("info chardev")?;
+        // `tcp: filename=disconnected:tcp:127.0.0.1:40123,server=on`
+        let line = known.lines().find_map(|line| line.strip_prefix("tcp: "));
+        let port = line.and_then(|line| line.split_once("127.0.0.1:")?.1.split(',').next()?.parse().ok());
+        port.ok_or_else(|| format!("QEMU names no port of its monitor: {known}").into())
     }
 
     /// What the kernel printed.
@@ -345,6 +365,7 @@ fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg"]);
     command.args(["-machine", machine, "-cpu", options.cpu, "-name", &format!("guest={}", name_of(dir))]);
     command.args(["-m", &format!("{}M,slots=4,maxmem=8G", options.ram_mib)]).args(memory(options, &at("ram")));
+    command.args(options.more);
     command.current_dir(dir);
     command.args(["-smp", &options.processors.to_string()]);
     command.arg("-kernel").arg(&assets.kernel).arg("-initrd").arg(&assets.initramfs);
@@ -360,6 +381,8 @@ fn start_qemu(options: &Options, assets: &Assets, dir: &Path) -> Result<Child> {
     for monitor in ["qmp", "qmp2"] {
         command.args(["-qmp", &format!("unix:{},server=on,wait=off", at(monitor))]);
     }
+    // The kernel chooses the port.
+    command.args(["-chardev", "socket,id=tcp,host=127.0.0.1,port=0,server=on,wait=off", "-mon", "tcp,mode=control"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("qemu-errors"))?);
     command
         .spawn()

@@ -7,7 +7,7 @@ use crate::addr::Cr3;
 use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
-use crate::process::guest::{GuestKernel, GuestPaging, GuestProcesses, GuestSearch};
+use crate::process::guest::{FoundProcesses, GuestKernel, GuestPaging, GuestSearch};
 use crate::process::nt::{NtError, NtKernel};
 use crate::process::roots::{RootCandidate, RootError};
 use crate::process::{Process, Step};
@@ -50,7 +50,7 @@ enum Stage<'w> {
         scan: ScanScratch<'w, GuestPaging>,
         fallback: Option<GuestKernel>,
     },
-    Scan(Discovery<'w, GuestProcesses>),
+    Scan(Discovery<'w, FoundProcesses<'w>>),
     End(ScanStats),
 }
 
@@ -170,7 +170,7 @@ impl<'w> Finder<'w> {
 
     /// The scan's source of processes, once there is one.
     #[must_use]
-    pub const fn source(&self) -> Option<&GuestProcesses> {
+    pub const fn source(&self) -> Option<&FoundProcesses<'w>> {
         match &self.stage {
             Stage::Scan(scan) => Some(scan.source()),
             _ => None,
@@ -219,10 +219,15 @@ impl<'w> Finder<'w> {
                 };
                 match step {
                     Step::Pending => Stage::Search { search, scan, fallback },
-                    Step::Found(kernel @ GuestKernel::Nt(_)) => self.scan(kernel, scan),
                     Step::Found(kernel) => {
                         self.not_windows = self.not_windows.or(search.not_windows());
-                        self.scan(fallback.unwrap_or(kernel), scan)
+                        // The roots that the search came past take no other pass, if the hint is one of them.
+                        budget.spend(GuestKernel::HALVES);
+                        let other = fallback.filter(|hint| !kernel.shares_half_with(mem, &hint.space()));
+                        match (kernel, other) {
+                            (GuestKernel::Roots(_), Some(hint)) => self.scan(hint, scan),
+                            _ => self.scan_of(kernel, search.into_processes(&kernel), scan),
+                        }
                     }
                     Step::Done => match fallback {
                         Some(kernel) => self.scan(kernel, scan),
@@ -292,10 +297,19 @@ impl<'w> Finder<'w> {
     }
 
     fn scan(&mut self, kernel: GuestKernel, scratch: ScanScratch<'w, GuestPaging>) -> Stage<'w> {
+        self.scan_of(kernel, FoundProcesses::Kernel(kernel.processes()), scratch)
+    }
+
+    fn scan_of(
+        &mut self,
+        kernel: GuestKernel,
+        processes: FoundProcesses<'w>,
+        scratch: ScanScratch<'w, GuestPaging>,
+    ) -> Stage<'w> {
         if let GuestKernel::Nt(_) = kernel {
             self.not_windows = None;
         }
         self.kernel = Some(kernel);
-        Stage::Scan(Discovery::new(kernel.processes(), scratch))
+        Stage::Scan(Discovery::new(processes, scratch))
     }
 }

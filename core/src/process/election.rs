@@ -148,13 +148,8 @@ impl<'s> RootElection<'s> {
 
     fn collect<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, PhysError> {
         loop {
-            if budget.is_spent() {
-                return Ok(false);
-            }
-            let phys_bits = self.template.phys_bits;
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits).is_some();
-            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
-                Step::Found(page) => page,
+            match self.next_page(mem, budget)? {
+                Step::Found((page, entry)) => self.consider(mem, page, entry, budget),
                 Step::Pending => return Ok(false),
                 Step::Done => {
                     return Ok(match self.waiting.pop_front() {
@@ -165,20 +160,56 @@ impl<'s> RootElection<'s> {
                         None => true,
                     });
                 }
+            }
+        }
+    }
+
+    /// The next page of RAM whose image entry could be a top table's, with that entry, to be given to
+    /// [`consider`](Self::consider): for a search that looks for something else in the same pass.
+    #[inline(always)]
+    pub(super) fn next_page<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<(Gpa, Pte)>, PhysError> {
+        let phys_bits = self.template.phys_bits;
+        loop {
+            if budget.is_spent() {
+                return Ok(Step::Pending);
+            }
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits);
+            let (page, by) = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(found) => found,
+                Step::Pending => return Ok(Step::Pending),
+                Step::Done => return Ok(Step::Done),
             };
             prefetch(mem, page.wrapping_add(AHEAD));
-            let Some(entry) = image_entry(mem, page, self.template.phys_bits, budget) else { continue };
-            // Most of what is left is no table at all, and leads nowhere.
-            if entry.table().get() == 0 || !self.is_ram(mem, entry.table()) {
-                continue;
+            if let Some(entry) = by.or_else(|| image_entry(mem, page, phys_bits, budget)) {
+                return Ok(Step::Found((page, entry)));
             }
-            mem.prefetch(entry.table().wrapping_add(LAST_LINE));
-            if let Err(newest) = self.waiting.push_back((page, entry))
-                && let Some((page, entry)) = self.waiting.pop_front()
-            {
-                let _ = self.waiting.push_back(newest);
-                self.judge(mem, budget, page, entry);
-            }
+        }
+    }
+
+    /// Keeps the page if it is a root. What its entry leads to is looked at some pages later.
+    pub(super) fn consider<M: PhysRead>(&mut self, mem: &M, page: Gpa, entry: Pte, budget: &mut Budget) {
+        // Most pages are no table at all, and lead nowhere.
+        if entry.table().get() == 0 || !self.is_ram(mem, entry.table()) {
+            return;
+        }
+        mem.prefetch(entry.table().wrapping_add(LAST_LINE));
+        if let Err(newest) = self.waiting.push_back((page, entry))
+            && let Some((page, entry)) = self.waiting.pop_front()
+        {
+            let _ = self.waiting.push_back(newest);
+            self.judge(mem, budget, page, entry);
+        }
+    }
+
+    /// Hands all roots out again, once they are known.
+    pub(super) fn restart(&mut self) {
+        if matches!(self.stage, Stage::HandOut { .. } | Stage::SecondPass(_) | Stage::End) {
+            self.forming.iter_mut().for_each(|group| group.next = 0);
+            self.stage = Stage::HandOut { turn: 0, idle: 0 };
         }
     }
 

@@ -8,7 +8,9 @@ use core::fmt;
 
 use super::linux::LinuxPaging;
 use super::nt::{KernelPulse, KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
-use super::roots::{GroupSource, KernelHalf, RootCandidate, RootError, RootGroups, guess_mode};
+use super::roots::{
+    GroupSource, KernelHalf, RootCandidate, RootElection, RootError, RootGroups, guess_mode, shares_kernel_half,
+};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
 use crate::budget::Budget;
@@ -112,6 +114,24 @@ impl GuestKernel {
         }
     }
 
+    /// Loads of [`shares_half_with`](Self::shares_half_with) at most.
+    pub(crate) const HALVES: u64 = super::groups::HALF.wrapping_mul(RootGroups::MOST as u64);
+
+    /// Whether `other` is one of its roots, or shares the kernel half of one.
+    ///
+    /// # Bound
+    /// 768 loads for each of its groups; none for Windows.
+    #[must_use]
+    pub(crate) fn shares_half_with<M: PhysRead>(&self, mem: &M, other: &AddressSpace<GuestPaging>) -> bool {
+        match self {
+            Self::Nt(kernel) => kernel.root.table() == other.root.table(),
+            Self::Roots(groups) => groups.references().any(|reference| {
+                reference.mode == other.mode
+                    && shares_kernel_half(mem, reference.root.table(), other.root.table(), reference.phys_bits)
+            }),
+        }
+    }
+
     /// Its processes.
     #[must_use]
     pub fn processes(&self) -> GuestProcesses {
@@ -170,6 +190,46 @@ impl ProcessSource for GuestProcesses {
     }
 }
 
+/// The processes of a kernel that a search has just found: those that the kernel leads to, or the roots that the search
+/// came past, which take no other pass over RAM.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a scan, and it must not allocate")]
+pub enum FoundProcesses<'s> {
+    /// Those of the kernel.
+    Kernel(GuestProcesses),
+    /// The roots that were collected.
+    Collected(RootElection<'s>),
+}
+
+impl ProcessSource for FoundProcesses<'_> {
+    type Resolver = GuestPaging;
+
+    fn next_process<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        budget: &mut Budget,
+    ) -> Result<Step<Process<GuestPaging>>, PhysError> {
+        match self {
+            Self::Kernel(source) => source.next_process(mem, budget),
+            Self::Collected(roots) => Ok(match roots.next_process(mem, budget)? {
+                Step::Found(process) => {
+                    let paging = paging_of(roots.groups());
+                    Step::Found(process.map_resolver(|Hardware| paging))
+                }
+                Step::Pending => Step::Pending,
+                Step::Done => Step::Done,
+            }),
+        }
+    }
+
+    fn left_out(&self) -> u64 {
+        match self {
+            Self::Kernel(source) => source.left_out(),
+            Self::Collected(roots) => roots.left_out(),
+        }
+    }
+}
+
 /// Looks for a kernel in a guest of which nothing is known: as [`KernelSearch`] does, and where there is no Windows, by
 /// the roots that share one kernel half.
 ///
@@ -203,6 +263,16 @@ impl<'s> GuestSearch<'s> {
         };
         self.done = true;
         Ok(kernel.map_or(Step::Done, Step::Found))
+    }
+
+    /// The processes of `kernel`, which this search has found: the roots that it came past, where these are what there
+    /// is.
+    #[must_use]
+    pub fn into_processes(self, kernel: &GuestKernel) -> FoundProcesses<'s> {
+        match kernel {
+            GuestKernel::Nt(_) => FoundProcesses::Kernel(kernel.processes()),
+            GuestKernel::Roots(_) => FoundProcesses::Collected(self.windows.into_roots()),
+        }
     }
 
     /// Why the guest is not Windows, by the root that led furthest; `None` where no page read like a root.

@@ -5,7 +5,7 @@ use heapless::Vec;
 use super::attach::Attempt;
 use super::error::NtError;
 use super::kernel::{KernelPulse, NtKernel, RootOrigin};
-use super::self_map::SelfMapped;
+use super::self_map::is_self_mapped;
 use super::start_block::StartBlocks;
 use crate::addr::{Cr3, Gpa};
 use crate::budget::Budget;
@@ -50,9 +50,10 @@ enum Stage {
 /// given then.
 ///
 /// # Bound
-/// 256 pages of low memory; two passes over the pages of RAM that hold data, the first of one line a page; and for at
-/// most 16 roots of each kind that have the page shared with user mode what [`NtKernel::attach`] reads. A step
-/// overdraws its budget by [`Budget::PIECE`] loads at most, in whatever garbage.
+/// 256 pages of low memory; one pass over the pages of RAM that hold data, which looks for both kinds of roots as
+/// [`RootElection`] does, with 515 loads more for a page that could be one; and for at most 16 roots of each kind that
+/// have the page shared with user mode what [`NtKernel::attach`] reads. A step overdraws its budget by
+/// [`Budget::PIECE`] loads at most, in whatever garbage.
 ///
 /// ```
 /// use vgpu_perception::process::nt::{KernelSearch, NtKernel};
@@ -76,7 +77,6 @@ pub struct KernelSearch<'s> {
     attempt: Option<Attempt>,
     attempts: u32,
     blocks: StartBlocks,
-    tables: SelfMapped,
     roots: RootElection<'s>,
     best: Option<NtError>,
     /// Kernels whose clocks stood still while they were looked at, in the order in which they were found.
@@ -94,7 +94,6 @@ impl<'s> KernelSearch<'s> {
             attempt: None,
             attempts: 0,
             blocks: StartBlocks::new(),
-            tables: SelfMapped::new(),
             roots: RootElection::new(mode, scratch),
             best: None,
             aside: Vec::new(),
@@ -111,6 +110,14 @@ impl<'s> KernelSearch<'s> {
     #[must_use]
     pub const fn groups(&self) -> &RootGroups {
         self.roots.groups()
+    }
+
+    /// Where there is no Windows kernel: the roots of these groups as a source, with no pass over RAM for those that
+    /// were kept.
+    #[must_use]
+    pub fn into_roots(mut self) -> RootElection<'s> {
+        self.roots.restart();
+        self.roots
     }
 
     /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.
@@ -193,17 +200,34 @@ impl<'s> KernelSearch<'s> {
     /// seen to move.
     fn next_table<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
         if self.aside.is_empty() {
-            return self.tables.next(mem, budget);
+            return self.next_self_map(mem, budget);
         }
         let allowed = budget.left().min(LOOK_AGAIN);
         let mut piece = Budget::new(allowed);
-        let step = self.tables.next(mem, &mut piece)?;
+        let step = self.next_self_map(mem, &mut piece)?;
         budget.spend(allowed.wrapping_sub(piece.left()).wrapping_add(PULSES));
         let Step::Found(table) = step else { return Ok(step) };
         budget.spend(HALVES);
         // Of the same kernel there are as many roots as there are processes.
         let same = self.aside.iter().any(|one| shares_kernel_half(mem, one.root.table(), table, 52));
         Ok(if same { Step::Pending } else { Step::Found(table) })
+    }
+
+    /// The next page of RAM that reads like a top table with one self-reference. The same pass collects the roots that
+    /// are handed out where there is no Windows.
+    fn next_self_map<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
+        loop {
+            match self.roots.next_page(mem, budget)? {
+                Step::Found((page, entry)) => {
+                    self.roots.consider(mem, page, entry, budget);
+                    if is_self_mapped(mem, page, entry, budget) {
+                        return Ok(Step::Found(page));
+                    }
+                }
+                Step::Pending => return Ok(Step::Pending),
+                Step::Done => return Ok(Step::Done),
+            }
+        }
     }
 
     const fn next_stage(&mut self) {

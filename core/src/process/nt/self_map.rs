@@ -4,18 +4,11 @@
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::{Level, Pte};
-use crate::phys::{PhysError, PhysRead};
-use crate::process::Step;
-use crate::process::pages::{PAIR, Pages};
-use crate::process::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
+use crate::phys::PhysRead;
 
 const BLOCK: usize = 64;
-/// What entries are read with: any processor.
-const PHYS_BITS: u32 = 52;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
-/// Pages that are prefetched.
-const AHEAD: u64 = 16;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
 const LEAST: u32 = 6;
 
@@ -55,49 +48,21 @@ fn fits(word: u64) -> bool {
 /// The entry of the page that every Windows shares with user mode: its address is fixed.
 const SHARED: u64 = 0x1ef;
 
-/// The pages of RAM that read like top tables with one self-reference, ascending: any process's, the kernel's, a
-/// loader's.
+/// Whether a page whose image entry is `image` reads like a top table with one self-reference: any process's, the
+/// kernel's, a loader's.
 ///
-/// They are known by what must be there: entry 511 or 0x1f0 (the kernel's image), side by side, and the entry 0x1ef of
-/// the page that is shared with user mode. A top table of five levels has entry 511, and these one table down.
+/// It is known by what must be there: entry 511 or 0x1f0 (the kernel's image), side by side, and the entry 0x1ef of the
+/// page that is shared with user mode. A top table of five levels has entry 511, and these one table down.
 ///
 /// # Bound
-/// One pair of lines, at most 10 loads, of every page of RAM that holds data. For each page that passes, at most 515
-/// more.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SelfMapped {
-    pages: Pages,
-}
-
-impl SelfMapped {
-    pub(super) const fn new() -> Self {
-        Self { pages: Pages::new() }
+/// Three loads, and for a page that has the shared page 512 more, twice.
+pub(super) fn is_self_mapped<M: PhysRead>(mem: &M, page: Gpa, image: Pte, budget: &mut Budget) -> bool {
+    budget.spend(3);
+    if !maps_shared_page(mem, page) && !names_shared_page(mem, page, image) {
+        return false;
     }
-
-    pub(super) fn next<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<Gpa>, PhysError> {
-        loop {
-            if budget.is_spent() {
-                return Ok(Step::Pending);
-            }
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, PHYS_BITS).is_some();
-            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
-                Step::Found(page) => page,
-                Step::Pending => return Ok(Step::Pending),
-                Step::Done => return Ok(Step::Done),
-            };
-            // The misses of the pages to come overlap with the work on this one.
-            prefetch(mem, page.wrapping_add(AHEAD.wrapping_mul(PAGE_BYTES)));
-            let Some(image) = image_entry(mem, page, PHYS_BITS, budget) else { continue };
-            budget.spend(3);
-            if !maps_shared_page(mem, page) && !(names_shared_page(mem, page, image)) {
-                continue;
-            }
-            budget.spend(ENTRIES);
-            if is_table(mem, page) {
-                return Ok(Step::Found(page));
-            }
-        }
-    }
+    budget.spend(ENTRIES);
+    is_table(mem, page)
 }
 
 /// Whether the entry of the shared page is present in a table, read as one of the fourth level.
