@@ -64,6 +64,7 @@ mod process;
 mod ram;
 mod raw;
 mod read;
+mod window;
 
 pub use areas::{Area, parse_area};
 pub use error::OpenError;

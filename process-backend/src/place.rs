@@ -1,13 +1,14 @@
 //! A stretch of guest RAM in the process, and which of its pages are known to hold data.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::pagemap::{PAGE, Pagemap, PagemapError, is_held};
 
-/// Entries of the first question to the page map: more than scattered memory has in a row.
+use crate::window::Window;
+
+/// Entries of a question about one page: its neighbours are asked for soon.
 const FEW: usize = 64;
-/// Entries of a later question: 32 MiB of memory.
-const MANY: usize = 8192;
 
 /// A stretch of guest RAM that one mapping of the process holds.
 #[derive(Debug)]
@@ -18,13 +19,15 @@ pub(crate) struct Place {
     /// The pages that were seen to hold something, where others may be holes. A page that holds something stays one:
     /// where the VMM gives it back (a balloon), reading it costs the VMM nothing but an entry for the page of zeros.
     seen: Option<Box<[AtomicU64]>>,
+    /// What the page map said of the pages that a pass comes to next.
+    window: Mutex<Window>,
 }
 
 impl Place {
     pub(crate) fn new(gpa: u64, len: u64, host: u64, has_holes: bool) -> Self {
         let words = usize::try_from((len / PAGE).div_ceil(64)).unwrap_or(usize::MAX);
         let seen = has_holes.then(|| (0..words).map(|_| AtomicU64::new(0)).collect());
-        Self { gpa, len, host, seen }
+        Self { gpa, len, host, seen, window: Mutex::new(Window::new()) }
     }
 
     pub(crate) const fn end(&self) -> u64 {
@@ -36,6 +39,7 @@ impl Place {
         for word in self.seen.iter().flatten() {
             word.store(0, Ordering::Relaxed);
         }
+        *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Window::new();
     }
 
     /// Whether the page may be read without touching what nobody has touched: it was seen, or there are no holes.
@@ -77,56 +81,38 @@ impl Place {
 
     /// The first stretch of pages that hold something, at or after `skip`, as `start .. end`: not always all of it.
     pub(crate) fn next_held(&self, pagemap: &Pagemap, skip: u64) -> Result<Option<(u64, u64)>, PagemapError> {
-        let mut search = HeldSearch { place: self, next: skip / PAGE, start: None };
-        let mut few = [0_u64; FEW];
-        let ended = search.go_on(pagemap, &mut few)? || search.go_on_far(pagemap)?;
-        debug_assert!(ended, "a search ends with its place");
-        Ok(search.start.map(|start| ((start * PAGE).max(skip), search.next * PAGE)))
-    }
-}
-
-struct HeldSearch<'p> {
-    place: &'p Place,
-    /// The next page to ask about.
-    next: u64,
-    /// The first page that holds something.
-    start: Option<u64>,
-}
-
-impl HeldSearch<'_> {
-    /// One question of as many entries as `entries` has; true where the stretch, or the place, has ended.
-    fn go_on(&mut self, pagemap: &Pagemap, entries: &mut [u64]) -> Result<bool, PagemapError> {
-        let left = self.place.len / PAGE - self.next;
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(entries.len());
-        let entries = entries.get_mut(..count).unwrap_or_default();
-        if entries.is_empty() {
-            return Ok(true);
-        }
-        pagemap.entries(self.place.host + self.next * PAGE, entries)?;
-        for entry in entries {
-            match (is_held(*entry), self.start) {
-                (true, _) => {
-                    self.place.see(self.next);
-                    self.start = self.start.or(Some(self.next));
-                }
-                (false, Some(_)) => return Ok(true),
-                (false, None) => {}
+        // Where two passes run at a time, one goes without what it asked before.
+        let mut own = None;
+        let mut kept = self.window.try_lock().ok();
+        let window = match kept.as_deref_mut() {
+            Some(window) => window,
+            None => own.insert(Window::new()),
+        };
+        let mut page = skip / PAGE;
+        let pages = self.len / PAGE;
+        while page < pages {
+            if !window.goes_on_at(page) {
+                self.ask(pagemap, window, page)?;
             }
-            self.next += 1;
-        }
-        Ok(false)
-    }
-
-    /// Goes on in large steps. Apart, so that short stretches need not clear this much memory.
-    #[inline(never)]
-    fn go_on_far(&mut self, pagemap: &Pagemap) -> Result<bool, PagemapError> {
-        let mut many = [0_u64; MANY];
-        loop {
-            let had_start = self.start.is_some();
-            // One large step of a stretch is enough at a time.
-            if self.go_on(pagemap, &mut many)? || had_start {
-                return Ok(true);
+            match window.next_held(page) {
+                Some((start, end)) => return Ok(Some(((start * PAGE).max(skip), end * PAGE))),
+                None => page = window.end(),
             }
         }
+        Ok(None)
+    }
+
+    /// Asks the page map about the pages from `page` on, and keeps the answer in `window`.
+    fn ask(&self, pagemap: &Pagemap, window: &mut Window, page: u64) -> Result<(), PagemapError> {
+        let left = usize::try_from(self.len / PAGE - page).unwrap_or(usize::MAX);
+        let entries = window.begin(page, window.next_count(page).min(left));
+        if let Err(error) = pagemap.entries(self.host + page * PAGE, entries) {
+            *window = Window::new();
+            return Err(error);
+        }
+        for (page, _) in (page..).zip(&*entries).filter(|(_, entry)| is_held(**entry)) {
+            self.see(page);
+        }
+        Ok(())
     }
 }

@@ -177,14 +177,14 @@ impl<'s> RootElection<'s> {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits);
-            let (page, by) = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
-                Step::Found(found) => found,
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits).is_some();
+            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(page) => page,
                 Step::Pending => return Ok(Step::Pending),
                 Step::Done => return Ok(Step::Done),
             };
             prefetch(mem, page.wrapping_add(AHEAD));
-            if let Some(entry) = by.or_else(|| image_entry(mem, page, phys_bits, budget)) {
+            if let Some(entry) = image_entry(mem, page, phys_bits, budget) {
                 return Ok(Step::Found((page, entry)));
             }
         }

@@ -205,15 +205,15 @@ impl GroupPass {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits);
-            let (page, by) = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
-                Step::Found(found) => found,
+            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits).is_some();
+            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+                Step::Found(page) => page,
                 Step::Pending => return Ok(Step::Pending),
                 Step::Done if self.next_round() => continue,
                 Step::Done => return Ok(Step::Done),
             };
             prefetch(mem, page.wrapping_add(AHEAD));
-            if by.is_none() && image_entry(mem, page, groups.phys_bits, budget).is_none() {
+            if image_entry(mem, page, groups.phys_bits, budget).is_none() {
                 continue;
             }
             // A root of user mode goes with the root beside it, whichever group gives that one.

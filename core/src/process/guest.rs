@@ -193,7 +193,6 @@ impl ProcessSource for GuestProcesses {
 /// The processes of a kernel that a search has just found: those that the kernel leads to, or the roots that the search
 /// came past, which take no other pass over RAM.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a scan, and it must not allocate")]
 pub enum FoundProcesses<'s> {
     /// Those of the kernel.
     Kernel(GuestProcesses),

@@ -3,7 +3,6 @@
 use super::Step;
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
-use crate::paging::Pte;
 use crate::phys::{Extent, Line, PhysError, PhysErrorKind, PhysRead};
 
 /// Entries of two cache lines that lie together: what a pass looks at first of a page.
@@ -22,8 +21,6 @@ pub(super) struct Pages {
     /// Of the 64 pages from here on those that passed a first look and are still to be handed out, as bits.
     first: Gpa,
     passed: u64,
-    /// The entry by which each of them passed.
-    by: [Pte; BATCH],
 }
 
 impl Pages {
@@ -33,7 +30,7 @@ impl Pages {
 
     /// The pages at or after `next`.
     pub(super) const fn from(next: Gpa) -> Self {
-        Self { next, extent: None, looked_at: 0, first: Gpa::new(0), passed: 0, by: [Pte::new(0); BATCH] }
+        Self { next, extent: None, looked_at: 0, first: Gpa::new(0), passed: 0 }
     }
 
     /// Begins at the first page again.
@@ -50,21 +47,21 @@ impl Pages {
     }
 
     /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of
-    /// lines lies that tells most, a multiple of 128, and `passes` is asked about it: it gives the entry by which a page
-    /// passes. Where the memory is read in batches, only pages that pass are handed out, each with that entry, and each
-    /// pair is spent on `budget` as one. Elsewhere each page is, without, for the caller to look at.
+    /// lines lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in
+    /// batches, only pages that pass are handed out, and each pair is spent on `budget` as one. Elsewhere each page is,
+    /// for the caller to look at.
     #[inline(always)]
     pub(super) fn advance_to<M: PhysRead>(
         &mut self,
         mem: &M,
         offset: u64,
         budget: &mut Budget,
-        passes: impl Fn(&[u64; PAIR]) -> Option<Pte>,
-    ) -> Result<Step<(Gpa, Option<Pte>)>, PhysError> {
+        passes: impl Fn(&[u64; PAIR]) -> bool,
+    ) -> Result<Step<Gpa>, PhysError> {
         if mem.batch() > 1 {
             return self.advance_by_batches(mem, offset, budget, passes);
         }
-        Ok(self.advance(mem)?.map_or(Step::Done, |page| Step::Found((page, None))))
+        Ok(self.advance(mem)?.map_or(Step::Done, Step::Found))
     }
 
     #[inline(never)]
@@ -73,14 +70,13 @@ impl Pages {
         mem: &M,
         offset: u64,
         budget: &mut Budget,
-        passes: impl Fn(&[u64; PAIR]) -> Option<Pte>,
-    ) -> Result<Step<(Gpa, Option<Pte>)>, PhysError> {
+        passes: impl Fn(&[u64; PAIR]) -> bool,
+    ) -> Result<Step<Gpa>, PhysError> {
         loop {
             if self.passed != 0 {
-                let place = self.passed.trailing_zeros();
-                let by = usize::try_from(place).ok().and_then(|place| self.by.get(place)).copied();
+                let skip = u64::from(self.passed.trailing_zeros()).wrapping_mul(PAGE_BYTES);
                 self.passed &= self.passed.wrapping_sub(1);
-                return Ok(Step::Found((self.first.wrapping_add(u64::from(place).wrapping_mul(PAGE_BYTES)), by)));
+                return Ok(Step::Found(self.first.wrapping_add(skip)));
             }
             if budget.is_spent() {
                 return Ok(Step::Pending);
@@ -101,7 +97,7 @@ impl Pages {
         mem: &M,
         offset: u64,
         budget: &mut Budget,
-        passes: &impl Fn(&[u64; PAIR]) -> Option<Pte>,
+        passes: &impl Fn(&[u64; PAIR]) -> bool,
     ) -> Result<(), PhysError> {
         let end = self.first.get().saturating_add((BATCH as u64).wrapping_mul(PAGE_BYTES));
         let mut at = [Gpa::new(0); 2 * BATCH];
@@ -121,10 +117,8 @@ impl Pages {
         while let Some(wanted) = at.get(done..count).filter(|rest| !rest.is_empty()) {
             let loaded = mem.load_lines(wanted, &mut lines)?;
             for (gpa, pair) in wanted.iter().step_by(2).zip(lines.as_chunks::<2>().0).take(loaded / 2) {
-                let Some(entry) = pair.as_flattened().first_chunk().and_then(passes) else { continue };
-                let page = gpa.get().wrapping_sub(self.first.get()) / PAGE_BYTES;
-                if let Some(by) = usize::try_from(page).ok().and_then(|page| self.by.get_mut(page)) {
-                    *by = entry;
+                if pair.as_flattened().first_chunk().is_some_and(passes) {
+                    let page = gpa.get().wrapping_sub(self.first.get()) / PAGE_BYTES;
                     self.passed |= 1_u64.wrapping_shl(u32::try_from(page).unwrap_or(0));
                 }
             }

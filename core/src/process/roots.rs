@@ -267,11 +267,11 @@ impl Sieve {
         index.wrapping_mul(8) & !PAIR_BYTES.wrapping_sub(1)
     }
 
-    /// The entry by which a pair that was read passes.
-    fn passes_in(&self, pair: &[u64; PAIR]) -> Option<Pte> {
-        self.entries.iter().find_map(|(index, value)| {
+    /// Whether a pair that was read passes.
+    fn passes_in(&self, pair: &[u64; PAIR]) -> bool {
+        self.entries.iter().any(|(index, value)| {
             let found = usize::try_from(*index).ok().and_then(|index| pair.get(index % PAIR));
-            found.filter(|found| **found & COMPARED == *value).map(|found| Pte::new(*found))
+            found.is_some_and(|found| found & COMPARED == *value)
         })
     }
 
@@ -386,8 +386,8 @@ impl ProcessSource for KernelHalf {
             let [(ahead, _), _] = sieve.entries;
             loop {
                 let first_look = |pair: &[u64; PAIR]| sieve.passes_in(pair);
-                let (page, by) = match self.pages.advance_to(mem, sieve.pair_at(), budget, first_look)? {
-                    Step::Found(found) => found,
+                let page = match self.pages.advance_to(mem, sieve.pair_at(), budget, first_look)? {
+                    Step::Found(page) => page,
                     Step::Pending => return Ok(Step::Pending),
                     Step::Done => {
                         self.sieve = None;
@@ -395,7 +395,7 @@ impl ProcessSource for KernelHalf {
                     }
                 };
                 mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(ahead.wrapping_mul(8)));
-                if by.is_some() || sieve.passes(mem, page, budget) {
+                if sieve.passes(mem, page, budget) {
                     budget.spend(HALF.wrapping_add(WHOLE));
                     // The reference passes every sieve; it is given once.
                     let again = page == reference && self.tried.count_ones() > 1;

@@ -50,14 +50,11 @@ pub(super) fn image_entry<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32, budge
     all_fit(&line, reserved).then_some(entry)
 }
 
-/// The same of a pair of lines that was read.
+/// The same of a pair of lines that was read. All of both has to fit, since both are there.
 #[inline]
 pub(super) fn image_entry_in(pair: &[u64; PAIR], phys_bits: u32) -> Option<Pte> {
     let reserved = reserved(phys_bits);
-    let (first, last) = pair.split_at(LINE);
-    let (entry, line) = match Pte::new(*last.last()?) {
-        entry if entry.is_present() => (entry, last),
-        _ => (Pte::new(*first.first()?), first),
-    };
-    (entry.is_present() && all_fit(line, reserved)).then_some(entry)
+    let last = Pte::new(*pair.last()?);
+    let entry = if last.is_present() { last } else { Pte::new(*pair.first()?) };
+    (entry.is_present() && all_fit(pair, reserved)).then_some(entry)
 }
