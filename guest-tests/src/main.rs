@@ -8,6 +8,11 @@
 //! | `translations` * | `pc`, with four levels and with five: every page of every process, compared with QEMU's own walker |
 //! | `chaos` * | `pc`, two processors: a producer that lies, remaps and dies, and memory under pressure; for five minutes, or `VGPU_GUEST_SECONDS` |
 //! | `soak` * | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
+//! | `ways` * | each kind of memory by each name, a DIMM plugged in later, proxies; some of it where none is named |
+//! | `dumps` | `q35`, RAM on both sides of the hole: its core as QEMU writes it, through the command |
+//! | `advice` | what `vgpu doctor` and `vgpu list` print, followed |
+//! | `speed` | `pc`, 1 GiB: how long attaching and finding takes by each way |
+//! | `libvirt` | domains of a libvirtd that runs |
 //! | `embed` | `pc`: the program `VGPU_EMBED` (C, see `c-api/examples/embed.c`) takes frames whose checksums the producer prints too |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
 //!
@@ -40,6 +45,9 @@ const SCENARIOS: &[Scenario] = &[
     ("ways", Usual::Yes, scenario::ways::run),
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("soak", Usual::Yes, scenario::soak::run),
+    ("dumps", Usual::No, |_| scenario::dumps::run()),
+    ("advice", Usual::No, |_| scenario::advice::run()),
+    ("speed", Usual::No, |_| scenario::speed::run()),
     ("libvirt", Usual::No, scenario::libvirt::run),
     ("look", Usual::No, scenario::libvirt::look),
     ("embed", Usual::No, |_| scenario::embed::run()),

@@ -13,6 +13,8 @@ pub struct Area {
     pub readable: bool,
     /// Whether the process may write to it.
     pub writable: bool,
+    /// Whether the process may run what is in it.
+    pub executable: bool,
     /// Whether it is shared (`MAP_SHARED`): the process and the file, or its relatives, see each other's stores.
     pub shared: bool,
     /// Where in the file it starts, in bytes; 0 for anonymous memory.
@@ -61,7 +63,7 @@ pub fn parse_area(line: &str) -> Option<Area> {
     let (range, rights, offset, device, inode) = (field(), field(), field(), field(), field());
     let (start, end) = range.split_once('-')?;
     let (start, end) = (hex(start)?, hex(end)?);
-    let [read, write, _, share] = rights.as_bytes() else { return None };
+    let [read, write, execute, share] = rights.as_bytes() else { return None };
     let (major, minor) = device.split_once(':')?;
     let decimal = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     if start >= end || !matches!(share, b's' | b'p') {
@@ -72,6 +74,7 @@ pub fn parse_area(line: &str) -> Option<Area> {
         end,
         readable: *read == b'r',
         writable: *write == b'w',
+        executable: *execute == b'x',
         shared: *share == b's',
         offset: hex(offset)?,
         device: (u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?),
@@ -179,6 +182,7 @@ mod tests {
             end,
             readable: true,
             writable: true,
+            executable: false,
             shared: false,
             offset,
             device: (0, 1),

@@ -13,18 +13,19 @@ use vgpu_perception_guest_tests::{Assets, Ready, Result};
 use vgpu_perception_host::Ram;
 use vgpu_perception_host::attach::{AttachErrorKind, GuestSpec, attach};
 
-use super::{Length, ensure, ways};
+use super::advice::advice_of;
+use super::{Length, dumps, ensure, ways};
 
 const SIZE: (u32, u32) = (640, 360);
 
 /// A domain, and how libvirt is told to hold its RAM.
-struct Kind {
+struct Kind<'a> {
     name: &'static str,
-    memory: &'static str,
+    memory: &'a str,
     mapped: bool,
 }
 
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind<'static>; 3] = [
     Kind { name: "vgpu-default", memory: "", mapped: false },
     Kind {
         name: "vgpu-memfd",
@@ -45,13 +46,27 @@ pub(crate) fn run(_: Length) -> Result<()> {
     println!("  {}", virsh.lines().last().unwrap_or_default());
     let kinds =
         if std::env::var("VGPU_LIBVIRT").is_ok_and(|length| length == "short") { &KINDS[..1] } else { &KINDS[..] };
+    let mut advised = None;
     for kind in kinds {
         let domain = Domain::start(kind)?;
         let tested = domain.test(kind);
+        if !kind.mapped && kinds.len() > 1 {
+            advised = Some(advice_of(kind.name)?);
+        }
         drop(domain);
         tested.map_err(|error| format!("{}: {error}", kind.name))?;
     }
-    Ok(())
+    // What is advised for the default domain, put into its description.
+    let Some(advice) = advised else { return Ok(()) };
+    let xml = advice.lines().map(str::trim).find(|line| line.starts_with("<memoryBacking>"));
+    let kind = Kind { name: "vgpu-advised", memory: xml.ok_or("doctor advises no XML")?, mapped: true };
+    let domain = Domain::start(&kind)?;
+    let ready = domain.start_producer()?;
+    let attachment = attach(&kind.name.parse()?)?;
+    ensure!(matches!(*attachment.ram, Ram::Mapped(_)), "with {}: not mapped", kind.memory);
+    ways::show(&attachment, ready, SIZE)?;
+    println!("  doctor's XML for a default domain: mapped, frames right");
+    domain.dump(ready)
 }
 
 /// Finds the live regions of the guest that `VGPU_GUEST` names: what the scenarios run as another user.
@@ -79,7 +94,7 @@ struct Domain {
 }
 
 impl Domain {
-    fn start(kind: &Kind) -> Result<Self> {
+    fn start(kind: &Kind<'_>) -> Result<Self> {
         // libvirt's own user has to reach the files.
         let dir = PathBuf::from(format!("/var/tmp/{}-{}", kind.name, std::process::id()));
         fs::create_dir_all(&dir)?;
@@ -94,7 +109,15 @@ impl Domain {
         Ok(domain)
     }
 
-    fn test(&self, kind: &Kind) -> Result<()> {
+    /// What `virsh dump --memory-only` writes is read as a dump.
+    fn dump(&self, ready: Ready) -> Result<()> {
+        let file = self.dir.join("core");
+        virsh(&["dump", "--memory-only", self.name, &file.display().to_string()])?;
+        println!("  virsh dump --memory-only: {} MiB", fs::metadata(&file)?.len() >> 20);
+        dumps::read(&file, ready)
+    }
+
+    fn test(&self, kind: &Kind<'_>) -> Result<()> {
         let ready = self.start_producer()?;
         let begun = Instant::now();
         let spec: GuestSpec = kind.name.parse()?;
@@ -120,7 +143,7 @@ impl Domain {
     }
 
     /// As the user of the virtual machine, and as a stranger; each in a process of its own.
-    fn as_others(&self, kind: &Kind) -> Result<()> {
+    fn as_others(&self, kind: &Kind<'_>) -> Result<()> {
         let look = |user: &str, group: &str| -> Result<(bool, String)> {
             let mut command = Command::new("setpriv");
             command.args(["--reuid", user, "--regid", group, "--clear-groups"]);
@@ -180,7 +203,7 @@ impl Drop for Domain {
     }
 }
 
-fn description(kind: &Kind, dir: &Path) -> String {
+fn description(kind: &Kind<'_>, dir: &Path) -> String {
     let dir = dir.display();
     format!(
         "<domain type='qemu'><name>{}</name><memory unit='MiB'>512</memory>{}<vcpu>1</vcpu>\

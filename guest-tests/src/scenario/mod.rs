@@ -1,12 +1,17 @@
 //! What is done with a guest.
 
+pub(crate) mod advice;
 pub(crate) mod chaos;
+pub(crate) mod dumps;
 pub(crate) mod embed;
 pub(crate) mod hold;
 pub(crate) mod libvirt;
 pub(crate) mod life;
+pub(crate) mod monitors;
+pub(crate) mod plugged;
 pub(crate) mod readme;
 pub(crate) mod soak;
+pub(crate) mod speed;
 pub(crate) mod translations;
 pub(crate) mod watch;
 pub(crate) mod ways;

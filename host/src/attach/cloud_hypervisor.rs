@@ -11,13 +11,15 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::Value;
-use vgpu_perception_mapped::{Machine, MachineOptions};
+use vgpu_perception::Gpa;
+use vgpu_perception_mapped::{Machine, MachineOptions, Segment, SegmentMap};
 
+use super::cmdline::{Fields, size};
 use super::error::{AttachError, AttachErrorKind};
 use super::layout::{self, Layout};
 use super::peer;
 use super::procfs::ProcDir;
-use super::vmm::{Vm, Vmm, name_in};
+use super::vmm::{Vm, Vmm, name_in, option};
 
 /// How long the API may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,11 +57,52 @@ pub(super) fn ask(socket: &Path) -> Result<(Vm, Vec<Layout>), AttachError> {
     let body = get(&mut stream).map_err(|what| refuse(AttachErrorKind::Monitor, what))?;
     let info: Value = serde_json::from_slice(&body)
         .map_err(|error| refuse(AttachErrorKind::Monitor, format!("its answer is no JSON: {error}")))?;
-    let zones =
-        zones(&info).map_err(|error| AttachError::new(error.kind(), format!("{}: {error}", socket.display())))?;
-    let map = Machine::CloudHypervisor.map(&zones, MachineOptions::default())?;
-    let layouts = layout::mapped_apart(&map, &vm.proc.maps()?)?;
-    Ok((vm, layouts))
+    let here = |error: AttachError| AttachError::new(error.kind(), format!("{}: {error}", socket.display()));
+    let zones = zones(&info).map_err(here)?;
+    let areas = vm.proc.maps()?;
+    let mut why = None;
+    for map in maps(&zones, &plugged(&info), boot_size(&vm.words))? {
+        match layout::mapped_apart(&map, &areas) {
+            Ok(layouts) => return Ok((vm, layouts)),
+            Err(error) => why = why.or(Some(error)),
+        }
+    }
+    Err(here(why.unwrap_or_else(|| AttachError::new(AttachErrorKind::Layout, "it names no size of RAM"))))
+}
+
+/// The size that the machine was started with, where its command line has it.
+fn boot_size(words: &[String]) -> Option<u64> {
+    let memory = option(words, "--memory")?;
+    Fields::parse(&memory, "size").get("size").and_then(|text| size(text, 0)).filter(|size| *size > 0)
+}
+
+/// The maps that sizes allow, the likeliest first: all RAM from the start, or some of it plugged in later.
+fn maps(zones: &[u64], plugged: &[u64], boot: Option<u64>) -> Result<Vec<SegmentMap>, AttachError> {
+    let whole = with_plugged(zones, plugged)?;
+    let mut maps = vec![whole];
+    // By ACPI, what was plugged in counts as the machine's size from then on.
+    if let ([total], Some(boot)) = (zones, boot)
+        && *total > boot
+    {
+        maps.push(with_plugged(&[boot], &[total - boot])?);
+    }
+    Ok(maps)
+}
+
+/// RAM of these zones, and of what was plugged in: each at the next 128 MiB behind all RAM, and not below 4 GiB.
+fn with_plugged(zones: &[u64], plugged: &[u64]) -> Result<SegmentMap, AttachError> {
+    const ALIGN: u64 = 128 << 20;
+    let map = Machine::CloudHypervisor.map(zones, MachineOptions::default())?;
+    let mut segments = map.segments().to_vec();
+    let ends = segments.iter().map(|segment| segment.gpa.get().saturating_add(segment.len));
+    let end = ends.max().unwrap_or(0);
+    let mut at = if end <= 3 << 30 { 4 << 30 } else { end };
+    for (index, len) in plugged.iter().enumerate() {
+        at = at.checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX);
+        segments.push(Segment { gpa: Gpa::new(at), len: *len, file: zones.len() + index, offset: 0 });
+        at = at.saturating_add(*len);
+    }
+    Ok(SegmentMap::new(segments)?)
 }
 
 /// Asks for `vm.info` and gives the body of the answer.
@@ -121,6 +164,14 @@ pub fn answer(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
     };
     let body = bytes.get(end + 4..).unwrap_or_default();
     Ok(body.get(..length).map(<[u8]>::to_vec))
+}
+
+/// How much each zone may grow by virtio-mem: that much is mapped from the start, and the guest is given a part.
+fn plugged(info: &Value) -> Vec<u64> {
+    let memory = &info["config"]["memory"];
+    let by_virtio = memory["hotplug_method"].as_str() == Some("VirtioMem");
+    let zones = memory["zones"].as_array().into_iter().flatten().chain([memory]);
+    zones.filter(|_| by_virtio).filter_map(|zone| zone["hotplug_size"].as_u64()).filter(|size| *size > 0).collect()
 }
 
 /// The sizes of the RAM's zones, in order; without zones, of all RAM.
@@ -192,5 +243,21 @@ mod tests {
         let created = json!({ "state": "Created", "config": { "memory": { "size": 1024 } } });
         assert!(zones(&created).unwrap_err().to_string().contains("Created"));
         assert_eq!(zones(&json!({ "state": "Running" })).unwrap_err().kind(), AttachErrorKind::Layout);
+    }
+
+    #[test]
+    fn what_is_plugged_in_lies_behind_all_ram() {
+        const GIB: u64 = 1 << 30;
+        let at = |map: &SegmentMap| map.segments().iter().map(|one| (one.gpa.get(), one.len)).collect::<Vec<_>>();
+        let low = maps(&[GIB], &[GIB / 2], None).unwrap();
+        assert_eq!(at(&low[0]), [(0, GIB), (4 * GIB, GIB / 2)]);
+        let odd = with_plugged(&[4 * GIB + (1 << 20)], &[GIB]).unwrap();
+        assert_eq!(at(&odd).last(), Some(&(5 * GIB + (128 << 20), GIB)), "at the next 128 MiB");
+        // By ACPI the size has grown, and the command line has the one before.
+        let grown = maps(&[3 * GIB], &[], Some(2 * GIB)).unwrap();
+        assert_eq!((at(&grown[0]), at(&grown[1])), (vec![(0, 3 * GIB)], vec![(0, 2 * GIB), (4 * GIB, GIB)]));
+        let words = ["cloud-hypervisor", "--memory", "size=2G,shared=on"].map(str::to_owned);
+        assert_eq!(boot_size(&words), Some(2 * GIB));
+        assert_eq!(boot_size(&words[..1]), None);
     }
 }

@@ -56,6 +56,10 @@ pub struct QemuLine {
     pub machine: Option<String>,
     /// RAM in bytes (`-m`), without memory devices.
     pub ram: u64,
+    /// RAM in bytes with all memory devices that could be plugged in later (`maxmem=`), where there may be any.
+    pub max_ram: Option<u64>,
+    /// How many memory devices there may be (`slots=`).
+    pub slots: u64,
     /// `max-ram-below-4g` in bytes.
     pub max_ram_below_4g: Option<u64>,
     /// The backend of all RAM (`memory-backend=`).
@@ -106,6 +110,8 @@ impl QemuLine {
                 if let Some(size) = fields.get("size").and_then(|text| size(text, 20)) {
                     self.ram = size;
                 }
+                self.max_ram = fields.get("maxmem").and_then(|text| size(text, 20)).or(self.max_ram);
+                self.slots = fields.get("slots").and_then(|text| text.parse().ok()).unwrap_or(self.slots);
             }
             "object" => self.object(&Fields::parse(value, "qom-type")),
             "numa" => {
@@ -311,6 +317,7 @@ mod tests {
         ]);
         assert_eq!(line.name.as_deref(), Some("two cells,really"));
         assert_eq!((line.machine.as_deref(), line.ram), (Some("pc-q35-7.2"), 2 << 30));
+        assert_eq!((line.max_ram, line.slots), (Some(16 << 30), 16));
         assert_eq!(
             line.ram_backends().iter().map(|one| (one.kind, one.size)).collect::<Vec<_>>(),
             [(BackendKind::Memfd, 1 << 30), (BackendKind::Ram, 1 << 30)]

@@ -7,7 +7,7 @@ use super::error::{AttachError, AttachErrorKind};
 use super::files::bytes;
 use super::maps::{self, Area, FileId};
 use super::procfs::yama;
-use super::source::Held;
+use super::source::{Held, Plan};
 use super::spec::{GuestSource, GuestSpec};
 use super::vmm::{self, Vm, Vmm};
 use super::{Attachment, attach, layout, process, source};
@@ -61,7 +61,7 @@ pub fn examine(spec: &GuestSpec) -> (Vec<Finding>, Option<Attachment>) {
         Ok(attachment) => {
             if let (Some((vm, plan)), true) = (&attachment.held, findings.is_empty()) {
                 findings.push(identity(vm));
-                findings.push(memory(vm.vmm, &plan.pieces.iter().map(|(_, held)| held.clone()).collect::<Vec<_>>()));
+                findings.push(memory(vm, plan));
             }
             let how = match &*attachment.ram {
                 crate::ram::Ram::Mapped(_) => "mapped",
@@ -88,7 +88,7 @@ pub fn examine(spec: &GuestSpec) -> (Vec<Finding>, Option<Attachment>) {
 fn failed(step: &'static str, error: &AttachError) -> Finding {
     let finding = Finding::new(step, Outcome::Bad, error.to_string());
     match error.kind() {
-        AttachErrorKind::NotShared => finding.advise(SHARE),
+        AttachErrorKind::NotShared => finding.advise(share(None)),
         AttachErrorKind::MonitorBusy => {
             finding.advise("vgpu list shows names and pids: name:NAME and pid:N need no monitor")
         }
@@ -98,12 +98,26 @@ fn failed(step: &'static str, error: &AttachError) -> Finding {
     }
 }
 
-/// What to paste so that RAM is in a file that can be mapped.
-const SHARE: &str = "\
-libvirt: virsh edit NAME, put inside <domain>, then stop and start the guest:
-  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
-QEMU: -object memory-backend-memfd,id=ram,size=4G,share=on -machine memory-backend=ram (the size of -m)
-cloud-hypervisor: --memory size=4G,shared=on";
+/// What to paste so that the RAM of a guest is in a file that can be mapped; without a guest, an example.
+fn share(guest: Option<(&Vm, u64)>) -> String {
+    let name = guest.and_then(|(vm, _)| vm.name.as_deref()).unwrap_or("NAME");
+    let size = guest.map_or_else(|| "4G".to_owned(), |(_, ram)| format!("{}M", ram >> 20));
+    let of = |vmm| guest.is_none_or(|(vm, _)| vm.vmm == vmm);
+    let mut lines = Vec::new();
+    if of(Vmm::Qemu) {
+        lines.push(format!(
+            "libvirt: virsh edit {name}, put inside <domain>, then stop and start the guest:\n  \
+             <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+        ));
+        lines.push(format!(
+            "QEMU: -object memory-backend-memfd,id=ram,size={size},share=on -machine memory-backend=ram (the size of -m)"
+        ));
+    }
+    if of(Vmm::CloudHypervisor) {
+        lines.push(format!("cloud-hypervisor: --memory size={size},shared=on"));
+    }
+    lines.join("\n")
+}
 
 fn of_vm(vm: Result<Vm, AttachError>, findings: &mut Vec<Finding>) {
     let vm = match vm {
@@ -127,7 +141,7 @@ fn of_vm(vm: Result<Vm, AttachError>, findings: &mut Vec<Finding>) {
         Ok(layouts) => {
             let pieces = layouts.first().map(|layout| layout.pieces.clone()).unwrap_or_default();
             if let Ok(plan) = source::plan(&vm.proc, &pieces) {
-                findings.push(memory(vm.vmm, &plan.pieces.into_iter().map(|(_, held)| held).collect::<Vec<_>>()));
+                findings.push(memory(&vm, &plan));
             }
         }
         Err(error) => findings.push(failed("memory", &error)),
@@ -158,18 +172,19 @@ fn surroundings(vm: &Vm, findings: &mut Vec<Finding>) {
     }
 }
 
-fn memory(vmm: Vmm, held: &[Held]) -> Finding {
-    let mut kinds: Vec<String> = held.iter().map(ToString::to_string).collect();
+fn memory(vm: &Vm, plan: &Plan) -> Finding {
+    let mut kinds: Vec<String> = plan.pieces.iter().map(|(_, held)| held.to_string()).collect();
     kinds.dedup();
     let seen = kinds.join("; ");
-    if held.iter().all(|held| matches!(held, Held::SharedFile { .. })) {
+    if plan.pieces.iter().all(|(_, held)| matches!(held, Held::SharedFile { .. })) {
         return Finding::new("memory", Outcome::Good, seen);
     }
     let finding = Finding::new("memory", Outcome::Notice, format!("{seen}: read through the process"));
     let better = "It works as it is. Shared memory is read faster, and without rights over the process:\n";
-    match vmm {
+    let ram = plan.pieces.iter().fold(0_u64, |sum, (piece, _)| sum.saturating_add(piece.len));
+    match vm.vmm {
         Vmm::Firecracker | Vmm::Crosvm => finding,
-        Vmm::Qemu | Vmm::CloudHypervisor => finding.advise(format!("{better}{SHARE}")),
+        Vmm::Qemu | Vmm::CloudHypervisor => finding.advise(format!("{better}{}", share(Some((vm, ram))))),
     }
 }
 
@@ -261,7 +276,7 @@ fn of_file(path: &Path, findings: &mut Vec<Finding>) {
                 list(&private)
             ),
         )
-        .advise(format!("give {}, or start the guest with share=on:\n{SHARE}", list(&private))),
+        .advise(format!("give {}, or start the guest with share=on:\n{}", list(&private), share(None))),
         (true, true) => Finding::new(
             "sharing",
             Outcome::Notice,

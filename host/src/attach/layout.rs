@@ -107,6 +107,19 @@ fn splits(machine: Machine, name: &str, total: u64, below: Option<u64>) -> Vec<(
     ways
 }
 
+/// Where QEMU puts memory that is plugged in, if the machine may get any: from the first to after the last byte.
+pub(super) fn device_window(line: &QemuLine) -> Option<core::ops::Range<u64>> {
+    let name = line.machine.as_deref().unwrap_or("pc");
+    let machine: Machine = name.parse().ok()?;
+    let sizes: Vec<u64> = line.ram_backends().iter().map(|backend| backend.size).collect();
+    let total = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
+    let (options, _) = splits(machine, name, total, line.max_ram_below_4g).into_iter().next()?;
+    let start = devices_base(&machine.map(&sizes, options).ok()?);
+    // Each device may be moved up to the next GiB.
+    let room = line.max_ram?.checked_sub(total)?.saturating_add(line.slots.min(256) << 30);
+    Some(start..start.saturating_add(room))
+}
+
 /// Where memory devices begin: the next GiB after all RAM, and not below 4 GiB.
 fn devices_base(map: &SegmentMap) -> u64 {
     let end = map.segments().iter().map(|segment| segment.gpa.get().saturating_add(segment.len)).max().unwrap_or(0);

@@ -17,6 +17,7 @@ mod list;
 pub mod maps;
 mod monitor;
 mod peer;
+mod plugged;
 mod process;
 mod procfs;
 mod proof;
@@ -61,7 +62,12 @@ pub struct Attachment {
     spec: GuestSpec,
     /// The process that holds the RAM, and what of it must not change.
     held: Option<(Vm, Plan)>,
+    /// Mappings that may be memory that was plugged in, and how often they were looked at.
+    unknown: (Vec<maps::Area>, u8),
 }
+
+/// How often it is looked whether the guest has begun to use what was plugged in. A kernel takes a second at most.
+const LOOKS: u8 = 16;
 
 /// What a VMM said of its guest.
 struct Found {
@@ -114,6 +120,7 @@ pub fn attach(spec: &GuestSpec) -> Result<Attachment, AttachError> {
         live: !matches!(spec.source, GuestSource::Core(_)),
         notes,
         spec: spec.clone(),
+        unknown: (held.as_ref().map_or_else(Vec::new, |(vm, plan)| unknown(vm, plan)), LOOKS),
         held,
     })
 }
@@ -154,29 +161,39 @@ impl Attachment {
             GuestSource::Monitor(address) => {
                 let found = qemu::by_monitor(address)?;
                 if found.vm.pid() != vm.pid() {
-                    return Err(AttachError::new(
-                        AttachErrorKind::Ended,
-                        format!(
-                            "{address} is now the monitor of another virtual machine (pid {}): attach anew",
-                            found.vm.pid()
-                        ),
-                    ));
+                    return Err(another_answers(address, found.vm.pid()));
                 }
                 (source::plan(&vm.proc, &found.pieces)?, found.root)
             }
-            _ => {
-                let pieces: Vec<Piece> = plan.pieces.iter().map(|(piece, _)| *piece).collect();
+            GuestSource::CloudHypervisor(socket) => {
+                let (now, layouts) = cloud_hypervisor::ask(socket)?;
+                if now.pid() != vm.pid() {
+                    return Err(another_answers(socket.display(), now.pid()));
+                }
+                let pieces = plan.only_pieces();
+                if !layouts.iter().any(|layout| layout.pieces == pieces) {
+                    return self.replace(|vm, notes| process::choose(vm, layouts, notes));
+                }
                 (source::plan(&vm.proc, &pieces)?, None)
+            }
+            _ => {
+                let now = unknown(vm, plan);
+                let (known, looks) = &mut self.unknown;
+                if now != *known {
+                    (*known, *looks) = (now, 0);
+                }
+                let same = source::plan(&vm.proc, &plan.only_pieces());
+                if same.is_err() || (!known.is_empty() && *looks < LOOKS) {
+                    *looks = looks.saturating_add(1);
+                    return self.replace(process::open);
+                }
+                (same?, None)
             }
         };
         if let (Some((root, mode)), true) = (root, self.root_is_guess) {
             (self.root, self.mode) = (Some(root), Some(mode));
         }
-        let same_map = match &*self.ram {
-            Ram::Mapped(ram) => ram.check().is_ok(),
-            Ram::Process(ram) => ram.revalidate().is_ok(),
-        };
-        if found == *plan && same_map {
+        if found == *plan && still_maps(&self.ram) {
             return Ok(());
         }
         let ram = source::open(&vm.proc, &found, &mut notes)?;
@@ -187,4 +204,40 @@ impl Attachment {
         }
         Ok(())
     }
+
+    /// Takes the RAM that `find` gives, if it is other RAM than before.
+    fn replace(
+        &mut self,
+        find: impl FnOnce(&Vm, &mut Vec<String>) -> Result<(Ram, Plan), AttachError>,
+    ) -> Result<(), AttachError> {
+        let Some((vm, plan)) = &mut self.held else { return Ok(()) };
+        let mut notes = Vec::new();
+        let (ram, found) = find(vm, &mut notes)?;
+        if found.only_pieces() != plan.only_pieces() {
+            self.unknown = (unknown(vm, &found), LOOKS);
+        }
+        if found != *plan || !still_maps(&self.ram) {
+            (self.ram, self.notes, *plan) = (Shared::new(ram), notes, found);
+        }
+        Ok(())
+    }
+}
+
+fn still_maps(ram: &Ram) -> bool {
+    match ram {
+        Ram::Mapped(ram) => ram.check().is_ok(),
+        Ram::Process(ram) => ram.revalidate().is_ok(),
+    }
+}
+
+/// What may be memory that was plugged in; nothing where the process cannot be asked.
+fn unknown(vm: &Vm, plan: &Plan) -> Vec<maps::Area> {
+    vm.proc.maps().map(|areas| plugged::unknown(vm, &areas, plan)).unwrap_or_default()
+}
+
+fn another_answers(address: impl core::fmt::Display, pid: u32) -> AttachError {
+    AttachError::new(
+        AttachErrorKind::Ended,
+        format!("{address} is now that of another virtual machine (pid {pid}): attach anew"),
+    )
 }

@@ -1,11 +1,15 @@
 //! A guest by its process: no monitor is asked, the layout is taken from its words and mappings and proven in RAM.
 
+use core::ops::Range;
+
+use vgpu_perception_process::Piece;
+
 use super::cmdline::QemuLine;
 use super::error::{AttachError, AttachErrorKind};
 use super::layout::{self, Layout};
 use super::source::{self, Plan};
 use super::vmm::{Vm, Vmm};
-use super::{proof, qemu};
+use super::{plugged, proof, qemu};
 use crate::ram::Ram;
 
 /// Refuses what nobody can read.
@@ -18,25 +22,41 @@ pub(super) fn check(vm: &Vm) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// The RAM of `vm` under the layout that makes most sense of it.
+/// The RAM of `vm` under the layout that makes most sense of it, with memory that was plugged in since it started.
 pub(super) fn open(vm: &Vm, notes: &mut Vec<String>) -> Result<(Ram, Plan), AttachError> {
     check(vm)?;
-    let layouts = layout::layouts(vm.vmm, &vm.words, &vm.proc.maps()?)?;
-    choose(vm, layouts, notes)
+    let areas = vm.proc.maps()?;
+    let layouts = layout::layouts(vm.vmm, &vm.words, &areas)?;
+    let (ram, plan) = choose(vm, layouts, notes)?;
+    plugged::with_plugged(vm, &areas, ram, plan, notes)
 }
 
-/// The RAM of `vm` under that of `layouts` which makes most sense of it.
+/// The RAM of `vm` under that of `layouts` which makes most sense of it: the first under which all of a kernel's tables
+/// read as tables, or the best of all.
 pub(super) fn choose(vm: &Vm, layouts: Vec<Layout>, notes: &mut Vec<String>) -> Result<(Ram, Plan), AttachError> {
     let several = layouts.len() > 1;
     let count = layouts.len();
-    let mut best: Option<(Option<i64>, Ram, Plan, Vec<String>)> = None;
+    let mut opened = Vec::with_capacity(count);
     for layout in layouts {
         let mut said = layout.assumed;
         let plan = source::plan(&vm.proc, &layout.pieces)?;
         let ram = source::open(&vm.proc, &plan, &mut said)?;
-        let score = if several { proof::score(&ram) } else { None };
+        opened.push((ram, plan, said));
+    }
+    if several {
+        // Cheap evidence decides which is tried first, and no more.
+        opened.sort_by_key(|(ram, ..)| !proof::has_bios_data(ram));
+    }
+    let mut best: Option<(Option<i64>, Ram, Plan, Vec<String>)> = None;
+    for (ram, plan, said) in opened {
+        let sense = if several { proof::sense(&ram) } else { None };
+        let certain = sense.as_ref().is_some_and(|sense| sense.is_certain(&exchangeable(&plan)));
+        let score = sense.map(|sense| sense.score);
         if best.as_ref().is_none_or(|(known, ..)| score > *known) {
             best = Some((score, ram, plan, said));
+        }
+        if certain {
+            break;
         }
     }
     let Some((score, ram, plan, mut said)) = best else {
@@ -45,11 +65,19 @@ pub(super) fn choose(vm: &Vm, layouts: Vec<Layout>, notes: &mut Vec<String>) -> 
     if several {
         said.push(match score {
             Some(score) => format!(
-                "of {count} layouts that fit, the one was taken under which most page tables make sense ({score})"
+                "of {count} layouts that fit, one was taken under which the kernel's page tables make sense ({score} do)"
             ),
             None => format!("{count} layouts fit, and no kernel is found under any: the first was taken"),
         });
     }
     notes.append(&mut said);
     Ok((ram, plan))
+}
+
+/// The guest physical addresses of the pieces of `plan` that have another piece's length: they could be one another's.
+fn exchangeable(plan: &Plan) -> Vec<Range<u64>> {
+    let pieces = plan.pieces.iter().map(|(piece, _)| piece);
+    let twins = |piece: &&Piece| pieces.clone().filter(|other| other.len == piece.len).count() > 1;
+    let range = |piece: &Piece| piece.gpa.get()..piece.gpa.get().saturating_add(piece.len);
+    pieces.clone().filter(twins).map(range).collect()
 }

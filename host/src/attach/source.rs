@@ -55,6 +55,13 @@ pub(super) struct Plan {
     pub(super) pieces: Vec<(Piece, Held)>,
 }
 
+impl Plan {
+    /// The pieces alone.
+    pub(super) fn only_pieces(&self) -> Vec<Piece> {
+        self.pieces.iter().map(|(piece, _)| *piece).collect()
+    }
+}
+
 const fn range(piece: &Piece) -> Range<u64> {
     piece.host_addr..piece.host_addr.saturating_add(piece.len)
 }
@@ -106,7 +113,7 @@ pub(super) fn open(proc: &ProcDir, plan: &Plan, notes: &mut Vec<String>) -> Resu
 }
 
 fn through_process(proc: &ProcDir, plan: &Plan) -> Result<ProcessRam, AttachError> {
-    let pieces: Vec<Piece> = plan.pieces.iter().map(|(piece, _)| *piece).collect();
+    let pieces = plan.only_pieces();
     let refuse = |error: process::OpenError| match error {
         process::OpenError::NotPermitted { .. } => AttachError::new(
             AttachErrorKind::Permission,
