@@ -33,7 +33,8 @@ fn look_at(find: &args::Find, until: Until) -> Result<Look, Failure> {
     look(&attach(&find.guest)?, Duration::from_millis(find.wait_ms), until)
 }
 
-/// The best live region that fits, or the best at all where that is enough, with what to say of others.
+/// The best live region that fits, or the best at all where that is enough or nothing can live, with what to say of
+/// others.
 fn chosen(look: &mut Look, choice: &Choice<'_>, stale_will_do: bool) -> Result<Chosen, Failure> {
     let mut live = choice.live(look);
     if !live.is_empty() {
@@ -42,7 +43,7 @@ fn chosen(look: &mut Look, choice: &Choice<'_>, stale_will_do: bool) -> Result<C
         return Ok((one, seen, note));
     }
     match choice.first(look) {
-        Some(first) if stale_will_do => Ok((look.survey.open(&first), first, None)),
+        Some(first) if stale_will_do || look.stands_still => Ok((look.survey.open(&first), first, None)),
         _ => Err(choice.none(look)),
     }
 }
@@ -57,7 +58,12 @@ pub(crate) fn found(look: &Look) -> Report {
     let advice = look.lives.is_empty().then(|| show::advice(look));
     let (nothing, note) = if seen.is_empty() { (advice, None) } else { (None, advice) };
     Report {
-        json: json!({ "candidates": candidates, "left": look.survey.left(), "scanned": show::scanned(look) }),
+        json: json!({
+            "candidates": candidates,
+            "left": look.survey.left(),
+            "live": !look.lives.is_empty(),
+            "scanned": show::scanned(look),
+        }),
         text: lines.join("\n"),
         nothing,
         note,
@@ -177,6 +183,7 @@ fn take(
         "frame": show::frame(&info),
         "frames": sampler.tally.frames,
         "missed": sampler.tally.missed,
+        "live": seen.is_alive(),
         "candidate": show::candidate(seen),
     });
     let (text, note) = if target.is_stdout() { (String::new(), Some(text)) } else { (text, None) };
@@ -191,6 +198,7 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
     let cursor = live.cursor()?;
     let geometry = live.geometry()?;
     let json = json!({
+        "live": seen.is_alive(),
         "candidate": show::candidate(&seen),
         "status": show::sample(status, status_json),
         "cursor": show::sample(cursor, cursor_json),

@@ -26,6 +26,8 @@ pub(crate) struct Look {
     pub(crate) change: Option<Change>,
     /// Set where nothing lives and it can be seen why: the RAM file shows no guest that runs.
     pub(crate) unusable: Option<String>,
+    /// The memory stands still, as that of a dump does: no producer can be seen to live.
+    pub(crate) stands_still: bool,
 }
 
 /// When a look has seen enough.
@@ -83,16 +85,14 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
     lives.sort_by_key(Live::rank);
     say(|| format!("{} of {} candidates live", lives.len(), survey.candidates().len()));
     let change = match (&probe, &*memory) {
-        (Some(probe), Ram::Mapped(ram)) if lives.is_empty() => Some(probe.compare(ram)?),
+        (Some(probe), Ram::Mapped(ram)) if lives.is_empty() && guest.is_live() => Some(probe.compare(ram)?),
         _ => None,
     };
     let unusable = match (change, &*memory) {
-        (Some(Change::Frozen { .. }), Ram::Mapped(ram)) if guest.is_live() => {
-            ram.files().iter().find_map(|file| why_frozen(file.path()))
-        }
+        (Some(Change::Frozen { .. }), Ram::Mapped(ram)) => ram.files().iter().find_map(|file| why_frozen(file.path())),
         _ => None,
     };
-    Ok(Look { survey, lives, change, unusable })
+    Ok(Look { survey, lives, change, unusable, stands_still: !guest.is_live() })
 }
 
 /// A first look at RAM that is mapped, to tell a guest that stands still.

@@ -127,6 +127,9 @@ pub(crate) fn advice(look: &Look) -> String {
     if let Some(why) = &look.unusable {
         return format!("{what}; {why}");
     }
+    if look.stands_still {
+        return format!("{what}: this memory stands still, and shows what was when it was written");
+    }
     match look.change {
         Some(Change::Frozen { pages }) => format!(
             "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not shared \

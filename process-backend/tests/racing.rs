@@ -72,10 +72,14 @@ fn vmm_of_a_producer() {
     let space = linux.processes[linux.producer].space;
     let gone = Arc::new(AtomicBool::new(false));
     let watch = Arc::clone(&gone);
+    let (began, begun) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
+        let _ = began.send(());
         while told_to_go_on() {}
         watch.store(true, Ordering::Relaxed);
     });
+    // A thread touches its stack when it begins: that is no page of the guest's.
+    begun.recv().unwrap();
     let mut producer = image.write(InPrivate { memory: &memory, region: &linux.region });
     let (mut pixels, mut row, mut step) = (Vec::new(), vec![0; SIDE as usize * 4], 0);
     while !gone.load(Ordering::Relaxed) {
