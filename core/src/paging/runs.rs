@@ -41,8 +41,8 @@ struct LastEntry<L> {
     at: Gpa,
     last: Pte,
     above: Grants,
-    /// The level of the entry without P that the walk met last, if any.
-    asked: Option<Level>,
+    /// The entry without P that the walk met last, if any.
+    asked: Option<NotPresentEntry>,
     /// What the resolver remembers from one page of the range to the next.
     lookup: L,
 }
@@ -61,7 +61,13 @@ impl<L: Default> LastEntry<L> {
 
     /// Whether the last entry was one of a page table.
     fn is_in_leaf_table(&self, size: PageSize) -> bool {
-        size == PageSize::Size4K && (self.last.is_present() || self.asked == Some(Level::Pt))
+        let is_leaf = |asked: NotPresentEntry| asked.level == Level::Pt;
+        size == PageSize::Size4K && (self.last.is_present() || self.asked.is_some_and(is_leaf))
+    }
+
+    /// The entry above the page tables, without P, that led to the page itself: it stands for a whole table.
+    fn instead_of_a_table(&self) -> Option<NotPresentEntry> {
+        self.asked.filter(|asked| asked.level != Level::Pt && !self.last.is_present())
     }
 }
 
@@ -76,7 +82,7 @@ impl<R: NotPresentResolver> Record<R> for LastEntry<R::Lookup> {
         self.last = entry;
     }
     fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
-        self.asked = Some(entry.level);
+        self.asked = Some(*entry);
         walker.meaning(entry, &mut self.lookup, &mut Budget::unlimited())
     }
 }
@@ -198,8 +204,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     ///
     /// # Bound
     /// A walk for every 2 MiB window and one entry for every 4 KiB page; what a resolver reads comes on top, at most
-    /// [`NotPresentResolver::LOADS`] for each page. Where an entry above the page tables stands for a whole table, each
-    /// of its pages costs a walk to that entry.
+    /// [`NotPresentResolver::LOADS`] for each page. An entry above the page tables that stands for whole tables is read
+    /// once for every 2 MiB as well.
     ///
     /// # Errors
     /// The [`WalkError`] of the first page. Where a later page fails, the pages before it are returned, and the next
@@ -255,6 +261,10 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     (covered, true) => covered,
                     (covered, false) => return Ok(covered),
                 };
+            } else if let Some(asked) = last.instead_of_a_table()
+                && !self.rest_of_absent(at, asked, &mut last.lookup, (&mut covered, len), to)
+            {
+                return Ok(covered);
             }
         }
         Ok(covered)
@@ -373,6 +383,37 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             gva = gva.wrapping_add(PAGE_BYTES);
         }
         OneByOne::All
+    }
+
+    /// Goes on after the page of `gva` in what `asked`, an entry above the page tables, says of the 2 MiB around it: the
+    /// table that it stands for has no entries that could be read. Stops, with all taken, at the first page that needs
+    /// a walk of its own; false where one was not taken.
+    #[cold]
+    #[inline(never)]
+    fn rest_of_absent(
+        &self,
+        gva: Gva,
+        asked: NotPresentEntry,
+        lookup: &mut R::Lookup,
+        (covered, len): (&mut u64, u64),
+        to: &mut impl Pieces,
+    ) -> bool {
+        let mut page = gva.align_down(PageSize::Size4K).wrapping_add(PAGE_BYTES);
+        while *covered < len && !page.is_aligned(PageSize::Size2M) {
+            let asked = NotPresentEntry { gva: page, ..asked };
+            let answer = self.meaning(&asked, lookup, &mut Budget::unlimited()).map(|answer| answer.resolution);
+            let Ok(Resolution::Page { gpa, rights }) = answer else { return true };
+            if self.judge_rights(&asked, rights).is_err() {
+                return true;
+            }
+            let take = PAGE_BYTES.min(len.wrapping_sub(*covered));
+            if !to.take(gpa, take) {
+                return false;
+            }
+            *covered = covered.wrapping_add(take);
+            page = page.wrapping_add(PAGE_BYTES);
+        }
+        true
     }
 
     /// How many entries of a page table, from the first on, a walk would follow without asking anybody, and whether
