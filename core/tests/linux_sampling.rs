@@ -5,13 +5,13 @@ mod common;
 
 use common::{These, scan, words};
 use vgpu_perception::abi;
-use vgpu_perception::paging::{Level, PageWalker, Rights};
+use vgpu_perception::paging::{LeafCursor, LeafStep, Level, PageWalker, Rights};
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::region::{FrameScratch, Region, Sample, Skip};
 use vgpu_perception::scan::{NoRegion, probe};
 use vgpu_perception::{AddressSpace, Budget, Cr3, Gpa, Gva, NextUse, ProcessSource, Step, WalkError, WalkErrorKind};
 use vgpu_perception_testkit::linux::{LinuxOptions, REGION_BASE, StandardLinux, standard_linux};
-use vgpu_perception_testkit::{Placement, Ring};
+use vgpu_perception_testkit::{Counting, Placement, Ring};
 
 const RAM: u64 = 8 << 30;
 
@@ -167,4 +167,35 @@ fn what_was_swapped_is_not_resident() {
     let found = PageWalker::new(ram, space).translate(ring);
     assert!(matches!(found, Err(WalkError { kind: WalkErrorKind::NotResident { .. }, .. })), "{found:?}");
     linux.guest.set_entry(linux.region.space, Level::Pt, ring, before);
+}
+
+/// Tables that were freed hold anything: what reads like a large page that is not RAM is passed over an entry at a time.
+#[test]
+fn a_garbage_directory_is_passed_over_entry_by_entry() {
+    let (linux, space) = guest(Placement::Scattered);
+    let mut builder = linux.guest.clone();
+    for (level, span) in [(Level::Pdpt, 39), (Level::Pd, 30)] {
+        let start = Gva::new(0x3000_0000_0000);
+        let table = builder.make_tables(linux.region.space, level, start, true);
+        for n in 0..512_u64 {
+            // A page number far beyond RAM, inverted as Linux has it, with the bit of a large page.
+            let entry = (!(0x7_0000_0000_0000 | n << 30) & 0x000f_ffff_ffff_f000) | 0x80;
+            builder.ram.write_u64(table.wrapping_add(n * 8), entry);
+        }
+        let mem = Counting::new(&builder.ram);
+        let walker = PageWalker::new(&mem, space);
+        let mut cursor = LeafCursor::new(start, start.wrapping_add(1 << span));
+        let mut skipped = 0;
+        loop {
+            match walker.next_leaf(&mut cursor, &mut Budget::unlimited()) {
+                LeafStep::Skipped(_) => skipped += 1,
+                LeafStep::Done => break,
+                step => panic!("{step:?}"),
+            }
+        }
+        let loads = mem.take().accesses();
+        assert_eq!(skipped, 512, "at {level:?}");
+        assert!(loads < 600, "{loads} loads for one table at {level:?}");
+        builder.set_entry(linux.region.space, Level::Pml4, start, 0);
+    }
 }

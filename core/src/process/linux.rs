@@ -58,8 +58,9 @@ impl NotPresentResolver for LinuxPaging {
             return Ok(Resolved::for_entry(Resolution::NotMapped));
         }
         Ok(match Self::meaning(asked) {
-            // A swap entry of a kernel that keeps them otherwise leads nowhere.
-            Resolution::Page { gpa, .. } if !mem.is_ram(gpa) => Resolved::for_page(asked.gva, Resolution::NotResident),
+            // A swap entry of a kernel that keeps them otherwise leads nowhere, nor does a garbage table's: and of a
+            // large page that is not all RAM nothing is meant.
+            Resolution::Page { gpa, .. } if !mem.is_ram(gpa) => Resolved::for_entry(Resolution::NotResident),
             Resolution::Page { gpa, rights } => Resolved::for_page(asked.gva, Resolution::Page { gpa, rights }),
             nothing => Resolved::for_entry(nothing),
         })
