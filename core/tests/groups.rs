@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use common::{scan, words};
 use vgpu_perception::paging::Level;
 use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, RootGroups};
-use vgpu_perception::{Budget, Gpa, Gva, PhysRead, ProcessSource, Step};
+use vgpu_perception::{Budget, Gpa, Gva, PagingMode, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::linux::{LinuxKernel, LinuxOptions, REGION_BASE, standard_linux};
-use vgpu_perception_testkit::{GuestBuilder, Placement, Ram, Region, RegionImage, Ring, Rng, Space, flags};
+use vgpu_perception_testkit::{Counting, GuestBuilder, Placement, Ram, Region, RegionImage, Ring, Rng, Space, flags};
 
 const RAM: u64 = 4 << 30;
 
@@ -151,6 +151,78 @@ fn groups_that_were_kept_take_turns_too() {
     assert_eq!(unique.len(), order.len(), "each once");
     let reached = order.iter().position(|root| *root == real[299].root).unwrap();
     assert!(reached < 256 + 512 + 310, "the last real root came after {reached}");
+}
+
+/// Under page-table isolation a process has two roots side by side. It is given once, with the other one named.
+#[test]
+fn a_process_with_two_roots_is_given_once() {
+    for mode in [PagingMode::FourLevel, PagingMode::FiveLevel] {
+        let mut guest = GuestBuilder::new(Ram::flat(RAM), 9).with_mode(mode);
+        let mut rng = Rng::new(3);
+        let kernels = [LinuxKernel::build(&mut guest, true), LinuxKernel::build(&mut guest, true)];
+        let each = kernels.iter().map(|kernel| (0..6).map(|_| kernel.spawn(&mut guest, &mut rng).space.root).collect());
+        let roots: Vec<Vec<Gpa>> = each.collect();
+        let expected: BTreeSet<_> = roots.iter().flatten().copied().collect();
+        let halves: BTreeSet<_> = expected.iter().map(|root| root.wrapping_add(4096)).collect();
+        let right = |what: &str, found: &[Gpa], expected: &BTreeSet<Gpa>| {
+            let unique: BTreeSet<_> = found.iter().copied().collect();
+            assert_eq!(unique.len(), found.len(), "{mode:?}, {what}: each once");
+            assert!(unique.is_superset(expected), "{mode:?}, {what}: {:?} is missing", expected.difference(&unique));
+            assert!(unique.is_disjoint(&halves), "{mode:?}, {what}: given twice: {:?}", unique.intersection(&halves));
+        };
+        for room in [RootElection::CANDIDATES, 3] {
+            let mut candidates = kept(room);
+            let mut source = RootElection::new(None, &mut candidates);
+            right("from nothing", &all(&guest.ram, &mut source), &expected);
+            let groups = *source.groups();
+            assert!(groups.len() >= 2, "{groups:?}");
+            right("from groups", &all(&guest.ram, &mut groups.processes()), &expected);
+        }
+        let reference = Space { root: roots[1][2], mode }.space();
+        let of_one: BTreeSet<_> = roots[1].iter().copied().collect();
+        right("from a root", &all(&guest.ram, &mut KernelHalf::new(reference)), &of_one);
+    }
+}
+
+/// Pages that have to be compared with every group there is, twice: a step does not do all of that at once.
+#[test]
+fn a_step_over_groups_overdraws_its_budget_by_no_more_than_it_says() {
+    let mut guest = GuestBuilder::new(Ram::flat(RAM), 4);
+    let kernel = LinuxKernel::build(&mut guest, false);
+    let real = kernel.spawn(&mut guest, &mut Rng::new(3)).space;
+    forge(&mut guest, &kernel, 64, true);
+    let top = real.mode.top();
+    let text = guest.entry(real, top, Gva::new(0xffff_ffff_8100_0000)).unwrap();
+    let user = (0..256).find_map(|slot| guest.ram.load_u64(real.root.wrapping_add(slot * 8)).ok().filter(|e| *e != 0));
+    // A pair that reads like the two roots of a process of no group.
+    let pair = guest.frames.contiguous(8192, 8192);
+    guest.ram.touch(pair, 8192);
+    for (page, entries) in [(pair, 310..330), (pair.wrapping_add(4096), 340..342)] {
+        guest.ram.write_u64(page, user.unwrap());
+        guest.ram.write_u64(page.wrapping_add(511 * 8), text);
+        entries.for_each(|slot| guest.ram.write_u64(page.wrapping_add(slot * 8), 0x200_0063));
+    }
+    let mut candidates = kept(RootElection::CANDIDATES);
+    let mut source = RootElection::new(None, &mut candidates);
+    let mem = Counting::new(&guest.ram);
+    let worst = |source: &mut dyn FnMut(&mut Budget) -> bool| {
+        let mut worst = 0;
+        loop {
+            let go_on = source(&mut Budget::new(1));
+            worst = worst.max(mem.take().accesses());
+            if !go_on {
+                return worst;
+            }
+        }
+    };
+    let first = worst(&mut |budget| source.next_process(&mem, budget).unwrap() != Step::Done);
+    let groups = *source.groups();
+    assert_eq!(groups.len(), RootGroups::MOST, "{groups:?}");
+    let mut again = groups.processes();
+    let second = worst(&mut |budget| again.next_process(&mem, budget).unwrap() != Step::Done);
+    println!("{first} loads at most in a step that forms groups, {second} in one over groups");
+    assert!(first.max(second) <= Budget::PIECE, "{first} and {second} loads in a step");
+    assert!(second > 768 * 31, "the pair was compared with each group: {second}");
 }
 
 /// The highest present entry is a process's own: what is shared is found by other entries.

@@ -3,7 +3,7 @@
 
 use super::depth::guess_mode;
 use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, KernelHalf, is_second_root, process_at, shares_kernel_half};
+use super::roots::{AHEAD, KernelHalf, first_of_pair, is_given_with, process_at, shares_kernel_half};
 use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
@@ -126,8 +126,9 @@ impl RootGroups {
 ///
 /// # Bound
 /// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds
-/// data, and 768 for each group for a page that passes, and 1024 more where it is one; there are as many rounds as the
-/// largest group's roots double 256.
+/// data; for a page that passes, 1024, and 768 for each group, once for itself and once for the root beside it; and 1024
+/// more where it is one. There are as many rounds as the largest group's roots double 256. A step overdraws its budget
+/// by [`Budget::PIECE`] at most.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupSource {
     groups: RootGroups,
@@ -184,6 +185,8 @@ const TURN: u32 = 256;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupPass {
     pages: Pages,
+    /// A page that passed, and goes with no other root: which group it belongs to is looked at next.
+    alone: Option<Gpa>,
     turn: u32,
     given: [u32; RootGroups::MOST],
     /// Where each group goes on.
@@ -192,7 +195,13 @@ pub(super) struct GroupPass {
 
 impl GroupPass {
     pub(super) const fn new(from: Gpa) -> Self {
-        Self { pages: Pages::from(from), turn: TURN, given: [0; RootGroups::MOST], next: [from; RootGroups::MOST] }
+        Self {
+            pages: Pages::from(from),
+            alone: None,
+            turn: TURN,
+            given: [0; RootGroups::MOST],
+            next: [from; RootGroups::MOST],
+        }
     }
 
     pub(super) fn next<M: PhysRead>(
@@ -205,21 +214,15 @@ impl GroupPass {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits).is_some();
-            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
-                Step::Found(page) => page,
-                Step::Pending => return Ok(Step::Pending),
-                Step::Done if self.next_round() => continue,
-                Step::Done => return Ok(Step::Done),
+            let Some(page) = self.alone.take() else {
+                match self.look_on(mem, groups, budget)? {
+                    Step::Found(page) => self.alone = Some(page),
+                    Step::Pending => {}
+                    Step::Done if self.next_round() => {}
+                    Step::Done => return Ok(Step::Done),
+                }
+                continue;
             };
-            prefetch(mem, page.wrapping_add(AHEAD));
-            if image_entry(mem, page, groups.phys_bits, budget).is_none() {
-                continue;
-            }
-            // A root of user mode goes with the root beside it, whichever group gives that one.
-            if groups.references().any(|reference| is_second_root(mem, &reference, page, budget)) {
-                continue;
-            }
             let places = self.given.iter_mut().zip(&mut self.next);
             for (reference, (given, next)) in groups.references().zip(places) {
                 budget.spend(HALF);
@@ -238,6 +241,31 @@ impl GroupPass {
         }
     }
 
+    /// The next page that could be a root of any group; `Pending` also where one was that goes with the root beside it.
+    fn look_on<M: PhysRead>(
+        &mut self,
+        mem: &M,
+        groups: &RootGroups,
+        budget: &mut Budget,
+    ) -> Result<Step<Gpa>, PhysError> {
+        let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits).is_some();
+        let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+            Step::Found(page) => page,
+            other => return Ok(other),
+        };
+        prefetch(mem, page.wrapping_add(AHEAD));
+        if image_entry(mem, page, groups.phys_bits, budget).is_none() {
+            return Ok(Step::Pending);
+        }
+        // A root of user mode goes with the root beside it, whichever group gives that one.
+        if let Some(first) = first_of_pair(mem, page, groups.phys_bits, budget)
+            && groups.references().any(|reference| is_given_with(mem, &reference, (first, page), budget))
+        {
+            return Ok(Step::Pending);
+        }
+        Ok(Step::Found(page))
+    }
+
     /// Begins another round for the groups that used theirs up; false where there is none.
     fn next_round(&mut self) -> bool {
         let mut from = None;
@@ -253,6 +281,7 @@ impl GroupPass {
             *given = 0;
         }
         self.turn = if waiting > 1 { self.turn.saturating_mul(2) } else { u32::MAX };
+        self.alone = None;
         if let Some(from) = from {
             self.pages = Pages::from(from);
         }

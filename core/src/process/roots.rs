@@ -218,21 +218,26 @@ pub(super) fn is_user_half<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32) -> b
         && isolation_partner(mem, root, phys_bits) == Some(Cr3::new(page.get()))
 }
 
-/// Whether `page` is the root of user mode beside a root that the group of `reference` gives as well: it maps the same
-/// user half. With five levels the two share most of what little there is of a kernel half at the top.
-pub(super) fn is_second_root<M: PhysRead>(
+/// The root that `page` is the user-mode half of, if it is one.
+pub(super) fn first_of_pair<M: PhysRead>(mem: &M, page: Gpa, phys_bits: u32, budget: &mut Budget) -> Option<Gpa> {
+    if page.get() & PAGE_BYTES == 0 {
+        return None;
+    }
+    budget.spend(WHOLE);
+    is_user_half(mem, page, phys_bits).then(|| Gpa::new(page.get().wrapping_sub(PAGE_BYTES)))
+}
+
+/// Whether the group of `reference` gives the root `first`, and so the process that `page`, its half for user mode,
+/// belongs to. With five levels the two share most of what little there is of a kernel half at the top.
+pub(super) fn is_given_with<M: PhysRead>(
     mem: &M,
     reference: &AddressSpace<Hardware>,
-    page: Gpa,
+    (first, page): (Gpa, Gpa),
     budget: &mut Budget,
 ) -> bool {
-    if page.get() & PAGE_BYTES == 0 || page == reference.root.table() {
-        return false;
-    }
-    let first = Gpa::new(page.get().wrapping_sub(PAGE_BYTES));
-    budget.spend(HALF.wrapping_add(WHOLE));
-    is_user_half(mem, page, reference.phys_bits)
-        && shares_kernel_half(mem, reference.root.table(), first, reference.phys_bits)
+    budget.spend(HALF);
+    let table = reference.root.table();
+    page != table && shares_kernel_half(mem, table, first, reference.phys_bits)
 }
 
 /// The roots that share the kernel half of a known one, the known one included.
@@ -326,6 +331,12 @@ impl KernelHalf {
         }
     }
 
+    /// Whether `page` is the user-mode half of a process that is given by its other root.
+    fn gives_with_another<M: PhysRead>(&self, mem: &M, page: Gpa, budget: &mut Budget) -> bool {
+        first_of_pair(mem, page, self.reference.phys_bits, budget)
+            .is_some_and(|first| is_given_with(mem, &self.reference, (first, page), budget))
+    }
+
     /// The sieve of the next pass: the last two present entries of the pair of lines that has the most, of those that
     /// do not lead back to the table itself.
     fn next_sieve<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Option<Sieve>, PhysError> {
@@ -401,7 +412,7 @@ impl ProcessSource for KernelHalf {
                     let again = page == reference && self.tried.count_ones() > 1;
                     if !again
                         && shares_kernel_half(mem, reference, page, phys_bits)
-                        && !is_second_root(mem, &self.reference, page, budget)
+                        && !self.gives_with_another(mem, page, budget)
                     {
                         self.found_others |= page != reference;
                         return Ok(Step::Found(process_at(mem, &self.reference, page)));
