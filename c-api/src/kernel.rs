@@ -1,6 +1,6 @@
 //! A guest's kernel, as far as it gives address spaces.
 
-use vgpu_perception::process::guest::{GuestKernel, GuestPaging, GuestProcesses, GuestSearch};
+use vgpu_perception::process::guest::{GuestAttach, GuestKernel, GuestPaging, GuestProcesses, GuestSearch};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{AddressSpace, Budget, Cr3, PhysRead, ProcessSource, Step};
 
@@ -16,7 +16,8 @@ pub(crate) type Source = GuestProcesses;
 /// Finds the kernel that `kcr3` leads to; with 0, whichever there is.
 pub(crate) fn find(ram: &impl PhysRead, kcr3: u64, scratch: &mut Scratch, bound: u64) -> Result<GuestKernel, Failure> {
     if kcr3 != 0 {
-        return GuestKernel::attach(ram, Cr3::new(kcr3), None).map_err(Failure::read);
+        let step = GuestAttach::new(Cr3::new(kcr3), None).step(ram, &mut Budget::new(bound)).map_err(Failure::read)?;
+        return if let Step::Found(kernel) = step { Ok(kernel) } else { Err(Failure::budget(bound)) };
     }
     let (candidates, _) = scratch.split(RootElection::CANDIDATES, RootCandidate::default(), 0_u8);
     let mut search = GuestSearch::new(None, candidates);

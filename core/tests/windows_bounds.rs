@@ -3,11 +3,14 @@
 use core::cell::RefCell;
 use std::collections::HashSet;
 
+use vgpu_perception::find::{Finder, Workspace};
 use vgpu_perception::paging::Level;
+use vgpu_perception::process::guest::{GuestAttach, GuestKernel};
 use vgpu_perception::process::nt::{KernelSearch, NtError, NtKernel, ProcessList};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{
-    Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, ProcessSource, Step, WalkError, WalkErrorKind,
+    Budget, Extent, Gpa, PAGE_BYTES, PageWalker, PhysError, PhysRead, Process, ProcessSource, Step, WalkError,
+    WalkErrorKind,
 };
 use vgpu_perception_testkit::windows::{
     EntryState, LAYOUTS, LOADER_TABLE, Layout, Options, PageState, PrototypeState, Shape, StartBlock, Trim, VadShape,
@@ -164,6 +167,28 @@ fn a_search_for_the_image_in_endless_tables_ends() {
     assert!(once > 1 << 20 && all <= 40 * once, "{all} loads for all roots");
     assert!(overdrawn <= Budget::PIECE, "{overdrawn} loads beyond the budget of a step");
     println!("{once} loads for one root, {all} for all");
+
+    // The same from a root that is given, in steps: no one of them runs to the end.
+    let mut attach = GuestAttach::new(root, None);
+    let mut workspace = Workspace::new(vec![RootCandidate::default(); 64], vec![Process::default(); 8], vec![0; 64]);
+    let mut finder = Finder::new(&mut workspace).root(root);
+    let mut done = [false; 2];
+    let mut steps = 0;
+    while done != [true; 2] {
+        if !done[0] {
+            let step = attach.step(&ram, &mut Budget::new(1 << 16)).unwrap();
+            // The root leads to no Windows, and then counts as one of any kernel.
+            done[0] = matches!(step, Step::Found(GuestKernel::Roots(_)));
+        } else {
+            done[1] = finder.step_kernel(&ram, &mut Budget::new(1 << 16)).unwrap();
+        }
+        let loads = ram.take().accesses();
+        assert!(loads <= (1 << 16) + Budget::PIECE, "{loads} loads in a step");
+        steps += 1;
+    }
+    assert!(steps > 30, "{steps} steps");
+    assert_eq!(attach.not_windows(), Some(NtError::NoImage { root }));
+    assert_eq!(finder.not_windows(), Some(NtError::NoImage { root }));
 }
 
 /// A tree of descriptors that is a chain, as deep as memory allows.

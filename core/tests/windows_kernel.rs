@@ -214,6 +214,21 @@ fn a_clock_that_went_back_is_another_boot() {
     assert_eq!(kernel.revalidate(&windows.ram), Err(NtError::Earlier { before, now: before - 1 }));
 }
 
+/// A kernel that is kept for long may have ended since: what counts is what moved since the last look.
+#[test]
+fn a_second_look_compares_with_the_first() {
+    let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());
+    let mut kernel = find(&windows);
+    windows.tick(5);
+    assert_eq!(kernel.look_again(&windows.ram), Ok(KernelPulse::Moved));
+    assert_eq!(kernel.look_again(&windows.ram), Ok(KernelPulse::Still));
+    assert_eq!(kernel.revalidate(&windows.ram), Ok(KernelPulse::Still));
+    windows.tick(-1);
+    kernel.look_again(&windows.ram).unwrap_err();
+    windows.tick(2);
+    assert_eq!(kernel.look_again(&windows.ram), Ok(KernelPulse::Moved));
+}
+
 /// Memory in which a guest's clock goes on with every thousandth load.
 struct Ticking<'w> {
     ram: &'w Ram,

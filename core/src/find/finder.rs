@@ -7,8 +7,8 @@ use crate::addr::Cr3;
 use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
-use crate::process::guest::{FoundProcesses, GuestKernel, GuestPaging, GuestSearch};
-use crate::process::nt::{NtError, NtKernel};
+use crate::process::guest::{FoundProcesses, GuestAttach, GuestKernel, GuestPaging, GuestSearch};
+use crate::process::nt::NtError;
 use crate::process::roots::{RootCandidate, RootError};
 use crate::process::{Process, Step};
 use crate::scan::{Candidate, Discovery, Progress, ScanScratch, ScanStats};
@@ -19,11 +19,13 @@ use crate::scan::{Candidate, Discovery, Progress, ScanScratch, ScanStats};
 /// [`kernel`](Self::kernel) save that search.
 ///
 /// # Bound
-/// That of [`GuestSearch`] and, where a root was given, of [`GuestKernel::attach`]; then that of [`Discovery`].
+/// That of [`GuestSearch`] and, where a root was given, of [`GuestAttach`]; then that of [`Discovery`]. A step overdraws
+/// its budget by [`Budget::PIECE`] loads at most.
 #[derive(Debug)]
 pub struct Finder<'w> {
     start: Start,
     mode: Option<PagingMode>,
+    windows: bool,
     stage: Stage<'w>,
     kernel: Option<GuestKernel>,
     not_windows: Option<NtError>,
@@ -44,6 +46,11 @@ enum Start {
 enum Stage<'w> {
     /// Nothing was read yet.
     Ready(Parts<'w>),
+    /// The root that was given, or hinted at, is followed.
+    Attach {
+        attach: GuestAttach,
+        parts: Parts<'w>,
+    },
     /// The kernel is looked for with nothing known, and `fallback` is what the hint led to.
     Search {
         search: GuestSearch<'w>,
@@ -121,6 +128,7 @@ impl<'w> Finder<'w> {
         Self {
             start: Start::Nothing,
             mode: None,
+            windows: true,
             stage: Stage::Ready(workspace.parts()),
             kernel: None,
             not_windows: None,
@@ -156,6 +164,13 @@ impl<'w> Finder<'w> {
         self
     }
 
+    /// Takes no Windows kernel that it comes across in RAM: see [`GuestSearch::without_windows`].
+    #[must_use]
+    pub const fn without_windows(mut self) -> Self {
+        self.windows = false;
+        self
+    }
+
     /// The kernel, once it is found. It may be kept for the next search.
     #[must_use]
     pub const fn found_kernel(&self) -> Option<&GuestKernel> {
@@ -181,7 +196,7 @@ impl<'w> Finder<'w> {
     #[must_use]
     pub fn stats(&self) -> ScanStats {
         match &self.stage {
-            Stage::Ready(_) | Stage::Search { .. } => ScanStats::default(),
+            Stage::Ready(_) | Stage::Attach { .. } | Stage::Search { .. } => ScanStats::default(),
             Stage::Scan(scan) => scan.stats(),
             Stage::End(stats) => *stats,
         }
@@ -192,7 +207,7 @@ impl<'w> Finder<'w> {
     pub fn progress(&self) -> FindProgress {
         let nothing = Progress { pass: 0, done: 0, total: 0 };
         let (phase, scan) = match &self.stage {
-            Stage::Ready(_) | Stage::Search { .. } => (FindPhase::Kernel, nothing),
+            Stage::Ready(_) | Stage::Attach { .. } | Stage::Search { .. } => (FindPhase::Kernel, nothing),
             Stage::Scan(scan) => (FindPhase::Scan, scan.progress()),
             Stage::End(_) => (FindPhase::End, nothing),
         };
@@ -207,7 +222,16 @@ impl<'w> Finder<'w> {
     pub fn step_kernel<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<bool, FindError> {
         let stage = core::mem::replace(&mut self.stage, Stage::End(ScanStats::default()));
         self.stage = match stage {
-            Stage::Ready(parts) => self.begin(mem, parts)?,
+            Stage::Ready(parts) => self.begin(parts),
+            Stage::Attach { mut attach, parts } => {
+                let step = attach.step(mem, budget);
+                if let Ok(Step::Pending) = step {
+                    Stage::Attach { attach, parts }
+                } else {
+                    self.not_windows = attach.not_windows();
+                    self.attached(step, parts)?
+                }
+            }
             Stage::Search { mut search, scan, fallback } => {
                 let step = match search.step(mem, budget) {
                     Ok(step) => step,
@@ -259,7 +283,7 @@ impl<'w> Finder<'w> {
                     }
                     step => return Ok(step),
                 },
-                Stage::Ready(_) | Stage::Search { .. } => {
+                Stage::Ready(_) | Stage::Attach { .. } | Stage::Search { .. } => {
                     self.step_kernel(mem, budget)?;
                     if budget.is_spent() {
                         return Ok(Step::Pending);
@@ -270,30 +294,35 @@ impl<'w> Finder<'w> {
     }
 
     /// The first piece of work: what the caller knows decides which.
-    fn begin<M: PhysRead>(&mut self, mem: &M, parts: Parts<'w>) -> Result<Stage<'w>, FindError> {
-        let Parts { roots, scan } = parts;
-        let mut fallback = None;
+    fn begin(&mut self, parts: Parts<'w>) -> Stage<'w> {
         match self.start {
-            Start::Kernel(kernel) => return Ok(self.scan(kernel, scan)),
-            Start::Root(root) => {
-                let kernel = self.attach(mem, root).map_err(FindError::Root)?;
-                return Ok(self.scan(kernel, scan));
-            }
-            Start::Hint(root) => match self.attach(mem, root) {
-                Ok(kernel @ GuestKernel::Nt(_)) => return Ok(self.scan(kernel, scan)),
-                attached => fallback = attached.ok(),
-            },
-            Start::Nothing => {}
+            Start::Kernel(kernel) => self.scan(kernel, parts.scan),
+            Start::Root(root) | Start::Hint(root) => Stage::Attach { attach: GuestAttach::new(root, self.mode), parts },
+            Start::Nothing => self.search(parts, None),
         }
-        Ok(Stage::Search { search: GuestSearch::new(self.mode, roots), scan, fallback })
     }
 
-    fn attach<M: PhysRead>(&mut self, mem: &M, root: Cr3) -> Result<GuestKernel, RootError> {
-        match NtKernel::attach(mem, root, self.mode) {
-            Ok(kernel) => return Ok(GuestKernel::Nt(kernel)),
-            Err(error) => self.not_windows = Some(error),
-        }
-        GuestKernel::attach(mem, root, self.mode)
+    /// What follows where a root led to a kernel, or to none.
+    fn attached(
+        &mut self,
+        step: Result<Step<GuestKernel>, RootError>,
+        parts: Parts<'w>,
+    ) -> Result<Stage<'w>, FindError> {
+        let is_hint = matches!(self.start, Start::Hint(_));
+        Ok(match step {
+            Ok(Step::Found(kernel @ GuestKernel::Nt(_))) => self.scan(kernel, parts.scan),
+            Ok(Step::Found(kernel)) if !is_hint => self.scan(kernel, parts.scan),
+            Ok(Step::Found(kernel)) => self.search(parts, Some(kernel)),
+            Err(error) if !is_hint => return Err(FindError::Root(error)),
+            Ok(_) | Err(_) => self.search(parts, None),
+        })
+    }
+
+    fn search(&self, parts: Parts<'w>, fallback: Option<GuestKernel>) -> Stage<'w> {
+        let Parts { roots, scan } = parts;
+        let search = GuestSearch::new(self.mode, roots);
+        let search = if self.windows { search } else { search.without_windows() };
+        Stage::Search { search, scan, fallback }
     }
 
     fn scan(&mut self, kernel: GuestKernel, scratch: ScanScratch<'w, GuestPaging>) -> Stage<'w> {

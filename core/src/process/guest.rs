@@ -7,9 +7,10 @@
 use core::fmt;
 
 use super::linux::LinuxPaging;
-use super::nt::{KernelPulse, KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
+use super::nt::{KernelAttach, KernelPulse, KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
 use super::roots::{
-    GroupSource, KernelHalf, RootCandidate, RootElection, RootError, RootGroups, guess_mode, shares_kernel_half,
+    ENTRIES, GroupSource, KernelHalf, RootCandidate, RootElection, RootError, RootGroups, guess_mode,
+    shares_kernel_half,
 };
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
@@ -63,19 +64,18 @@ impl GuestKernel {
     /// The kernel that `root` leads to: Windows first, then any. `mode` is the depth of the tables where it is known.
     ///
     /// # Bound
-    /// That of [`NtKernel::attach`], [`guess_mode`] and [`KernelHalf::check`].
+    /// That of [`NtKernel::attach`], [`guess_mode`] and [`KernelHalf::check`]. A caller that cannot wait so long takes
+    /// [`GuestAttach`].
     ///
     /// # Errors
     /// [`RootError`] where `root` cannot serve at all.
     pub fn attach<M: PhysRead>(mem: &M, root: Cr3, mode: Option<PagingMode>) -> Result<Self, RootError> {
-        if let Ok(kernel) = NtKernel::attach(mem, root, mode) {
-            return Ok(Self::Nt(kernel));
+        let mut attach = GuestAttach::new(root, mode);
+        loop {
+            if let Step::Found(kernel) = attach.step(mem, &mut Budget::unlimited())? {
+                return Ok(kernel);
+            }
         }
-        let guessed = guess_mode(mem, root);
-        let space = AddressSpace::new(root).with_mode(mode.or(guessed).unwrap_or_default());
-        KernelHalf::check(mem, &space)?;
-        let groups = RootGroups::of(space);
-        Ok(Self::Roots(if guessed.is_some() { groups.of_linux() } else { groups }))
     }
 
     /// Whether this is still the kernel that runs, and whether its clock went on since it was found: a kernel of the
@@ -86,17 +86,32 @@ impl GuestKernel {
     pub fn revalidate<M: PhysRead>(&self, mem: &M) -> Result<KernelPulse, GoneError> {
         match self {
             Self::Nt(kernel) => kernel.revalidate(mem).map_err(GoneError::Nt),
-            Self::Roots(groups) => {
-                let mut why = Err(RootError::NoKernelHalf { root: Cr3::new(0) });
-                for space in groups.references() {
-                    why = KernelHalf::check(mem, &space);
-                    if why.is_ok() {
-                        break;
-                    }
-                }
-                why.map(|()| KernelPulse::Unknown).map_err(GoneError::Roots)
+            Self::Roots(groups) => Self::check(mem, groups),
+        }
+    }
+
+    /// As [`revalidate`](Self::revalidate), and remembers what the clock says: the next look tells whether it went on
+    /// since this one.
+    ///
+    /// # Errors
+    /// [`GoneError`] where this is not the kernel any more.
+    pub fn look_again<M: PhysRead>(&mut self, mem: &M) -> Result<KernelPulse, GoneError> {
+        match self {
+            Self::Nt(kernel) => kernel.look_again(mem).map_err(GoneError::Nt),
+            Self::Roots(groups) => Self::check(mem, groups),
+        }
+    }
+
+    /// Whether the root that any group is measured by still reads like one.
+    fn check<M: PhysRead>(mem: &M, groups: &RootGroups) -> Result<KernelPulse, GoneError> {
+        let mut why = Err(RootError::NoKernelHalf { root: Cr3::new(0) });
+        for space in groups.references() {
+            why = KernelHalf::check(mem, &space);
+            if why.is_ok() {
+                break;
             }
         }
+        why.map(|()| KernelPulse::Unknown).map_err(GoneError::Roots)
     }
 
     /// The kernel's own address space; of several groups, the best one's.
@@ -247,6 +262,13 @@ impl<'s> GuestSearch<'s> {
         Self { windows: KernelSearch::new(mode, scratch), done: false }
     }
 
+    /// The same, which takes no Windows kernel: for a guest whose Windows was seen to stand still, and may be what the
+    /// boot before left behind, while another system runs. Its roots are found among the others.
+    #[must_use]
+    pub fn without_windows(self) -> Self {
+        Self { windows: self.windows.without_windows(), ..self }
+    }
+
     /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.
     ///
     /// # Errors
@@ -275,6 +297,49 @@ impl<'s> GuestSearch<'s> {
     }
 
     /// Why the guest is not Windows, by the root that led furthest; `None` where no page read like a root.
+    #[must_use]
+    pub const fn not_windows(&self) -> Option<NtError> {
+        self.windows.failure()
+    }
+}
+
+/// The way from a root to the guest's kernel, in steps: what [`GuestKernel::attach`] does at once.
+///
+/// # Bound
+/// In all that of [`GuestKernel::attach`]; a step overdraws its budget by [`Budget::PIECE`] loads at most.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestAttach {
+    root: Cr3,
+    mode: Option<PagingMode>,
+    windows: KernelAttach,
+}
+
+impl GuestAttach {
+    /// The way from `root`, with tables of `mode` where that is known. Nothing is read yet.
+    #[must_use]
+    pub const fn new(root: Cr3, mode: Option<PagingMode>) -> Self {
+        Self { root, mode, windows: KernelAttach::new(root, mode) }
+    }
+
+    /// Goes on until the kernel is found (`Found`) or the budget is spent (`Pending`).
+    ///
+    /// # Errors
+    /// [`RootError`] where the root cannot serve at all.
+    pub fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Result<Step<GuestKernel>, RootError> {
+        match self.windows.step(mem, budget) {
+            Step::Found(kernel) => return Ok(Step::Found(GuestKernel::Nt(kernel))),
+            Step::Pending => return Ok(Step::Pending),
+            Step::Done => {}
+        }
+        budget.spend(RootGroups::WEIGHING.wrapping_add(ENTRIES));
+        let guessed = guess_mode(mem, self.root);
+        let space = AddressSpace::new(self.root).with_mode(self.mode.or(guessed).unwrap_or_default());
+        KernelHalf::check(mem, &space)?;
+        let groups = RootGroups::of(space);
+        Ok(Step::Found(GuestKernel::Roots(if guessed.is_some() { groups.of_linux() } else { groups })))
+    }
+
+    /// Why the root leads to no Windows kernel, as far as it was followed; `None` before the first step.
     #[must_use]
     pub const fn not_windows(&self) -> Option<NtError> {
         self.windows.failure()

@@ -15,6 +15,48 @@ use crate::paging::{AddressSpace, PageWalker, PagingMode};
 use crate::phys::PhysRead;
 use crate::process::Step;
 
+/// The way from one root to a Windows kernel, in steps: what [`NtKernel::attach`] does at once.
+///
+/// # Bound
+/// In all that of [`NtKernel::attach`]; a step overdraws its budget by [`Budget::PIECE`] loads at most.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelAttach {
+    root: Cr3,
+    mode: Option<PagingMode>,
+    attempt: Option<Attempt>,
+}
+
+impl KernelAttach {
+    /// The way from `root`, with tables of `mode` where that is known. Nothing is read yet.
+    #[must_use]
+    pub const fn new(root: Cr3, mode: Option<PagingMode>) -> Self {
+        Self { root, mode, attempt: None }
+    }
+
+    /// Goes on until the kernel is found or the budget is spent; `Done` where this root leads to none:
+    /// [`failure`](Self::failure) says why.
+    pub fn step<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Step<NtKernel> {
+        let (root, mode) = (self.root, self.mode);
+        let attempt = self.attempt.get_or_insert_with(|| {
+            budget.spend(BEGINNING);
+            Attempt::new(mem, root, mode, None, RootOrigin::Given)
+        });
+        attempt.step(mem, budget)
+    }
+
+    /// What is in the way so far; `None` before the first step.
+    #[must_use]
+    pub const fn failure(&self) -> Option<NtError> {
+        match &self.attempt {
+            Some(attempt) => Some(attempt.error),
+            None => None,
+        }
+    }
+}
+
+/// Loads with which a way begins: the shared page under two readings of the tables, and its clock.
+const BEGINNING: u64 = 64;
+
 /// The exported variable that holds the address of the System process's object.
 const INITIAL_SYSTEM_PROCESS: &str = "PsInitialSystemProcess";
 

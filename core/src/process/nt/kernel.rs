@@ -1,6 +1,6 @@
 //! A Windows kernel that was found: what is kept of it, and how that is told to be still so.
 
-use super::attach::Attempt;
+use super::attach::KernelAttach;
 use super::eprocess::Object;
 use super::error::NtError;
 use super::layout::{FieldName, Layout};
@@ -60,14 +60,15 @@ pub struct NtKernel {
     pub system: Gva,
     /// Which Windows it says it is. Nothing but the reading of swizzled entries depends on it.
     pub version: Option<Version>,
-    /// The time since the kernel's start when it was found, in units of 100 ns; `None` where it could not be read. A
+    /// The time since the kernel's start when it was found, or looked at last, in units of 100 ns; `None` where it could
+    /// not be read. A
     /// kernel of the boot before, whose memory is still there, has a clock that stands still.
     pub interrupt_time: Option<u64>,
     /// The layout of process objects.
     pub layout: Layout,
 }
 
-/// Whether the clock of a kernel went on since it was found.
+/// Whether the clock of a kernel went on since it was found, or looked at last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelPulse {
     /// It did: the kernel runs.
@@ -85,17 +86,18 @@ impl NtKernel {
     ///
     /// # Bound
     /// At most 2^25 loads to find an image, and one inference of the layout for each image that calls itself the
-    /// kernel's; some 140,000 in all where the guest is what it should be.
+    /// kernel's; some 140,000 in all where the guest is what it should be. A caller that cannot wait so long takes
+    /// [`KernelAttach`].
     ///
     /// # Errors
     /// The [`NtError`] of the way that led furthest.
     pub fn attach<M: PhysRead>(mem: &M, root: Cr3, mode: Option<PagingMode>) -> Result<Self, NtError> {
-        let mut attempt = Attempt::new(mem, root, mode, None, RootOrigin::Given);
+        let mut attach = KernelAttach::new(root, mode);
         loop {
-            match attempt.step(mem, &mut Budget::unlimited()) {
+            match attach.step(mem, &mut Budget::unlimited()) {
                 Step::Found(kernel) => return Ok(kernel),
                 Step::Pending => {}
-                Step::Done => return Err(attempt.error),
+                Step::Done => return Err(attach.failure().unwrap_or(NtError::NoSharedData { root })),
             }
         }
     }
@@ -122,7 +124,30 @@ impl NtKernel {
     /// # Errors
     /// [`NtError::Earlier`] where the clock went back.
     pub fn pulse<M: PhysRead>(&self, mem: &M) -> Result<KernelPulse, NtError> {
-        let now = interrupt_time(&PageWalker::new(mem, self.kernel_space()));
+        self.compare(self.clock(mem))
+    }
+
+    /// As [`revalidate`](Self::revalidate), and remembers what the clock says: the next look tells whether it went on
+    /// since this one. For a kernel that is kept for long, and may be that of the boot before by now.
+    ///
+    /// # Bound
+    /// That of [`revalidate`](Self::revalidate).
+    ///
+    /// # Errors
+    /// [`NtError`] where it is not; what was remembered stays.
+    pub fn look_again<M: PhysRead>(&mut self, mem: &M) -> Result<KernelPulse, NtError> {
+        self.check(mem)?;
+        let now = self.clock(mem);
+        let pulse = self.compare(now)?;
+        self.interrupt_time = now.or(self.interrupt_time);
+        Ok(pulse)
+    }
+
+    fn clock<M: PhysRead>(&self, mem: &M) -> Option<u64> {
+        interrupt_time(&PageWalker::new(mem, self.kernel_space()))
+    }
+
+    const fn compare(&self, now: Option<u64>) -> Result<KernelPulse, NtError> {
         match (self.interrupt_time, now) {
             (Some(before), Some(now)) if now < before => Err(NtError::Earlier { before, now }),
             (Some(before), Some(now)) if now == before => Ok(KernelPulse::Still),

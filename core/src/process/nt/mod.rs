@@ -36,6 +36,7 @@ mod shared_data;
 mod start_block;
 mod vad;
 
+pub use attach::KernelAttach;
 pub use error::NtError;
 pub use kernel::{KernelPulse, NtKernel, RootOrigin};
 pub use layout::{Field, FieldName, Layout};

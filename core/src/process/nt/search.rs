@@ -79,6 +79,8 @@ pub struct KernelSearch<'s> {
     blocks: StartBlocks,
     roots: RootElection<'s>,
     best: Option<NtError>,
+    /// Whether roots are followed to a Windows kernel at all.
+    follows: bool,
     /// Kernels whose clocks stood still while they were looked at, in the order in which they were found.
     aside: Vec<NtKernel, ASIDE>,
 }
@@ -96,8 +98,16 @@ impl<'s> KernelSearch<'s> {
             blocks: StartBlocks::new(),
             roots: RootElection::new(mode, scratch),
             best: None,
+            follows: true,
             aside: Vec::new(),
         }
+    }
+
+    /// The same, which only collects the [`groups`](Self::groups) of roots and looks for no Windows kernel.
+    pub(in crate::process) const fn without_windows(mut self) -> Self {
+        self.stage = Stage::Roots;
+        self.follows = false;
+        self
     }
 
     /// Why there is no kernel, by the root that led furthest; `None` where no page read like a root.
@@ -181,6 +191,7 @@ impl<'s> KernelSearch<'s> {
                     Step::Done => self.next_stage(),
                 },
                 Stage::Roots => match self.roots.next_process(mem, budget)? {
+                    Step::Found(_) if !self.follows => self.next_stage(),
                     Step::Found(process) => {
                         budget.spend(FOLLOW);
                         self.follow(mem, process.space.root, RootOrigin::Roots);
