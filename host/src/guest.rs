@@ -4,13 +4,15 @@ use core::fmt;
 use core::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vgpu_perception::find::{FindError, FindProgress, Finder, Workspace, WorkspaceSize};
+use vgpu_perception::find::{FindProgress, Finder, Workspace, WorkspaceSize};
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
-use vgpu_perception::process::nt::NtError;
+use vgpu_perception::process::nt::{KernelPulse, NtError};
 use vgpu_perception::process::roots::RootCandidate;
 use vgpu_perception::{Budget, Cr3, Gpa, PagingMode, PhysRead, Process, Step};
 
 use crate::attach::{self, AttachError, Attachment, GuestSpec};
+use crate::error::SurveyError;
+use crate::kept::Kept;
 use crate::memory::Shared;
 use crate::ram::Ram;
 use crate::survey::{Limits, Survey};
@@ -51,7 +53,9 @@ struct State<M> {
     /// Where its RAM ends.
     end: Gpa,
     /// The kernel of the last search that led to a living producer.
-    kernel: Option<GuestKernel>,
+    kernel: Option<Kept>,
+    /// The next search takes no Windows kernel: the last one stood still, and led to nobody who lives.
+    not_windows: bool,
     refresh: Option<Refresh<M>>,
 }
 
@@ -110,7 +114,8 @@ impl<M: PhysRead> Guest<M> {
     }
 
     fn of(memory: Shared<M>, end: Gpa) -> Self {
-        let state = State { memory, end, kernel: None, refresh: None, root: Root::Unknown, mode: None };
+        let (root, mode) = (Root::Unknown, None);
+        let state = State { memory, end, kernel: None, not_windows: false, refresh: None, root, mode };
         Self { state: Mutex::new(state), limits: Limits::default(), live: true, notes: Vec::new() }
     }
 
@@ -221,12 +226,27 @@ impl<M: PhysRead> Guest<M> {
 
     /// The kernel that led to a living producer: the next search begins with it.
     pub(crate) fn remember(&self, kernel: GuestKernel) {
-        self.state().kernel = Some(kernel);
+        self.state().kernel = Some(Kept::now(kernel));
+    }
+
+    /// Whether the kernel that is remembered still runs, as far as one can tell; true where none is. To be asked now
+    /// and then: only what moved between two looks says that a kernel runs.
+    pub(crate) fn kernel_runs(&self) -> bool {
+        let state = &mut *self.state();
+        state.kernel.as_mut().is_none_or(|kept| kept.runs(&state.memory))
     }
 
     /// Searches all of RAM the next time: what was remembered led to nothing that lives.
     pub(crate) fn forget(&self) {
         self.state().kernel = None;
+    }
+
+    /// Looks at a kernel that led to nobody who lives, a while after it was found: a Windows that stands still may be
+    /// what the boot before left behind, while another system runs. The next search, and that one alone, then takes
+    /// none.
+    pub(crate) fn doubt(&self, kernel: &GuestKernel) {
+        let state = &mut *self.state();
+        state.not_windows = matches!(kernel.revalidate(&state.memory), Ok(KernelPulse::Still));
     }
 
     /// The memory as it is now, and where a search begins.
@@ -244,12 +264,11 @@ impl<M: PhysRead> Guest<M> {
                 state.root = Root::Hint(hint);
             }
         }
-        if let Some(kernel) = state.kernel
-            && kernel.revalidate(&state.memory).is_err()
-        {
-            state.kernel = None;
-        }
-        let begin = Beginning { root: state.root, mode: state.mode, kernel: state.kernel };
+        let State { kernel, memory, .. } = &mut *state;
+        let _ = kernel.take_if(|kept| !kept.runs(memory));
+        let kernel = kernel.as_ref().map(|kept| kept.kernel);
+        let windows = !core::mem::take(&mut state.not_windows);
+        let begin = Beginning { root: state.root, mode: state.mode, kernel, windows };
         Ok((state.memory.clone(), state.end, begin))
     }
 }
@@ -315,11 +334,13 @@ struct Beginning {
     root: Root,
     mode: Option<PagingMode>,
     kernel: Option<GuestKernel>,
+    windows: bool,
 }
 
 impl Beginning {
     fn finder(self, workspace: &mut Buffers) -> Finder<'_> {
         let finder = Finder::new(workspace).mode(self.mode);
+        let finder = if self.windows { finder } else { finder.without_windows() };
         match (self.kernel, self.root) {
             (Some(kernel), _) => finder.kernel(kernel),
             (None, Root::Known(root)) => finder.root(root),
@@ -341,36 +362,6 @@ pub(crate) fn workspace(end: Gpa) -> Buffers {
         vec![0; size.page_bitmap],
     )
 }
-
-/// Why a guest could not be surveyed.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum SurveyError {
-    /// Its memory could not be searched.
-    Find(FindError),
-    /// It cannot be read any more: its VMM has ended, or its memory is somewhere else.
-    Detached(RefreshError),
-    /// The caller broke the search off.
-    Cancelled,
-}
-
-impl From<FindError> for SurveyError {
-    fn from(error: FindError) -> Self {
-        Self::Find(error)
-    }
-}
-
-impl fmt::Display for SurveyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Find(error) => write!(f, "{error}"),
-            Self::Detached(error) => write!(f, "{error}"),
-            Self::Cancelled => f.write_str("the caller broke the search off"),
-        }
-    }
-}
-
-impl core::error::Error for SurveyError {}
 
 /// Calls `each` with what `finder` finds until nothing is left.
 pub(crate) fn drive<M: PhysRead>(

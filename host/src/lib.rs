@@ -9,14 +9,17 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+mod error;
 mod guest;
+mod kept;
 mod live;
 mod memory;
 mod ram;
 mod survey;
 mod watch;
 
-pub use guest::{FoundKernel, Guest, Refresh, RefreshError, Refreshed, SurveyError};
+pub use error::SurveyError;
+pub use guest::{FoundKernel, Guest, Refresh, RefreshError, Refreshed};
 pub use live::Live;
 pub use memory::Shared;
 pub use ram::Ram;

@@ -19,7 +19,8 @@ use vgpu_perception::region::{Liveness, Pulse, ReadError};
 use vgpu_perception::scan::{Candidate, ScanStats};
 use vgpu_perception::{Gpa, PhysRead};
 
-use crate::guest::{Buffers, SurveyError, drive, workspace};
+use crate::error::SurveyError;
+use crate::guest::{Buffers, drive, workspace};
 use crate::live::Live;
 use crate::memory::Shared;
 

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use vgpu_perception::PhysRead;
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
-use vgpu_perception::process::guest::GuestPaging;
+use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::region::{Liveness, Pulse, ReadError};
 use vgpu_perception::scan::Candidate;
 
-use crate::guest::{Guest, SurveyError};
+use crate::error::SurveyError;
+use crate::guest::Guest;
 use crate::live::Live;
 use crate::survey::Survey;
 
@@ -64,11 +65,15 @@ enum State<M> {
     /// The next survey is due.
     Search {
         due: Instant,
+        /// The kernel that the last one found and that led to nobody who lives.
+        before: Option<Box<GuestKernel>>,
     },
     /// Candidates wait for their heartbeats.
     Confirm {
         survey: Box<Survey<M>>,
+        /// Tries in which nobody beat, and when the next one counts.
         tries: u32,
+        due: Instant,
     },
     Live(Box<Following<M>>),
 }
@@ -78,6 +83,8 @@ struct Following<M> {
     pulse: Pulse,
     /// When the heartbeat was last seen to advance.
     beat: Instant,
+    /// A new session, in which no beat was seen yet: the page may be somebody else's by now.
+    unproven: Option<u32>,
 }
 
 impl<M> core::fmt::Debug for Watch<M> {
@@ -101,7 +108,8 @@ pub enum Event {
     NoCandidate,
     /// A producer lives; [`Watch::live`] reads it.
     Found,
-    /// The producer began a new session at the same place. Its frames are numbered anew; which were taken is forgotten.
+    /// The producer began a new session at the same place, and its heart was seen to beat in it. Its frames are numbered
+    /// anew; which were taken is forgotten.
     Restarted {
         /// The new session.
         run_epoch: u32,
@@ -118,14 +126,15 @@ impl<M: PhysRead> Watch<M> {
     /// Follows the best producer of `guest`, which others may use meanwhile.
     #[must_use]
     pub fn new(guest: impl Into<Arc<Guest<M>>>) -> Self {
-        Self { guest: guest.into(), filter: None, state: State::Search { due: Instant::now() }, pause: PERIOD }
+        let state = State::Search { due: Instant::now(), before: None };
+        Self { guest: guest.into(), filter: None, state, pause: PERIOD }
     }
 
     /// Begins with a producer that was confirmed already, without a search. One without proof is left aside.
     #[must_use]
     pub fn beginning_with(mut self, live: Live<M>) -> Self {
         if let Some(pulse) = live.proof() {
-            self.state = State::Live(Box::new(Following { live, pulse, beat: Instant::now() }));
+            self.state = State::Live(Box::new(Following { live, pulse, beat: Instant::now(), unproven: None }));
         }
         self
     }
@@ -154,46 +163,49 @@ impl<M: PhysRead> Watch<M> {
     /// Does what is due at `now`: at most one survey of the guest, or one look at each heartbeat. Gives what happened,
     /// and when the next step is due; a step that comes sooner does no harm.
     pub fn step(&mut self, now: Instant) -> (Event, Instant) {
-        let state = core::mem::replace(&mut self.state, State::Search { due: now });
+        let state = core::mem::replace(&mut self.state, State::Search { due: now, before: None });
         match state {
-            State::Search { due } if now < due => {
-                self.state = State::Search { due };
+            State::Search { due, before } if now < due => {
+                self.state = State::Search { due, before };
                 (Event::Nothing, due)
             }
-            State::Search { .. } => self.search(now),
-            State::Confirm { survey, tries } => self.confirm(now, survey, tries),
+            State::Search { before, .. } => self.search(now, before),
+            State::Confirm { survey, tries, due } => self.confirm(now, survey, tries, due),
             State::Live(following) => self.follow(now, following),
         }
     }
 
-    fn search(&mut self, now: Instant) -> (Event, Instant) {
+    fn search(&mut self, now: Instant, before: Option<Box<GuestKernel>>) -> (Event, Instant) {
+        if let Some(kernel) = before {
+            self.guest.doubt(&kernel);
+        }
         match self.guest.survey() {
             Ok(survey) if survey.candidates().is_empty() => {
                 self.guest.forget();
-                self.later(now, Event::NoCandidate)
+                self.later(now, Event::NoCandidate, Some(survey.kernel()))
             }
             Ok(survey) => {
                 let next = now + survey.wait();
-                self.state = State::Confirm { survey: Box::new(survey), tries: 0 };
+                self.state = State::Confirm { survey: Box::new(survey), tries: 0, due: next };
                 (Event::Nothing, next)
             }
             Err(error) => {
                 self.guest.forget();
-                self.later(now, Event::Failed(error))
+                self.later(now, Event::Failed(error), None)
             }
         }
     }
 
     /// Searches again after a pause, which grows while there is nothing.
-    fn later(&mut self, now: Instant, event: Event) -> (Event, Instant) {
+    fn later(&mut self, now: Instant, event: Event, kernel: Option<&GuestKernel>) -> (Event, Instant) {
         let due = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.state = State::Search { due };
+        self.state = State::Search { due, before: kernel.map(|kernel| Box::new(*kernel)) };
         (event, due)
     }
 
-    fn confirm(&mut self, now: Instant, mut survey: Box<Survey<M>>, tries: u32) -> (Event, Instant) {
-        let ripe = survey.wait().is_zero();
+    fn confirm(&mut self, now: Instant, mut survey: Box<Survey<M>>, tries: u32, due: Instant) -> (Event, Instant) {
+        let ripe = survey.wait().is_zero() && now >= due;
         let lives = if ripe { survey.confirm().unwrap_or_default() } else { survey.poll() };
         let wanted = |live: &Live<M>| self.filter.as_ref().is_none_or(|filter| filter(live.candidate()));
         if let Some(live) = lives.into_iter().find(wanted)
@@ -201,46 +213,55 @@ impl<M: PhysRead> Watch<M> {
         {
             self.guest.remember(*survey.kernel());
             self.pause = PERIOD;
-            self.state = State::Live(Box::new(Following { live, pulse, beat: now }));
+            self.state = State::Live(Box::new(Following { live, pulse, beat: now, unproven: None }));
             return (Event::Found, now);
         }
         if !ripe {
-            let next = now + survey.wait();
-            self.state = State::Confirm { survey, tries };
+            let next = due.max(now + survey.wait());
+            self.state = State::Confirm { survey, tries, due };
             return (Event::Nothing, next);
         }
+        // A kernel that the boot before left behind leads to nobody who lives, however long that is waited for.
+        if !self.guest.kernel_runs() {
+            self.guest.forget();
+            return (Event::Nothing, now);
+        }
         if tries + 1 < PATIENCE {
-            self.state = State::Confirm { survey, tries: tries + 1 };
-            return (Event::Nothing, now + PERIOD);
+            let due = now + PERIOD;
+            self.state = State::Confirm { survey, tries: tries + 1, due };
+            return (Event::Nothing, due);
         }
         // Whatever is left behind the first ones gets its turn before the guest is searched anew.
         if let Ok(true) = survey.more() {
-            let next = now + survey.wait();
-            self.state = State::Confirm { survey, tries: 0 };
-            return (Event::Nothing, next);
+            let due = now + survey.wait();
+            self.state = State::Confirm { survey, tries: 0, due };
+            return (Event::Nothing, due);
         }
         self.guest.forget();
-        self.later(now, Event::NoCandidate)
+        self.later(now, Event::NoCandidate, Some(survey.kernel()))
     }
 
     fn follow(&mut self, now: Instant, mut following: Box<Following<M>>) -> (Event, Instant) {
-        let Following { live, pulse, beat } = &mut *following;
+        let Following { live, pulse, beat, unproven } = &mut *following;
         match live.reader_mut().confirm_alive(*pulse) {
             Err(error) => (Event::Gone(error), now),
             Ok(Liveness::Alive(new)) => {
                 *pulse = new;
                 *beat = now;
+                // What its clock says now is what the next search compares with.
+                let _ = self.guest.kernel_runs();
+                let event = unproven.take().map_or(Event::Nothing, |run_epoch| Event::Restarted { run_epoch });
+                self.state = State::Live(following);
+                (event, now + PERIOD)
+            }
+            Ok(_) if now.saturating_duration_since(*beat) > PERIOD * PATIENCE => (Event::Stale, now),
+            Ok(Liveness::Restarted(new)) => {
+                *pulse = new;
+                *unproven = Some(new.run_epoch);
+                live.forget_frames();
                 self.state = State::Live(following);
                 (Event::Nothing, now + PERIOD)
             }
-            Ok(Liveness::Restarted(new)) => {
-                *pulse = new;
-                *beat = now;
-                live.forget_frames();
-                self.state = State::Live(following);
-                (Event::Restarted { run_epoch: new.run_epoch }, now + PERIOD)
-            }
-            Ok(_) if now.saturating_duration_since(*beat) > PERIOD * PATIENCE => (Event::Stale, now),
             Ok(_) => {
                 self.state = State::Live(following);
                 (Event::Nothing, now + PERIOD)
