@@ -10,6 +10,7 @@ pub(crate) mod life;
 pub(crate) mod monitors;
 pub(crate) mod plugged;
 pub(crate) mod readme;
+pub(crate) mod restarts;
 pub(crate) mod soak;
 pub(crate) mod speed;
 pub(crate) mod translations;
