@@ -7,6 +7,7 @@
 mod capi;
 mod core_files;
 mod guest;
+mod linux;
 mod maps;
 mod nt;
 mod peers;

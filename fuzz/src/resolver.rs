@@ -1,5 +1,5 @@
-//! The scan with the Windows resolver under it, and the resolver against a second one: over guests that are whole but
-//! for some lies.
+//! The scan with the Windows resolver under it, and resolvers against second ones: over guests that are whole but for
+//! some lies.
 
 use arbitrary::{Result, Unstructured};
 use vgpu_perception::paging::NotPresentResolver;
@@ -20,9 +20,14 @@ pub fn resolver(data: &[u8]) {
     among_lies(data, scan);
 }
 
-/// See [`crate`]. What the core says of a page, against the naive walker and the truth that the guest was made from.
+/// See [`crate`]. What the core says of a page, against the naive walker, what an entry without P means to Windows or to
+/// Linux, and the truth that the guest was made from.
 pub fn differential(data: &[u8]) {
-    among_lies(data, compare);
+    match data.split_first() {
+        Some((kind, rest)) if kind % 2 == 1 => crate::linux::compare(rest),
+        Some((_, rest)) => among_lies(rest, compare),
+        None => {}
+    }
 }
 
 /// One space.

@@ -36,7 +36,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
 }
 
 /// Addresses whose indices are small at every level: they meet.
-fn address(u: &mut Unstructured<'_>) -> Result<Gva> {
+pub(crate) fn address(u: &mut Unstructured<'_>) -> Result<Gva> {
     let mut gva = u64::from(u.arbitrary::<u16>()? & 0xfff);
     for shift in [12, 21, 30, 39, 48] {
         let index = u64::from(u.arbitrary::<u8>()?);
