@@ -11,6 +11,10 @@ use vgpu_perception::{Budget, PAGE_BYTES, PageWalker, Step};
 use vgpu_perception_testkit::RegionImage;
 use vgpu_perception_testkit::windows::{LAYOUTS, Layout, Options, Shape, StartBlock, WindowsGuest};
 
+/// Pages of a section that the other reader looks up by its prototypes: those of 32 MiB, in one subsection. Beyond, it
+/// does not ask.
+const ASKED: u64 = 1 << 13;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (file, name) = match args.as_slice() {
@@ -32,7 +36,8 @@ fn main() -> ExitCode {
     // No hole below 4 GiB, so that the file is the RAM; no swizzling, which the other reader does not undo.
     let image = RegionImage { width: 1280, height: 720, ..RegionImage::default() };
     let start_block = StartBlock::Only;
-    let options = Options { seed, ram: 1 << 30, l1tf: false, start_block, image, ..Options::default() };
+    let per_subsection = usize::try_from(ASKED).expect("a count fits");
+    let options = Options { seed, ram: 1 << 30, l1tf: false, start_block, image, per_subsection, ..Options::default() };
     let windows = WindowsGuest::build(layout, Shape::FourLevel, options);
     windows.ram.to_file(Path::new(file)).expect("the file can be written");
     let kernel = NtKernel::attach(&windows.ram, windows.truth.kcr3, None).expect("the guest has a kernel");
@@ -60,7 +65,7 @@ fn process(one: &NtProcess) -> Option<String> {
     Some(format!("  {{\"pid\": {pid}, \"name\": \"{name}\", \"cr3\": {cr3}, \"by_field\": {by_field}}}"))
 }
 
-/// The pages of the region's section that can be read, by a sum of their bytes (FNV-1a), where the process is its
+/// The first pages of the region's section that can be read, by a sum of their bytes (FNV-1a), where the process is its
 /// producer.
 fn section(windows: &WindowsGuest, one: &NtProcess) -> Vec<String> {
     let (truth, process) = (&windows.truth, &one.process);
@@ -77,5 +82,5 @@ fn section(windows: &WindowsGuest, one: &NtProcess) -> Vec<String> {
             .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         Some(format!("  {{\"pid\": {}, \"gva\": {}, \"fnv\": {sum}}}", process.pid?, gva.get()))
     };
-    truth.shared.pages.iter().filter_map(|page| read(page.index)).collect()
+    truth.shared.pages.iter().filter(|page| page.index < ASKED).filter_map(|page| read(page.index)).collect()
 }
