@@ -153,7 +153,7 @@ fn guest_core<'s>(scope: &'s std::thread::Scope<'s, '_>, writer: &'s Writer) -> 
 }
 
 /// One column: all variants over one ring, as copies and as copies that are read.
-fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: State) -> [Medians; 2] {
+fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: State, choices: bool) -> [Medians; 2] {
     let count = if state == State::Warm { 1 } else { ring.slots.len() };
     let bytes = ring.bytes;
     // A mapping of its own: what is learned of this column is learned in this column.
@@ -161,7 +161,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
     ram.populate(Populate::Read).expect("the RAM file populates");
     let ram = &ram;
     if state == State::Cold {
-        verify(image, ram, ring);
+        // Through another mapping: what is learned of buffers that others write to is of no use.
+        verify(image, &GuestRam::open_flat(image.path()).expect("the RAM file maps"), ring);
     }
     let pieces = pointers(image, ring);
     let whole = pointers(image, contiguous);
@@ -173,43 +174,47 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         memflow::architecture::x86::x64::ARCH,
         memflow_translator(image.root),
     ));
-    // One destination for all, so that no variant has a warmer one. It begins at a page, as a buffer that is mapped or
-    // shared does.
-    let mut buffer = vec![0_u8; bytes + PAGE];
-    let skip = buffer.as_ptr().align_offset(PAGE);
-    let dst = RefCell::new(&mut buffer[skip..skip + bytes]);
+    // A destination for each variant, since what one leaves of it in the caches is what the next copy to it meets: a
+    // consumer of frames copies in one way. It begins at a page, as a buffer that is mapped or shared does.
+    let buffer = || {
+        let buffer = vec![0_u8; bytes + PAGE];
+        let skip = buffer.as_ptr().align_offset(PAGE);
+        (buffer, skip)
+    };
     let scratch = RefCell::new(FrameScratch::new());
     // Times a copy into the destination, and what a consumer that reads it all sees.
-    fn timed<'v>(dst: &'v RefCell<&mut [u8]>, mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
+    fn timed<'v>((mut buffer, skip): (Vec<u8>, usize), mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
         Box::new(move |nth| {
-            let mut dst = dst.borrow_mut();
+            let (_, dst) = buffer.split_at_mut(skip);
+            let end = dst.len() + skip - PAGE;
+            let dst = &mut dst[..end];
             let start = Instant::now();
-            copy(nth, &mut dst);
+            copy(nth, dst);
             let copied = start.elapsed().as_nanos() as f64;
-            core::hint::black_box(consume(&dst));
+            core::hint::black_box(consume(dst));
             [copied, start.elapsed().as_nanos() as f64]
         })
     }
     let ours = |next_use| {
         let scratch = &scratch;
-        timed(&dst, move |nth, dst| {
+        timed(buffer(), move |nth, dst| {
             sample(ram, &ring.slots[nth % count].region, &mut scratch.borrow_mut(), dst, next_use);
         })
     };
-    let per_page = || timed(&dst, |nth, dst| memcpy_pieces(&pieces[nth % count], PAGE, dst));
+    let per_page = || timed(buffer(), |nth, dst| memcpy_pieces(&pieces[nth % count], PAGE, dst));
     let mut variants: Vec<(&'static str, Timed<'_>)> = vec![
         (PER_PAGE, per_page()),
         (PER_PAGE_AGAIN, per_page()),
-        (CONTIGUOUS, timed(&dst, |nth, dst| memcpy_pieces(&whole[nth % count][..1], bytes, dst))),
+        (CONTIGUOUS, timed(buffer(), |nth, dst| memcpy_pieces(&whole[nth % count][..1], bytes, dst))),
         (
             STREAM,
-            timed(&dst, |nth, _| {
+            timed(buffer(), |nth, _| {
                 core::hint::black_box(stream(whole[nth % count][0], bytes));
             }),
         ),
         (
             VM_MEMORY,
-            timed(&dst, |nth, dst| {
+            timed(buffer(), |nth, dst| {
                 for (page, to) in ring.slots[nth % count].pages.iter().zip(dst.chunks_mut(PAGE)) {
                     let from = region.as_volatile_slice();
                     from.subslice(*page as usize, to.len()).expect("a page").copy_to(to);
@@ -218,7 +223,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         ),
         (
             X86_64,
-            timed(&dst, |nth, dst| {
+            timed(buffer(), |nth, dst| {
                 for (skip, to) in (0..).step_by(PAGE).zip(dst.chunks_mut(PAGE)) {
                     let page = offset_translate(&table, ring.slots[nth % count].gva + skip);
                     memcpy_pieces(&[image.host.at(page)], PAGE, to);
@@ -227,14 +232,14 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         ),
         (
             MEMFLOW,
-            timed(&dst, |nth, dst| {
+            timed(buffer(), |nth, dst| {
                 let at = Address::from(ring.slots[nth % count].gva);
                 memflow.borrow_mut().read_raw_into(at, dst).expect("memflow reads the frame");
             }),
         ),
         (
             VISIT,
-            timed(&dst, |nth, _| {
+            timed(buffer(), |nth, _| {
                 let mut region = ring.slots[nth % count].region;
                 let taken = region.visit_frame(ram, &mut scratch.borrow_mut(), |stretch| {
                     core::hint::black_box(stretch.runs());
@@ -248,7 +253,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
     ];
     for (method, name) in copy_methods() {
         let all = &all;
-        variants.push((name, timed(&dst, move |nth, dst| bare(ram, &all[nth % count], dst, method))));
+        variants.push((name, timed(buffer(), move |nth, dst| bare(ram, &all[nth % count], dst, method))));
     }
     std::thread::scope(|scope| {
         let mut write = guest_core(scope, &image.writer);
@@ -267,14 +272,16 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
             }
         };
         // What is published is the state that a reader is in after its first frames.
-        for next_use in [NextUse::Handoff, NextUse::ReadSoon] {
-            let mut ours = ours(next_use);
+        for (_, ours) in variants.iter_mut().filter(|(name, _)| [HANDOFF, READ_SOON].contains(name)) {
             for nth in 0..SETTLING {
                 prepare(nth);
                 ours(nth);
             }
         }
         let mut both = interleave_timed(rounds, 2, variants, &mut prepare);
+        if choices {
+            print!("{}", ram.calibration());
+        }
         for medians in &mut both {
             let bare = copy_methods().map(|(_, name)| medians.of(name)).fold(f64::NAN, f64::min);
             medians.push(BEST, bare);
@@ -298,8 +305,9 @@ pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&s
             }
             let contiguous = image.ring(Layout::Contiguous, large);
             let rounds = if large { rounds / 2 } else { rounds };
-            let columns = Layout::ALL
-                .map(|layout| (layout.name(), column(image, image.ring(layout, large), contiguous, rounds, state)));
+            let columns = Layout::ALL.map(|layout| {
+                (layout.name(), column(image, image.ring(layout, large), contiguous, rounds, state, has("--choices")))
+            });
             for (nth, what) in [(0, ""), (1, ", then read by its consumer")] {
                 let shown: Vec<_> = columns.iter().map(|(name, medians)| (*name, &medians[nth])).collect();
                 print_ms(&format!("{title} frame, {}{what}", state.name()), PER_PAGE, &shown);

@@ -1,7 +1,8 @@
 //! Measures the library beside the limits of this machine and beside its peers: one run, interleaved rounds, medians.
 //!
 //! `--quick` takes fewer rounds; `frames`, `sinks`, `small`, `scale`, `scans`, `windows`, `process` run that part only,
-//! and of the frames `cold`, `written`, `warm`, `1080p`, `4K` those alone.
+//! and of the frames `cold`, `written`, `warm`, `1080p`, `4K` those alone. `--choices` prints what was learned of the
+//! copy methods, column by column.
 #![deny(unsafe_code)]
 
 mod counts;

@@ -85,7 +85,7 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
     let frames = RefCell::new((vec![0_u8; ring.bytes], vec![0_u8; ring.bytes]));
     let planes = RefCell::new((vec![0_u8; width * height], vec![0_u8; width * height / 2]));
     let small = RefCell::new((Resizer::new(), vec![0_u8; width / 8 * (height / 8) * 4]));
-    let block = RefCell::new(vec![0_u8; 64 << 10]);
+    let block = RefCell::new(vec![0_u8; 256 << 10]);
     let scratch = RefCell::new(FrameScratch::new());
     let copy = |nth: usize, dst: &mut [u8]| {
         let mut region = ring.slots[nth % count].region;

@@ -5,12 +5,14 @@ use core::fmt;
 use super::{FrameDesc, FrameInfo, FrameScratch, FrameStretch, ReadError, Region, Sample};
 use crate::addr::Gpa;
 use crate::paging::NotPresentResolver;
-use crate::phys::{PhysError, PhysErrorKind, PhysRead, PhysRun};
+use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
 
 /// Bytes that are copied at a time, and how far ahead of them lines are prefetched: a page, where the processor's own
 /// prefetcher stops.
 const PIECE: u64 = 4096;
 const PIECES_AHEAD: usize = 2;
+/// Pieces that are copied in one call: as many cursors as a backend has can share them.
+const AT_ONCE: usize = 64;
 const LINE: u64 = 64;
 
 /// What is made of a frame while it is read: another pixel format, a smaller picture, a digest, the places that
@@ -123,8 +125,8 @@ impl<R: NotPresentResolver> Region<R> {
     /// Passes the latest frame through `block` to `sink`, if it is newer than the last one taken. What the sink made
     /// counts only if the result is [`Sample::Fresh`]; the sink is told.
     ///
-    /// `block` is the private memory that rows are copied to, as many as fit. Where it fits the first or second level
-    /// of cache, 64 KiB or so, the frame passes memory once and is never written back to it.
+    /// `block` is the private memory that rows are copied to, as many as fit. Where it fits the second level of cache,
+    /// 256 KiB or so, the frame passes memory once and is never written back to it.
     ///
     /// # Bound
     /// As [`sample_frame`](Self::sample_frame).
@@ -199,35 +201,50 @@ impl<S: FrameSink> Stream<'_, S> {
     /// Copies a stretch through the block.
     fn pass<M: PhysRead>(&mut self, stretch: &FrameStretch<'_, M>) -> Result<(), PhysError> {
         let (mem, desc) = (stretch.memory(), stretch.desc());
-        let pieces = Pieces { runs: stretch.runs(), done: 0 };
-        let mut ahead = pieces.clone();
-        for (gpa, len) in ahead.by_ref().take(PIECES_AHEAD) {
-            prefetch(mem, gpa, len);
-        }
-        for (gpa, len) in pieces {
-            if let Some((gpa, len)) = ahead.next() {
-                prefetch(mem, gpa, len);
+        let mut from = Pieces { runs: stretch.runs(), done: 0 };
+        loop {
+            let end = self.fill(mem, &mut from)?;
+            if self.filled == self.wanted {
+                // What comes next is on its way while the sink works.
+                from.clone().take(PIECES_AHEAD).for_each(|(gpa, len)| prefetch(mem, gpa, len));
+                self.hand_on(desc);
             }
-            let (mut at, mut left) = (gpa, usize::try_from(len).unwrap_or(0));
-            while left > 0 {
-                let take = left.min(self.wanted.wrapping_sub(self.filled));
-                let end = self.filled.wrapping_add(take);
-                let Some(to) = self.block.get_mut(self.filled..end).filter(|to| !to.is_empty()) else {
-                    return Err(PhysError::new(at, PhysErrorKind::BadLength));
-                };
-                mem.read(at, to)?;
-                self.filled = end;
-                at = at.wrapping_add(take as u64);
-                left = left.wrapping_sub(take);
-                if self.filled == self.wanted {
-                    self.hand_on(desc);
-                }
+            if end {
+                break;
             }
         }
         if stretch.offset().wrapping_add(stretch.len()) == u64::from(desc.stride).wrapping_mul(u64::from(desc.height)) {
             self.hand_on(desc);
         }
         Ok(())
+    }
+
+    /// Copies as many pieces as one call takes and as fit the block. Gives whether no more follow.
+    fn fill<M: PhysRead>(&mut self, mem: &M, from: &mut Pieces<'_>) -> Result<bool, PhysError> {
+        let mut runs = [PhysRun { gpa: Gpa::new(0), len: 0 }; AT_ONCE];
+        let (mut count, mut end) = (0_usize, self.filled);
+        let mut is_over = false;
+        for slot in &mut runs {
+            let room = self.wanted.saturating_sub(end) as u64;
+            let Some((gpa, len)) = from.next_of(room.min(PIECE)) else {
+                is_over = from.runs.is_empty();
+                break;
+            };
+            *slot = PhysRun { gpa, len };
+            count = count.wrapping_add(1);
+            end = end.wrapping_add(usize::try_from(len).unwrap_or(0));
+        }
+        let runs = runs.get(..count).unwrap_or_default();
+        if !is_over || count > 0 {
+            let at = runs.first().map_or(Gpa::new(0), |run| run.gpa);
+            // Nothing fits a block that no frame has begun.
+            let to = self.block.get_mut(self.filled..end).filter(|to| !to.is_empty());
+            let to = to.ok_or(PhysError::new(at, PhysErrorKind::BadLength))?;
+            // The block is what is read next, and what has to fit a cache.
+            mem.read_runs(runs, to, CopyHint::new(self.wanted as u64, NextUse::ReadSoon))?;
+            self.filled = end;
+        }
+        Ok(is_over)
     }
 
     /// Hands the rows in the block to the sink.
@@ -261,9 +278,16 @@ impl Iterator for Pieces<'_> {
     type Item = (Gpa, u64);
 
     fn next(&mut self) -> Option<(Gpa, u64)> {
-        let (run, after) = self.runs.split_first()?;
+        self.next_of(PIECE)
+    }
+}
+
+impl Pieces<'_> {
+    /// The next piece, `most` bytes of it; none where those are none.
+    fn next_of(&mut self, most: u64) -> Option<(Gpa, u64)> {
+        let (run, after) = self.runs.split_first().filter(|_| most > 0)?;
         let at = run.gpa.wrapping_add(self.done);
-        let len = run.len.saturating_sub(self.done).min(PIECE);
+        let len = run.len.saturating_sub(self.done).min(most);
         self.done = self.done.wrapping_add(len);
         if self.done >= run.len {
             (self.runs, self.done) = (after, 0);

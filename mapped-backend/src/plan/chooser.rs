@@ -102,7 +102,7 @@ impl Chooser {
         let record = self.records.get(class.index())?;
         // No frame is larger than 64 MiB; what is called larger is not given more trials for it.
         let frame = hint.total.max(shape.bytes as u64).min(64 << 20);
-        Some(Copying { record, wanted: Wanted { usable: self.usable, left: 0, frame, reads: class.reads() } })
+        Some(Copying { record, wanted: Wanted { usable: self.usable, left: 0, frame, reads: class.reads(), at: 0 } })
     }
 
     pub(crate) fn record(&self, class: Class) -> Option<&Record> {
@@ -111,9 +111,9 @@ impl Chooser {
 }
 
 impl Copying<'_> {
-    /// What to do with the next of `left` bytes.
-    pub(crate) fn next(&self, left: usize) -> Step {
-        self.record.next(Wanted { left: left as u64, ..self.wanted })
+    /// What to do with the next of `left` bytes, which go to the address `at`.
+    pub(crate) fn next(&self, left: usize, at: usize) -> Step {
+        self.record.next(Wanted { left: left as u64, at: at as u64, ..self.wanted })
     }
 
     /// Whether what a trial copied has to be read.

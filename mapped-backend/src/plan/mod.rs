@@ -13,6 +13,7 @@ mod atomics {
 mod calibration;
 mod chooser;
 mod method;
+mod primed;
 mod record;
 #[cfg(test)]
 mod simulation;

@@ -4,21 +4,25 @@
 //! that sees some words old and others new, or whose sample another thread overwrites, chooses a method that is less
 //! good for one copy, never one that does not exist. The model in `loom-tests` runs this file.
 //!
+//! A trial is two copies to the same part of the buffer, a frame apart: the first one [primes](Primed) the part, the
+//! second one is measured. Once the record has settled there are two that prime.
+//!
 //! # What it costs
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
-//! many as the best method would have copied in that time. A record may spend three frames of excess before it has
+//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it has
 //! settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is left;
 //! what it did cost is what it is charged.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
+use super::primed::Primed;
 
 /// Methods that a record can hold.
 pub(crate) const METHODS: usize = 16;
 /// Samples that are kept of a method.
 const SAMPLES: u32 = 4;
-/// Excess that a record may spend before it has settled, in frames.
-const OPENING: u64 = 3;
+/// Excess that a record may spend before it has settled, in halves of a frame.
+const OPENING: u64 = 5;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
 const STEADY: u64 = 250;
 /// Bytes of a trial: an eighth of the frame within these bounds. Less would end before a method is at its speed.
@@ -43,6 +47,10 @@ pub(crate) struct Record {
     reading: AtomicU64,
     /// Which method is tried next, once the record has settled.
     turn: AtomicU64,
+    /// The methods whose trial has begun.
+    primed: Primed,
+    /// The methods, a bit each, of which nothing is known but what an earlier part of a trial took.
+    vague: AtomicU64,
 }
 
 /// The copy to be made, as far as a record needs it.
@@ -56,6 +64,8 @@ pub(crate) struct Wanted {
     pub(crate) frame: u64,
     /// Whether what comes out is read at once, so that a trial reads it too.
     pub(crate) reads: bool,
+    /// The address that they are copied to.
+    pub(crate) at: u64,
 }
 
 impl Wanted {
@@ -76,8 +86,10 @@ pub(crate) struct Step {
     pub(crate) method: u8,
     /// How many bytes at most.
     pub(crate) limit: u64,
-    /// Whether this is a trial; where copies are read, it has to be read as well.
+    /// Whether this is the measured part of a trial.
     pub(crate) is_trial: bool,
+    /// Whether this is an earlier part of a trial. Where copies are read, every part of a trial has to be read.
+    pub(crate) is_primer: bool,
     /// Whether [`Record::learn`] wants to know how long it took.
     pub(crate) is_timed: bool,
     reserved: u64,
@@ -93,6 +105,8 @@ impl Record {
             settled: AtomicU64::new(0),
             reading: AtomicU64::new(0),
             turn: AtomicU64::new(0),
+            primed: Primed::new(),
+            vague: AtomicU64::new(0),
         }
     }
 
@@ -100,14 +114,25 @@ impl Record {
     pub(crate) fn next(&self, wanted: Wanted) -> Step {
         let best = self.best_of(wanted);
         let trial = wanted.trial();
-        if wanted.left >= trial
-            && let Some(method) = self.to_try(wanted, best)
-            && let Some(reserved) = self.reserve(wanted, method, best)
-        {
-            return Step { method: method as u8, limit: trial, is_trial: true, is_timed: true, reserved };
+        if wanted.left >= trial {
+            if let Some((method, is_trial)) = self.primed.take(wanted.at, wanted.frame) {
+                let reserved = self.expected(wanted, usize::from(method), self.estimate(best).unwrap_or(1));
+                return Step { method, limit: trial, is_trial, is_primer: !is_trial, is_timed: true, reserved };
+            }
+            if let Some(method) = self.to_try(wanted, best)
+                && let Some(reserved) = self.reserve(wanted, method, best)
+            {
+                if self.primed.wait(wanted.at, method as u8, self.settled.load(Relaxed) == 0) {
+                    let method = method as u8;
+                    return Step { method, limit: trial, is_trial: false, is_primer: true, is_timed: true, reserved };
+                }
+                self.give(reserved.saturating_mul(self.parts()), 0);
+            }
         }
-        let is_timed = !wanted.reads && wanted.left >= trial / 2;
-        Step { method: best as u8, limit: u64::MAX, is_trial: false, is_timed, reserved: 0 }
+        // Up to where the next trial goes on.
+        let limit = self.primed.next_after(wanted.at, wanted.left).unwrap_or(u64::MAX);
+        let is_timed = !wanted.reads && wanted.left.min(limit) >= trial / 2;
+        Step { method: best as u8, limit, is_trial: false, is_primer: false, is_timed, reserved: 0 }
     }
 
     /// Takes in that `bytes` were copied by `step`, in `copied` nanoseconds, and read in `read` ones.
@@ -115,16 +140,21 @@ impl Record {
         let mut spent = 0;
         if step.is_timed && bytes >= wanted.trial() / 2 {
             let rate = rate(copied.saturating_add(read), bytes);
-            self.push(step.method, rate);
-            let best = self.elect(wanted);
-            if step.is_trial {
-                let reading = rate_or_zero(read, bytes);
-                self.reading.store(u64::from(reading), Relaxed);
+            if step.is_primer {
+                self.guess(step.method, rate);
+            } else {
+                self.push(step.method, rate);
+            }
+            let best = self.elect(wanted, step);
+            if step.is_trial || step.is_primer {
+                self.reading.store(u64::from(rate_or_zero(read, bytes)), Relaxed);
                 // What takes six times as long was interrupted; that is no fault of the method, and would leave no
                 // credit for the others.
-                spent = excess(bytes, u64::from(rate), u64::from(reading), u64::from(best)).min(5 * bytes);
+                let reading = u64::from(rate_or_zero(read, bytes));
+                spent = excess(bytes, u64::from(rate), reading, u64::from(best)).min(5 * bytes);
             }
         }
+        self.primed.pass(bytes);
         self.give(step.reserved.saturating_add(bytes / STEADY), spent);
     }
 
@@ -161,10 +191,15 @@ impl Record {
 
     /// The method that a trial would tell most about.
     fn to_try(&self, wanted: Wanted, best: usize) -> Option<usize> {
+        let waiting = self.primed.methods();
+        let may_try = |method: &usize| wanted.may_use(*method) && waiting >> *method & 1 == 0;
         // What is guessed first is measured first, so that the others have something to be compared with.
-        let Some(fastest) = self.estimate(best) else { return Some(best) };
+        let Some(fastest) = self.estimate(best) else {
+            let first = core::iter::once(best).chain(0..METHODS);
+            return first.filter(may_try).find(|method| self.estimate(*method).is_none());
+        };
         let fewest = (0..METHODS)
-            .filter(|method| wanted.may_use(*method))
+            .filter(may_try)
             .filter_map(|method| {
                 let word = self.samples[method].load(Relaxed);
                 let count = count(word);
@@ -183,12 +218,15 @@ impl Record {
         if let Some((_, method)) = fewest {
             return Some(method);
         }
+        if waiting != 0 {
+            return None;
+        }
         self.settle(wanted, fastest);
         // From now on each in turn, whenever the credit is enough for it.
         let turn = self.turn.load(Relaxed) as usize;
         let in_turn = (turn..turn + METHODS).map(|turn| turn % METHODS);
-        let mut worth = in_turn.filter(|method| wanted.may_use(*method) && (wanted.reads || *method != best));
-        let next = worth.find(|method| self.expected(wanted, *method, fastest) <= Self::cap(wanted))?;
+        let mut worth = in_turn.filter(|method| may_try(method) && (wanted.reads || *method != best));
+        let next = worth.find(|method| self.expected(wanted, *method, fastest) * 3 <= Self::cap(wanted))?;
         self.turn.store(next as u64, Relaxed);
         Some(next)
     }
@@ -216,36 +254,43 @@ impl Record {
 
     /// The most that is kept for trials once a record has settled.
     fn cap(wanted: Wanted) -> u64 {
-        wanted.trial() * 2
+        wanted.trial() * 6
     }
 
-    /// Takes what a trial is expected to cost from the credit, where there is as much.
+    /// Copies of a trial that begins now.
+    fn parts(&self) -> u64 {
+        if self.settled.load(Relaxed) == 0 { 2 } else { 3 }
+    }
+
+    /// Takes what a trial is expected to cost from the credit, where there is as much. Gives what one of its copies is
+    /// expected to cost, which comes back with each of them.
     fn reserve(&self, wanted: Wanted, method: usize, best: usize) -> Option<u64> {
         if self.credit.load(Relaxed) == UNOPENED {
             // Whoever is first opens the record.
-            let _ = self.credit.compare_exchange(UNOPENED, wanted.frame.saturating_mul(OPENING), Relaxed, Relaxed);
+            let _ = self.credit.compare_exchange(UNOPENED, wanted.frame.saturating_mul(OPENING) / 2, Relaxed, Relaxed);
         }
         let expected = self.expected(wanted, method, self.estimate(best).unwrap_or(1));
-        let before = self.credit.fetch_sub(expected, Relaxed);
-        if before.cast_signed() >= expected.cast_signed() {
+        let all = expected.saturating_mul(self.parts());
+        let before = self.credit.fetch_sub(all, Relaxed);
+        if before.cast_signed() >= all.cast_signed() {
             self.turn.store(method as u64 + 1, Relaxed);
             return Some(expected);
         }
-        self.credit.fetch_add(expected, Relaxed);
+        self.credit.fetch_add(all, Relaxed);
         None
     }
 
-    /// What a trial of a method is expected to cost, where the best takes `fastest`.
+    /// What a copy of a trial is expected to cost, where the best takes `fastest`.
     fn expected(&self, wanted: Wanted, method: usize, fastest: Rate) -> u64 {
-        let fastest = u64::from(fastest);
-        let reading = match (wanted.reads, self.reading.load(Relaxed)) {
-            (false, _) => 0,
-            (true, 0) => fastest / 2,
-            (true, reading) => reading,
+        let word = self.samples[method].load(Relaxed);
+        let Some(rate) = lowest(word).filter(|_| self.vague.load(Relaxed) >> method & 1 == 0) else {
+            // Of what nobody has measured, always the same, so that what is taken for all parts of a trial is what
+            // comes back with each of them: twice the time, and what reading takes.
+            return if wanted.reads { wanted.trial() * 3 / 2 } else { wanted.trial() };
         };
-        // A method that nobody knows is expected to take twice as long; one that was fast once can be so again.
-        let rate = lowest(self.samples[method].load(Relaxed)).map_or(fastest * 2, u64::from);
-        excess(wanted.trial(), rate, reading, fastest)
+        let reading = if wanted.reads { self.reading.load(Relaxed) } else { 0 };
+        // A method that was fast once can be so again.
+        excess(wanted.trial(), u64::from(rate), reading, u64::from(fastest))
     }
 
     fn give(&self, more: u64, less: u64) {
@@ -257,7 +302,20 @@ impl Record {
     /// Adds a sample in place of the oldest.
     fn push(&self, method: u8, rate: Rate) {
         let Some(word) = self.samples.get(usize::from(method)) else { return };
-        word.store(word.load(Relaxed) << 16 | u64::from(rate), Relaxed);
+        let bit = 1 << method;
+        let older = if self.vague.fetch_and(!bit, Relaxed) & bit == 0 { word.load(Relaxed) } else { 0 };
+        word.store(older << 16 | u64::from(rate), Relaxed);
+    }
+
+    /// Takes what an earlier part of a trial took for a first estimate, until there is a sample: without one the first
+    /// frames would be copied by a guess.
+    fn guess(&self, method: u8, rate: Rate) {
+        let Some(word) = self.samples.get(usize::from(method)) else { return };
+        let bit = 1 << method;
+        if word.load(Relaxed) == 0 || self.vague.load(Relaxed) & bit != 0 {
+            self.vague.fetch_or(bit, Relaxed);
+            word.store(u64::from(rate), Relaxed);
+        }
     }
 
     fn estimate(&self, method: usize) -> Option<Rate> {
@@ -265,11 +323,17 @@ impl Record {
     }
 
     /// Puts the fastest method in use, and gives its rate. A difference of less than half a percent changes nothing.
-    fn elect(&self, wanted: Wanted) -> Rate {
+    ///
+    /// Once the record has settled, only a method that was measured just now takes over: what was measured of the others
+    /// is of a time when the machine did something else, perhaps less.
+    fn elect(&self, wanted: Wanted, step: Step) -> Rate {
         let best = self.best_of(wanted);
-        let needed = count(self.samples[best].load(Relaxed)).min(2);
+        let has_settled = self.settled.load(Relaxed) != 0;
+        // At first any sample is better than a guess; later one that was lucky takes nothing from the method in use.
+        let needed = count(self.samples[best].load(Relaxed)).min(if has_settled { 2 } else { 1 });
+        let may_win = |method: &usize| !has_settled || (step.is_trial && *method == usize::from(step.method));
         let fastest = (0..METHODS)
-            .filter(|method| wanted.may_use(*method))
+            .filter(|method| wanted.may_use(*method) && may_win(method))
             .filter_map(|method| {
                 let word = self.samples[method].load(Relaxed);
                 (count(word) >= needed).then_some((estimate(word)?, method))

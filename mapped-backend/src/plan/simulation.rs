@@ -2,6 +2,8 @@
 //!
 //! Nothing here depends on how fast the machine is: the times are numbers.
 
+use std::collections::BTreeMap;
+
 use vgpu_perception_testkit::Rng;
 
 use super::Method;
@@ -14,12 +16,30 @@ struct Machine {
     read: Vec<u64>,
     /// Percent by which a sample is off, either way.
     noise: u64,
+    /// Percent that a copy takes more where another method copied last.
+    switch: u64,
+    /// The method that copied last to each part of 64 KiB of the buffer.
+    last: BTreeMap<u64, usize>,
 }
 
 impl Machine {
+    fn new(copy: Vec<u64>, read: Vec<u64>, noise: u64) -> Self {
+        Self { copy, read, noise, switch: 0, last: BTreeMap::new() }
+    }
+
+    /// What a copy of `bytes` to `at` takes for a byte, and what it leaves behind.
+    fn copies(&mut self, method: usize, at: u64, bytes: u64) -> u64 {
+        let (mut parts, mut switched) = (0, 0);
+        for part in at >> 16..(at + bytes).div_ceil(1 << 16) {
+            parts += 1;
+            switched += u64::from(self.last.insert(part, method) != Some(method));
+        }
+        self.copy[method] + self.copy[method] * self.switch * switched / (100 * parts)
+    }
+
     fn draw(rng: &mut Rng, methods: usize, noise: u64) -> Self {
         let mut some = |low, span| (0..methods).map(|_| low + rng.below(span)).collect();
-        Self { copy: some(600, 1800), read: some(100, 700), noise }
+        Self::new(some(600, 1800), some(100, 700), noise)
     }
 
     /// What a byte costs a caller that reads the copy, or does not.
@@ -34,7 +54,22 @@ impl Machine {
 
 /// Copies a frame in calls of `call` bytes as the backend does. Gives what it took beyond the best method, in bytes of
 /// that.
-fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, call: u64, reads: bool) -> f64 {
+fn copy_frame(record: &Record, machine: &mut Machine, rng: &mut Rng, frame: u64, call: u64, reads: bool) -> f64 {
+    copy_frame_to(BUFFER, record, machine, rng, frame, call, reads)
+}
+
+/// Where the buffer lies.
+const BUFFER: u64 = 0x7f00_0012_3000;
+
+fn copy_frame_to(
+    buffer: u64,
+    record: &Record,
+    machine: &mut Machine,
+    rng: &mut Rng,
+    frame: u64,
+    call: u64,
+    reads: bool,
+) -> f64 {
     let usable = (1_u16 << machine.copy.len()) - 1;
     let best = machine.best(reads) as f64;
     let mut excess = 0.0;
@@ -43,17 +78,25 @@ fn copy_frame(record: &Record, machine: &Machine, rng: &mut Rng, frame: u64, cal
         let mut in_call = call.min(left);
         left -= in_call;
         while in_call > 0 {
-            let wanted = Wanted { usable, left: in_call, frame, reads };
+            let at = buffer + frame - left - in_call;
+            let wanted = Wanted { usable, left: in_call, frame, reads, at };
             let step = record.next(wanted);
             let bytes = in_call.min(step.limit);
             let method = usize::from(step.method);
             assert!(method < machine.copy.len(), "a method that exists");
-            let off = |rate: u64, rng: &mut Rng| rate * (100 - machine.noise + rng.below(2 * machine.noise + 1)) / 100;
             let nanoseconds = |rate: u64| rate * bytes / 16_000;
-            let copied = nanoseconds(off(machine.copy[method], rng));
-            let read = if step.is_trial && reads { nanoseconds(off(machine.read[method], rng)) } else { 0 };
-            let again = if step.is_trial && reads { machine.read[method] } else { 0 };
-            excess += bytes as f64 * ((machine.whole(method, reads) + again) as f64 - best) / best;
+            let rate = machine.copies(method, at, bytes);
+            let noise = machine.noise;
+            let off = |rate: u64, rng: &mut Rng| rate * (100 - noise + rng.below(2 * noise + 1)) / 100;
+            let copied = nanoseconds(off(rate, rng));
+            let read = if (step.is_trial || step.is_primer) && reads {
+                nanoseconds(off(machine.read[method], rng))
+            } else {
+                0
+            };
+            let again = if (step.is_trial || step.is_primer) && reads { machine.read[method] } else { 0 };
+            let whole = rate + if reads { machine.read[method] } else { 0 };
+            excess += bytes as f64 * ((whole + again) as f64 - best) / best;
             record.learn(wanted, step, bytes, copied, read);
             in_call -= bytes;
         }
@@ -74,11 +117,11 @@ fn a_hundred_frames_cost_five_percent_and_later_ones_one() {
         for (frame, call) in SHAPES {
             for reads in [false, true] {
                 let methods = 2 + rng.below(Method::ALL.len() as u64 - 3) as usize;
-                let machine = Machine::draw(&mut rng, methods, 0);
+                let mut machine = Machine::draw(&mut rng, methods, 0);
                 let record = Record::new(rng.below(methods as u64) as u8);
                 let mut run = |frames: usize| {
                     let total: f64 =
-                        (0..frames).map(|_| copy_frame(&record, &machine, &mut rng, frame, call, reads)).sum();
+                        (0..frames).map(|_| copy_frame(&record, &mut machine, &mut rng, frame, call, reads)).sum();
                     total / (frames as u64 * frame) as f64
                 };
                 let (opening, later) = (run(100), run(1000));
@@ -94,12 +137,12 @@ fn what_is_chosen_under_noise_is_close_to_the_best() {
     let mut rng = Rng::new(5);
     for _ in 0..ROUNDS / 2 {
         let (frame, call) = SHAPES[rng.below(5) as usize];
-        let machine = Machine::draw(&mut rng, 12, 8);
+        let mut machine = Machine::draw(&mut rng, 12, 8);
         let record = Record::new(0);
         for _ in 0..300 {
-            copy_frame(&record, &machine, &mut rng, frame, call, false);
+            copy_frame(&record, &mut machine, &mut rng, frame, call, false);
         }
-        let total: f64 = (0..300).map(|_| copy_frame(&record, &machine, &mut rng, frame, call, false)).sum();
+        let total: f64 = (0..300).map(|_| copy_frame(&record, &mut machine, &mut rng, frame, call, false)).sum();
         let excess = total / (300 * frame) as f64;
         assert!(excess <= 0.05, "{excess} with samples that are off by 8 %: {machine:?}");
     }
@@ -109,35 +152,57 @@ fn what_is_chosen_under_noise_is_close_to_the_best() {
 fn a_method_that_becomes_the_best_is_found() {
     let mut rng = Rng::new(9);
     for reads in [false, true] {
-        let mut machine = Machine { copy: vec![1000, 1200, 1300, 1900], read: vec![300; 4], noise: 2 };
+        let mut machine = Machine::new(vec![1000, 1200, 1300, 1900], vec![300; 4], 2);
         let record = Record::new(1);
-        let mut run = |machine: &Machine, frames: usize| {
+        let mut run = |machine: &mut Machine, frames: usize| {
             for _ in 0..frames {
                 copy_frame(&record, machine, &mut rng, 8_294_400, 2 << 20, reads);
             }
             record.chosen().0
         };
-        assert_eq!(run(&machine, 100), 0);
+        assert_eq!(run(&mut machine, 100), 0);
         // Another method wins by a little, then by much; then the frames lie in a cache, where plain copies are best.
         machine.copy[2] = 900;
-        assert_eq!(run(&machine, 2000), 2);
+        assert_eq!(run(&mut machine, 2000), 2);
         machine.copy = vec![300, 200, 400, 100];
-        assert_eq!(run(&machine, 8000), 3);
+        assert_eq!(run(&mut machine, 8000), 3);
     }
 }
 
 #[test]
 fn rates_that_are_given_back_are_used_from_the_first_frame() {
-    let machine = Machine { copy: vec![1500, 700, 1300], read: vec![300; 3], noise: 0 };
+    let mut machine = Machine::new(vec![1500, 700, 1300], vec![300; 3], 0);
     let mut rng = Rng::new(9);
     let record = Record::new(0);
     for _ in 0..100 {
-        copy_frame(&record, &machine, &mut rng, 8_294_400, 2 << 20, false);
+        copy_frame(&record, &mut machine, &mut rng, 8_294_400, 2 << 20, false);
     }
     let again = Record::new(0);
     again.restore(&record.rates());
     assert_eq!(again.chosen(), record.chosen());
     assert_eq!(again.chosen().0, 1);
-    let excess = copy_frame(&again, &machine, &mut rng, 8_294_400, 2 << 20, false);
+    let excess = copy_frame(&again, &mut machine, &mut rng, 8_294_400, 2 << 20, false);
     assert_eq!(excess, 0.0, "no round of trials");
+}
+
+#[test]
+fn a_method_that_is_slow_only_after_another_one_is_found_where_the_buffer_comes_back() {
+    // The second method is the fastest where it is in use, and the slowest between copies by others.
+    for (comes_back, best) in [(true, 1), (false, 2)] {
+        let mut machine = Machine::new(vec![1000, 700, 900], vec![300; 3], 2);
+        let mut rng = Rng::new(21);
+        let record = Record::new(0);
+        let (frame, call) = SHAPES[0];
+        for nth in 0..100 {
+            if comes_back {
+                machine.switch = 70;
+                copy_frame(&record, &mut machine, &mut rng, frame, call, false);
+            } else {
+                // A buffer that nobody has touched: stores past the caches gain nothing there.
+                machine.copy[1] = 1190;
+                copy_frame_to(BUFFER + nth * (64 << 20), &record, &mut machine, &mut rng, frame, call, false);
+            }
+        }
+        assert_eq!(record.chosen().0, best, "comes back: {comes_back}, {:?}", record.rates());
+    }
 }

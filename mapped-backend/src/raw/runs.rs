@@ -44,7 +44,7 @@ impl Space {
         let mut rest = dst;
         let mut batch = Batch::new();
         while !rest.is_empty() {
-            let step = copying.next(rest.len());
+            let step = copying.next(rest.len(), rest.as_ptr().addr());
             let method = Method::numbered(step.method).unwrap_or(Method::Plain);
             let bytes = usize::try_from(step.limit).unwrap_or(usize::MAX).min(rest.len());
             let (part, after) = rest.split_at_mut(bytes);
@@ -55,7 +55,7 @@ impl Space {
                 to = self.copy_batch(method, &mut batch, to);
             }
             let copied = nanoseconds_since(begun);
-            if step.is_trial && copying.reads() {
+            if (step.is_trial || step.is_primer) && copying.reads() {
                 plan::read_once(part);
             }
             let all = nanoseconds_since(begun);
