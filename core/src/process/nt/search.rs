@@ -213,10 +213,10 @@ impl<'s> KernelSearch<'s> {
         if self.aside.is_empty() {
             return self.next_self_map(mem, budget);
         }
-        let allowed = budget.left().min(LOOK_AGAIN);
-        let mut piece = Budget::new(allowed);
+        let mut piece = Budget::new(budget.left().min(LOOK_AGAIN));
         let step = self.next_self_map(mem, &mut piece)?;
-        budget.spend(allowed.wrapping_sub(piece.left()).wrapping_add(PULSES));
+        // All of it, what was overdrawn too.
+        budget.spend(piece.spent().wrapping_add(PULSES));
         let Step::Found(table) = step else { return Ok(step) };
         budget.spend(HALVES);
         // Of the same kernel there are as many roots as there are processes.
