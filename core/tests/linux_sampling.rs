@@ -169,7 +169,8 @@ fn what_was_swapped_is_not_resident() {
     linux.guest.set_entry(linux.region.space, Level::Pt, ring, before);
 }
 
-/// Tables that were freed hold anything: what reads like a large page that is not RAM is passed over an entry at a time.
+/// Tables that were freed hold anything: what reads like a large page that is not RAM is passed over an entry at a
+/// time.
 #[test]
 fn a_garbage_directory_is_passed_over_entry_by_entry() {
     let (linux, space) = guest(Placement::Scattered);

@@ -1,5 +1,5 @@
-//! The walker with Linux's meaning of entries without P, against the naive walker and a second reading of those entries:
-//! over tables that are mostly nonsense, some of whose entries are sampled as the kernel does it.
+//! The walker with Linux's meaning of entries without P, against the naive walker and a second reading of those
+//! entries: over tables that are mostly nonsense, some of whose entries are sampled as the kernel does it.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use vgpu_perception::paging::{LeafCursor, LeafStep, Residence};

@@ -20,8 +20,8 @@ pub fn resolver(data: &[u8]) {
     among_lies(data, scan);
 }
 
-/// See [`crate`]. What the core says of a page, against the naive walker, what an entry without P means to Windows or to
-/// Linux, and the truth that the guest was made from.
+/// See [`crate`]. What the core says of a page, against the naive walker, what an entry without P means to Windows or
+/// to Linux, and the truth that the guest was made from.
 pub fn differential(data: &[u8]) {
     match data.split_first() {
         Some((kind, rest)) if kind % 2 == 1 => crate::linux::compare(rest),

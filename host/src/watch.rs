@@ -108,8 +108,8 @@ pub enum Event {
     NoCandidate,
     /// A producer lives; [`Watch::live`] reads it.
     Found,
-    /// The producer began a new session at the same place, and its heart was seen to beat in it. Its frames are numbered
-    /// anew; which were taken is forgotten.
+    /// The producer began a new session at the same place, and its heart was seen to beat in it. Its frames are
+    /// numbered anew; which were taken is forgotten.
     Restarted {
         /// The new session.
         run_epoch: u32,

@@ -19,8 +19,8 @@ use crate::scan::{Candidate, Discovery, Progress, ScanScratch, ScanStats};
 /// [`kernel`](Self::kernel) save that search.
 ///
 /// # Bound
-/// That of [`GuestSearch`] and, where a root was given, of [`GuestAttach`]; then that of [`Discovery`]. A step overdraws
-/// its budget by [`Budget::PIECE`] loads at most.
+/// That of [`GuestSearch`] and, where a root was given, of [`GuestAttach`]; then that of [`Discovery`]. A step
+/// overdraws its budget by [`Budget::PIECE`] loads at most.
 #[derive(Debug)]
 pub struct Finder<'w> {
     start: Start,

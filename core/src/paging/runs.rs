@@ -385,9 +385,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         OneByOne::All
     }
 
-    /// Goes on after the page of `gva` in what `asked`, an entry above the page tables, says of the 2 MiB around it: the
-    /// table that it stands for has no entries that could be read. Stops, with all taken, at the first page that needs
-    /// a walk of its own; false where one was not taken.
+    /// Goes on after the page of `gva` in what `asked`, an entry above the page tables, says of the 2 MiB around it:
+    /// the table that it stands for has no entries that could be read. Stops, with all taken, at the first page that
+    /// needs a walk of its own; false where one was not taken.
     #[cold]
     #[inline(never)]
     fn rest_of_absent(

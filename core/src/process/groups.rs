@@ -126,9 +126,9 @@ impl RootGroups {
 ///
 /// # Bound
 /// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds
-/// data; for a page that passes, 1024, and 768 for each group, once for itself and once for the root beside it; and 1024
-/// more where it is one. There are as many rounds as the largest group's roots double 256. A step overdraws its budget
-/// by [`Budget::PIECE`] at most.
+/// data; for a page that passes, 1024, and 768 for each group, once for itself and once for the root beside it; and
+/// 1024 more where it is one. There are as many rounds as the largest group's roots double 256. A step overdraws its
+/// budget by [`Budget::PIECE`] at most.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupSource {
     groups: RootGroups,

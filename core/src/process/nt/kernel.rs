@@ -60,8 +60,8 @@ pub struct NtKernel {
     pub system: Gva,
     /// Which Windows it says it is. Nothing but the reading of swizzled entries depends on it.
     pub version: Option<Version>,
-    /// The time since the kernel's start when it was found, or looked at last, in units of 100 ns; `None` where it could
-    /// not be read. A
+    /// The time since the kernel's start when it was found, or looked at last, in units of 100 ns; `None` where it
+    /// could not be read. A
     /// kernel of the boot before, whose memory is still there, has a clock that stands still.
     pub interrupt_time: Option<u64>,
     /// The layout of process objects.
