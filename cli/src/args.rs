@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use vgpu_perception::Cr3;
-use vgpu_perception_mapped::{Machine, MachineOptions, parse_machine, parse_number};
+use vgpu_perception_mapped::{Machine, MachineOptions, parse_machine};
 
+use crate::numbers::{Root, address, cr3, wait_ms};
 use crate::output::Still;
 #[cfg(feature = "serve")]
 use crate::serve::{Listen, Serve};
@@ -15,24 +15,29 @@ use crate::watch::Watch;
 /// Find a vgpu region in a guest's RAM and read it. Never writes guest memory.
 #[derive(Debug, Parser)]
 #[command(name = "vgpu", version = env!("VGPU_VERSION"), arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Machine output: one JSON object on standard output, errors too
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say on standard error what is done and why, with the time it took
+    /// Give details with the result, and say on standard error what is done and how long it took
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 nothing there (find: no candidate; sample, status: none alive, no frame);
-2 wrong usage, or a name that means two things;
-3 the guest, its RAM, its map or its monitor could not be used (ended, not shared, not permitted, no kernel under this
-map); 4 the region could not be read any more.
+Exit codes:
+  0  done
+  1  nothing there: no candidate (find), none alive, no frame (sample, status)
+  2  wrong usage, or a name that means two things
+  3  the guest, its RAM, its map or its monitor could not be used
+  4  the region could not be read any more
+  5  the output could not be written
 
-Addresses in JSON are strings \"0x...\".";
+With --json, standard output is one object. Where the exit code is not 0 it has \"error\" and \"exit\". Addresses are \
+strings, \"0x...\".";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -42,7 +47,7 @@ pub(crate) enum Command {
     List,
     /// Go through each step from a guest's name to its frames, and say what was seen and what to change
     Doctor(Doctor),
-    /// List the guest's processes, and say how what is told of them was proven
+    /// List the guest's processes; -v adds how each fact was proven
     Ps(Ps),
     /// List the regions in a guest's processes, the live ones first
     Find(Find),
@@ -93,23 +98,6 @@ pub(crate) struct Guest {
     pub(crate) cr3: Root,
 }
 
-/// A root that was given, or not.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Root {
-    Auto,
-    Given(Cr3),
-}
-
-fn cr3(text: &str) -> Result<Root, String> {
-    if text == "auto" {
-        return Ok(Root::Auto);
-    }
-    match parse_number(text) {
-        Some(raw) => Ok(Root::Given(Cr3::new(raw))),
-        None => Err(format!("\"{text}\" is neither a number (0x1ad000) nor auto")),
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
     #[command(flatten)]
@@ -123,8 +111,9 @@ pub(crate) struct Ps {
 pub(crate) struct Find {
     #[command(flatten)]
     pub(crate) guest: Guest,
-    /// Milliseconds to watch the heartbeats at most; a producer beats at least every 250
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(250..=60_000))]
+    /// Milliseconds to watch the heartbeats at most; a producer beats at least every 250, and the wait ends as soon as
+    /// all is known
+    #[arg(long, value_name = "MS", default_value_t = 600, value_parser = wait_ms)]
     pub(crate) wait_ms: u64,
     /// Seconds to wait for a guest that is not up yet, or whose producer has not started
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=86_400))]
@@ -146,10 +135,6 @@ pub(crate) struct Which {
     /// The region of this process of the guest: its number or its name
     #[arg(long, value_name = "PID|NAME")]
     pub(crate) process: Option<String>,
-}
-
-fn address(text: &str) -> Result<u64, String> {
-    parse_number(text).ok_or_else(|| format!("\"{text}\" is no address (0x7e1234600000)"))
 }
 
 #[derive(Debug, Args)]
@@ -244,12 +229,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn cr3_is_a_number_or_auto() {
-        assert!(matches!(cr3("auto"), Ok(Root::Auto)));
-        assert!(matches!(cr3("0x1ad000"), Ok(Root::Given(root)) if root.get() == 0x1a_d000));
-        assert!(cr3("0x1ad00z").unwrap_err().contains("0x1ad00z"));
     }
 }

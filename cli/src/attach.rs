@@ -4,8 +4,10 @@ use vgpu_perception_host::attach::{GuestSource, GuestSpec, MonitorAddress, bytes
 use vgpu_perception_host::{Guest, Ram};
 use vgpu_perception_mapped::SegmentMap;
 
-use crate::args::{self, Root};
+use crate::args;
 use crate::failure::Failure;
+use crate::numbers::Root;
+use crate::progress::Progress;
 use crate::verbose::say;
 
 /// The guest that `args` name.
@@ -16,7 +18,8 @@ pub(crate) fn spec(args: &args::Guest) -> Result<GuestSpec, Failure> {
         (None, None, name) => name.as_deref().unwrap_or_default().parse()?,
     };
     if !args.map.is_empty() {
-        spec = spec.map(SegmentMap::parse(&args.map)?);
+        let map = SegmentMap::parse(&args.map).map_err(|error| Failure::Usage(format!("--map: {error}")))?;
+        spec = spec.map(map);
     }
     if let Some((machine, options)) = args.machine {
         spec = spec.machine(machine, options);
@@ -31,7 +34,10 @@ pub(crate) fn spec(args: &args::Guest) -> Result<GuestSpec, Failure> {
 pub(crate) fn attach(args: &args::Guest) -> Result<Guest<Ram>, Failure> {
     let spec = spec(args)?;
     say(|| format!("attaching to {}", spec.source()));
-    let guest = Guest::attach_to(&spec)?;
+    let progress = Progress::start(format!("attaching to {}", spec.source()));
+    let guest = Guest::attach_to(&spec);
+    drop(progress);
+    let guest = guest?;
     say(|| {
         let memory = guest.memory();
         let way = match &*memory {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use vgpu_perception::NextUse;
 use vgpu_perception::region::{CursorSnapshot, GeometrySnapshot, StatusSnapshot};
+use vgpu_perception_host::attach::bytes;
 use vgpu_perception_host::{Live, Ram, Sighting};
 
 use crate::args;
@@ -15,7 +16,9 @@ use crate::failure::Failure;
 use crate::frames::Sampler;
 use crate::look::{Look, Until, look};
 use crate::output::{Still, Target, named, numbered};
+use crate::progress::Progress;
 use crate::show;
+use crate::verbose;
 use crate::which::{self, Choice};
 
 /// What a command has to say: for scripts, and for people.
@@ -53,8 +56,12 @@ type Chosen = (Live<Ram>, Sighting, Option<String>);
 pub(crate) fn found(look: &Look) -> Report {
     let seen = look.survey.candidates();
     let candidates: Vec<_> = seen.iter().map(show::candidate).collect();
-    let mut lines: Vec<_> = seen.iter().map(show::line).collect();
-    lines.push(show::summary(look));
+    let mut lines = vec![show::result(look)];
+    lines.extend(seen.iter().map(|one| format!("  {}", show::line(one))));
+    if verbose::is_enabled() {
+        lines.push(show::kind(look.survey.kernel()));
+        lines.push(show::summary(look));
+    }
     let advice = look.lives.is_empty().then(|| show::advice(look));
     let (nothing, note) = if seen.is_empty() { (advice, None) } else { (None, advice) };
     Report {
@@ -78,7 +85,7 @@ pub(crate) fn find(args: &args::Find) -> Result<Report, Failure> {
     Ok(found(&look))
 }
 
-/// Where several could live, all have to be known before one is chosen.
+/// The place of the picture is tried before anything is waited for.
 pub(crate) fn sample(args: &args::Sample, json: bool) -> Result<Report, Failure> {
     let target = Target::of(&args.output);
     if target.is_stdout() && (json || args.all || args.each.is_some()) {
@@ -86,7 +93,9 @@ pub(crate) fn sample(args: &args::Sample, json: bool) -> Result<Report, Failure>
         return Err(Failure::Usage(format!("{other} does not go with -o -: give -o FILE")));
     }
     let still = Still::of(args.format, &args.output)?;
-    let mut look = look_at(&args.find, Until::AllAreKnown)?;
+    target.check()?;
+    let until = if args.all { Until::AllAreKnown } else { Until::BestIsKnown };
+    let mut look = look_at(&args.find, until)?;
     let choice = Choice::new(&args.which, &args.find.guest);
     if args.all {
         return sample_all(args, &mut look, &choice, still);
@@ -137,8 +146,10 @@ fn take(
     let wanted = args.each.unwrap_or(args.frames);
     let mut files = Vec::new();
     let mut why = None;
+    let progress = Progress::start("waiting for a frame");
     while sampler.tally.frames < wanted {
         let before = sampler.tally.frames;
+        progress.say(|| format!("{before} of {wanted} frames taken"));
         let until = Instant::now() + Duration::from_secs(args.timeout);
         match sampler.take(&mut live, before + 1, until, |_, _| Ok(())) {
             Ok(_) if sampler.tally.frames > before => {}
@@ -159,6 +170,7 @@ fn take(
             files.push(file.display().to_string());
         }
     }
+    drop(progress);
     let Some(info) = sampler.last else {
         return Err(Failure::Nothing(why.unwrap_or_else(|| "no frame".to_owned())));
     };
@@ -167,16 +179,19 @@ fn take(
         files.push(target.to_string());
     }
     let nothing = why.map(|why| format!("{} of {wanted} frames: {why}", sampler.tally.frames));
-    let text = format!(
-        "{}: frame {}, {} x {}, {} bytes; {} taken, {} missed",
+    let mut text = format!(
+        "{}: frame {}, {} x {}; {} taken, {} missed",
         files.last().map_or("-", String::as_str),
         info.desc.frame_id,
         info.desc.width,
         info.desc.height,
-        info.bytes,
         sampler.tally.frames,
         sampler.tally.missed
     );
+    if verbose::is_enabled() {
+        let (size, raced) = (bytes(info.bytes as u64), sampler.tally.raced);
+        text.push_str(&format!("; {size} of pixels, {raced} retries\n  {}", show::line(seen)));
+    }
     let json = json!({
         "file": files.last(),
         "files": files,
@@ -191,7 +206,7 @@ fn take(
 }
 
 pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
-    let mut look = look_at(&args.find, Until::AllAreKnown)?;
+    let mut look = look_at(&args.find, Until::BestIsKnown)?;
     let choice = Choice::new(&args.which, &args.find.guest);
     let (mut live, seen, note) = chosen(&mut look, &choice, args.stale)?;
     let status = live.status()?;
@@ -205,13 +220,17 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
         "geometry": show::sample(geometry, geometry_json),
     });
     let lines = [
-        show::line(&seen),
         format!(
             "status    {}",
             show::text(status, |now| {
                 format!(
-                    "{} by {}, heartbeat {}, epoch {}, {} fps, error {}",
-                    now.status, now.backend, now.heartbeat, now.run_epoch, now.applied_fps, now.error_code
+                    "{} by {}, heartbeat {}, session {}, {} frames a second, error {}",
+                    now.status,
+                    show::backend(now.backend),
+                    now.heartbeat,
+                    now.run_epoch,
+                    now.applied_fps,
+                    now.error_code
                 )
             })
         ),
@@ -226,11 +245,19 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
             "geometry  {}",
             show::text(geometry, |now| {
                 format!(
-                    "{} x {} at {}, {}, captured from {}, {}, {} dpi, {} mHz",
-                    now.virt_w, now.virt_h, now.virt_x, now.virt_y, now.cap_x, now.cap_y, now.dpi, now.refresh_mhz
+                    "{} x {} at {}, {}, captured from {}, {}, {} dpi, {}",
+                    now.virt_w,
+                    now.virt_h,
+                    now.virt_x,
+                    now.virt_y,
+                    now.cap_x,
+                    now.cap_y,
+                    now.dpi,
+                    show::hertz(now.refresh_mhz)
                 )
             })
         ),
+        format!("region    {}", show::line(&seen)),
     ];
     let text = lines.join("\n");
     Ok(Report { json, text, nothing: None, note })

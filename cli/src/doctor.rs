@@ -12,10 +12,14 @@ use crate::attach::spec;
 use crate::commands::Report;
 use crate::failure::Failure;
 use crate::look::{Until, look};
+use crate::progress::Progress;
 use crate::show;
 
 pub(crate) fn doctor(args: &args::Doctor) -> Result<Report, Failure> {
-    let (mut findings, attachment) = examine(&spec(&args.find.guest)?);
+    let spec = spec(&args.find.guest)?;
+    let progress = Progress::start(format!("attaching to {}", spec.source()));
+    let (mut findings, attachment) = examine(&spec);
+    drop(progress);
     if let Some(attachment) = attachment {
         findings.extend(search(attachment, Duration::from_millis(args.find.wait_ms)));
     }
@@ -35,7 +39,12 @@ pub(crate) fn doctor(args: &args::Doctor) -> Result<Report, Failure> {
         1 => "one step does not work; see above what to change".to_owned(),
         _ => format!("{bad} steps do not work; see above what to change"),
     });
-    Ok(Report { json: json!({ "steps": json, "works": bad == 0 }), text: text(&findings), nothing, note: None })
+    let result = match bad {
+        0 => format!("all {} steps work", findings.len()),
+        _ => format!("{bad} of {} steps failed", findings.len()),
+    };
+    let text = format!("{result}\n{}", text(&findings));
+    Ok(Report { json: json!({ "steps": json, "works": bad == 0 }), text, nothing, note: None })
 }
 
 const fn word(outcome: Outcome) -> &'static str {
@@ -77,7 +86,7 @@ fn search(attachment: Attachment, wait: Duration) -> Vec<Finding> {
     };
     let kernel = show::summary(&found);
     let mut findings =
-        vec![finding("kernel", Outcome::Good, format!("{}: {kernel}", show::system(found.survey.kernel())), None)];
+        vec![finding("kernel", Outcome::Good, format!("{}; {kernel}", show::kind(found.survey.kernel())), None)];
     let seen = found.survey.candidates();
     if seen.is_empty() {
         let advice = "start the producer (vgpu-producer, or the capture program) in the guest, then run this again";
@@ -91,7 +100,7 @@ fn search(attachment: Attachment, wait: Duration) -> Vec<Finding> {
             "heartbeat",
             Outcome::Bad,
             show::advice(&found),
-            Some("sample --stale takes a region that stands still"),
+            Some("vgpu sample --stale takes a stale region (no heartbeat)"),
         ),
         [one] => finding("heartbeat", Outcome::Good, show::line(one), None),
         _ => {

@@ -9,6 +9,9 @@ use vgpu_perception_host::SurveyError;
 use vgpu_perception_host::attach::{AttachError, AttachErrorKind};
 use vgpu_perception_mapped::{MapError, OpenError};
 
+/// The exit code where nothing is there.
+pub(crate) const NOTHING: u8 = 1;
+
 /// The end of a command.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -20,15 +23,18 @@ pub(crate) enum Failure {
     Guest(String),
     /// The region cannot be read any more: exit 4.
     Read(String),
+    /// Standard output or a file cannot be written: exit 5.
+    Output(String),
 }
 
 impl Failure {
     pub(crate) const fn code(&self) -> u8 {
         match self {
-            Self::Nothing(_) => 1,
+            Self::Nothing(_) => NOTHING,
             Self::Usage(_) => 2,
             Self::Guest(_) => 3,
             Self::Read(_) => 4,
+            Self::Output(_) => 5,
         }
     }
 }
@@ -36,7 +42,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Nothing(text) | Self::Guest(text) | Self::Read(text) => f.write_str(text),
+            Self::Usage(text) | Self::Nothing(text) | Self::Guest(text) | Self::Read(text) | Self::Output(text) => {
+                f.write_str(text)
+            }
         }
     }
 }

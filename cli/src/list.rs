@@ -15,7 +15,8 @@ pub(crate) fn list() -> Report {
          (QEMU, cloud-hypervisor, Firecracker, crosvm)"
             .to_owned()
     });
-    Report { json: json!({ "guests": json }), text: table(&all), nothing, note: None }
+    let text = if all.is_empty() { String::new() } else { table(&all) };
+    Report { json: json!({ "guests": json }), text, nothing, note: None }
 }
 
 fn described(one: &Running) -> serde_json::Value {

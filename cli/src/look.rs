@@ -10,7 +10,7 @@ use vgpu_perception_host::{Guest, Live, Ram, Shared, Sighting, Survey};
 use vgpu_perception_mapped::{Change, ChangeProbe};
 
 use crate::failure::Failure;
-use crate::progress::spinner;
+use crate::progress::Progress;
 use crate::verbose::say;
 
 /// How long to sleep between two looks at the heartbeats: a small part of the period in which each has to beat.
@@ -33,18 +33,18 @@ pub(crate) struct Look {
 /// When a look has seen enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// As soon as one producer lives.
-    OneLives,
+    /// When every candidate is known to live; or when one lives and the others had the time in which each has to beat.
+    BestIsKnown,
     /// When every candidate is known to live, or the wait is over.
     AllAreKnown,
 }
 
-/// Finds all candidates and watches their heartbeats for as long as `wait`.
+/// Finds all candidates and watches their heartbeats, for as long as `wait` at most.
 pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<Look, Failure> {
-    let bar = spinner();
+    let bar = Progress::start("searching");
     let mut phase = None;
     let survey = guest.survey_with(|progress| {
-        bar.set_message(message(&progress));
+        bar.say(|| message(&progress));
         // A phase is said once, a pass of it too.
         let now = (progress.phase, progress.scan.pass);
         if phase.replace(now) != Some(now) {
@@ -52,7 +52,6 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
         }
         ControlFlow::Continue(())
     });
-    bar.finish_and_clear();
     let mut survey = survey?;
     let memory = survey.memory().clone();
     let probe = probe(&memory)?;
@@ -63,25 +62,27 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
             survey.left()
         )
     });
+    bar.say(|| format!("watching the heartbeats of {} candidates", survey.candidates().len()));
     let deadline = Instant::now() + if guest.is_live() { wait.max(survey.wait()) } else { Duration::ZERO };
     let mut lives: Vec<Live<Ram>> = Vec::new();
     loop {
-        for live in survey.poll() {
+        // From the end of the shortest wait on it is known of each whether it lives.
+        let ripe = survey.wait().is_zero();
+        let beaten = if ripe { survey.confirm().unwrap_or_default() } else { survey.poll() };
+        for live in beaten {
             let place = |one: &Live<Ram>| (one.candidate().process.space.root, one.candidate().base);
             if !lives.iter().any(|known| place(known) == place(&live)) {
                 lives.push(live);
             }
         }
         let known = survey.candidates().iter().all(Sighting::is_alive);
-        if known || (until == Until::OneLives && !lives.is_empty()) || Instant::now() >= deadline {
+        let enough = until == Until::BestIsKnown && ripe && !lives.is_empty();
+        if known || enough || Instant::now() >= deadline {
             break;
         }
         std::thread::sleep(POLL);
     }
-    if lives.is_empty() {
-        // Now it is known of each that it does not live.
-        lives = survey.confirm().unwrap_or_default();
-    }
+    drop(bar);
     lives.sort_by_key(Live::rank);
     say(|| format!("{} of {} candidates live", lives.len(), survey.candidates().len()));
     let change = match (&probe, &*memory) {

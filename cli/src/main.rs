@@ -1,4 +1,13 @@
 //! `vgpu`: the library on the command line.
+//!
+//! ```sh
+//! vgpu demo                                  # the tour, on a built-in guest
+//! vgpu list                                  # the virtual machines of this host
+//! vgpu sample win11 -o frame.png             # a frame of one of them
+//! vgpu stream win11 | ffmpeg -i - out.mkv    # a video
+//! ```
+//!
+//! `vgpu help` names every command; the words used there are explained in the documentation of `vgpu-perception`.
 
 mod args;
 mod attach;
@@ -11,6 +20,7 @@ mod frames;
 mod list;
 mod look;
 mod manual;
+mod numbers;
 mod output;
 mod patience;
 mod progress;
@@ -24,14 +34,15 @@ mod verbose;
 mod watch;
 mod which;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Cli, Command};
-use crate::failure::Failure;
+use crate::commands::Report;
+use crate::failure::{Failure, NOTHING};
+use crate::output::{Target, print};
 use crate::patience::patiently;
 
 fn main() -> ExitCode {
@@ -58,26 +69,32 @@ fn main() -> ExitCode {
         Command::Completions(args) => return finish(&cli, manual::completions(args)),
         Command::ManualPages(args) => return finish(&cli, manual::pages(args)),
     };
-    match report {
+    match report.and_then(|report| conclude(&cli, report)) {
         Err(failure) => fail(&cli, &failure),
-        Ok(report) => {
-            let text = if cli.json { format!("{:#}", report.json) } else { report.text };
-            // A reader that went away (`| head`) is no failure of ours.
-            if !text.is_empty() {
-                let _ = writeln!(std::io::stdout(), "{text}");
-            }
-            if let Some(note) = &report.note {
-                eprintln!("vgpu: {note}");
-            }
-            match report.nothing {
-                None => ExitCode::SUCCESS,
-                Some(why) => {
-                    eprintln!("vgpu: {why}");
-                    ExitCode::from(1)
-                }
-            }
-        }
+        Ok(code) => code,
     }
+}
+
+/// Prints a report. Where it is that nothing is there, its JSON says so too.
+fn conclude(cli: &Cli, mut report: Report) -> Result<ExitCode, Failure> {
+    if let (Some(why), Value::Object(fields)) = (&report.nothing, &mut report.json) {
+        fields.insert("error".into(), json!(why));
+        fields.insert("exit".into(), json!(NOTHING));
+    }
+    let text = if cli.json { format!("{:#}", report.json) } else { report.text };
+    if !text.is_empty() {
+        print(&text)?;
+    }
+    if let Some(note) = &report.note {
+        eprintln!("vgpu: {note}");
+    }
+    Ok(match report.nothing {
+        None => ExitCode::SUCCESS,
+        Some(why) => {
+            eprintln!("vgpu: {why}");
+            ExitCode::from(NOTHING)
+        }
+    })
 }
 
 /// The end of a command that reports nothing.
@@ -95,15 +112,23 @@ fn misused(error: &clap::Error) -> ExitCode {
         // Up to the usage, in one line.
         let what = text.strip_prefix("error: ").unwrap_or(&text);
         let what = what.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-        let _ = writeln!(std::io::stdout(), "{:#}", json!({ "error": what, "exit": error.exit_code() }));
+        // The exit code says more than an output that cannot be written.
+        let _ = print(&format!("{:#}", json!({ "error": what, "exit": error.exit_code() })));
     }
-    let _ = error.print();
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    match error.print() {
+        Err(failed) if !error.use_stderr() => {
+            let failure = Target::Stdout.failed(&failed);
+            eprintln!("vgpu: {failure}");
+            ExitCode::from(failure.code())
+        }
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
 }
 
 fn fail(cli: &Cli, failure: &Failure) -> ExitCode {
     if cli.json {
-        let _ = writeln!(std::io::stdout(), "{:#}", json!({ "error": failure.to_string(), "exit": failure.code() }));
+        // Where this fails too, the error is on standard error and in the exit code.
+        let _ = print(&format!("{:#}", json!({ "error": failure.to_string(), "exit": failure.code() })));
     }
     eprintln!("vgpu: {failure}");
     ExitCode::from(failure.code())

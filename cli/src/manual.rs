@@ -11,13 +11,13 @@ use clap_mangen::roff::{Roff, roman};
 
 use crate::args::{Cli, Completions, ManualPages};
 use crate::failure::Failure;
+use crate::output::Target;
 
 /// Writes the completions for a shell to standard output.
 pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vgpu", &mut script);
-    io::Write::write_all(&mut io::stdout(), &script)
-        .map_err(|error| Failure::Guest(format!("standard output: {error}")))
+    io::Write::write_all(&mut io::stdout(), &script).map_err(|error| Target::Stdout.failed(&error))
 }
 
 /// Writes a page for `vgpu` and one for each command, and the completions, below a folder as Debian lays them out.
@@ -49,7 +49,7 @@ fn page(section: &Path, name: &str, command: clap::Command) -> Result<(), Failur
         .source(format!("vgpu {number}"))
         .manual("vgpu manual");
     let mut text = Vec::new();
-    let failed = |error: io::Error| Failure::Guest(format!("{page}: {error}"));
+    let failed = |error: io::Error| Failure::Output(format!("{page}: {error}"));
     man.render(&mut text).map_err(failed)?;
     let mut also = Roff::new();
     also.control("SH", ["SEE ALSO"]);
@@ -59,7 +59,7 @@ fn page(section: &Path, name: &str, command: clap::Command) -> Result<(), Failur
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::Guest(format!("{}: {error}", path.display()));
+    let failed = |error: io::Error| Failure::Output(format!("{}: {error}", path.display()));
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }

@@ -70,13 +70,35 @@ impl Target {
         matches!(self, Self::Stdout)
     }
 
-    /// Opens it; a file is made anew. Bytes that are no text are refused by a terminal.
+    /// Whether it will take what is written later: asked before anything else is waited for.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let path = match self {
+            Self::Stdout if io::stdout().is_terminal() => {
+                return Err(Failure::Usage(
+                    "standard output is a terminal: give -o FILE, or a program behind a pipe (| ffmpeg -i - out.mkv)"
+                        .into(),
+                ));
+            }
+            Self::Stdout => return Ok(()),
+            Self::File(path) => path,
+        };
+        match std::fs::metadata(path) {
+            Ok(there) if there.is_dir() => {
+                return Err(Failure::Usage(format!("{self} is a folder: give a file in it, {self}/frame.png")));
+            }
+            // A fifo would wait for who reads it.
+            Ok(there) if !there.is_file() => return Ok(()),
+            _ => {}
+        }
+        let part = part(path);
+        File::create(&part).map_err(|error| self.failed(&error))?;
+        let _ = std::fs::remove_file(&part);
+        Ok(())
+    }
+
+    /// Opens it; a file is made anew.
     pub(crate) fn open(&self) -> Result<File, Failure> {
         match self {
-            Self::Stdout if io::stdout().is_terminal() => Err(Failure::Usage(
-                "standard output is a terminal: give -o FILE, or a program behind a pipe (| ffmpeg -i - out.mkv)"
-                    .into(),
-            )),
             // Without the line buffer that standard output has for text.
             Self::Stdout => Ok(File::from(io::stdout().as_fd().try_clone_to_owned().map_err(|e| self.failed(&e))?)),
             Self::File(path) => File::create(path).map_err(|error| self.failed(&error)),
@@ -84,7 +106,7 @@ impl Target {
     }
 
     pub(crate) fn failed(&self, error: &dyn fmt::Display) -> Failure {
-        Failure::Guest(format!("{self}: cannot be written: {error}"))
+        Failure::Output(format!("{self}: cannot be written: {error}"))
     }
 
     /// Writes one picture; a file appears whole or not at all.
@@ -92,18 +114,13 @@ impl Target {
         match self {
             Self::Stdout => {
                 let mut file = BufWriter::new(self.open()?);
-                match still.write(picture, &mut file).and_then(|()| Ok(file.flush()?)) {
-                    // Who reads has seen enough.
-                    Err(PictureError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                    done => done.map_err(|error| self.failed(&error)),
-                }
+                let written = still.write(picture, &mut file).and_then(|()| Ok(file.flush()?));
+                written.map_err(|error| self.failed(&error))
             }
             Self::File(path) => {
                 // What is no plain file (/dev/null, a fifo) is written in place.
                 let plain = std::fs::metadata(path).map_or(true, |there| there.is_file());
-                let mut name = path.file_name().unwrap_or_default().to_owned();
-                name.push(format!(".{}.part", std::process::id()));
-                let part = if plain { path.with_file_name(name) } else { path.clone() };
+                let part = if plain { part(path) } else { path.clone() };
                 let write = || -> Result<(), PictureError> {
                     let mut file = BufWriter::new(File::create(&part)?);
                     still.write(picture, &mut file)?;
@@ -131,6 +148,20 @@ impl fmt::Display for Target {
             Self::File(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// The name of a file while it is written.
+fn part(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Writes a text and the end of its line to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|error| Target::Stdout.failed(&error))
 }
 
 /// `frame.png` with something between its stem and its end: `frame-WHAT.png`.

@@ -1,4 +1,4 @@
-//! `ps`: the guest's processes, and how what is told of them was proven.
+//! `ps`: the guest's processes, and how each fact about them was proven.
 
 use core::fmt::Write as _;
 use core::ops::ControlFlow;
@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 use vgpu_perception::process::guest::GuestKernel;
 use vgpu_perception::process::nt::{ListStats, NtKernel, NtProcess, ProcessState, RootBy};
 use vgpu_perception::{Budget, Process, ProcessSource, Step};
-use vgpu_perception_host::{FoundKernel, Ram, Shared};
+use vgpu_perception_host::{FoundKernel, Ram};
 
 use crate::args;
 use crate::attach::attach;
 use crate::commands::Report;
 use crate::failure::Failure;
 use crate::look::message;
-use crate::progress::spinner;
-use crate::show::{hex, levels};
+use crate::progress::Progress;
+use crate::show::{hex, kind, levels};
+use crate::verbose;
 
 /// Steps of work between two looks at the clock.
 const BUDGET: u64 = 1 << 18;
@@ -25,33 +26,33 @@ const BUDGET: u64 = 1 << 18;
 pub(crate) fn ps(args: &args::Ps) -> Result<Report, Failure> {
     let guest = attach(&args.guest)?;
     let started = Instant::now();
-    let bar = spinner();
+    let bar = Progress::start("looking for the kernel");
     let found = guest.kernel_with(|progress| {
-        bar.set_message(message(&progress));
+        bar.say(|| message(&progress));
         ControlFlow::Continue(())
     });
-    bar.finish_and_clear();
+    drop(bar);
     let found = found?;
     let took = started.elapsed();
     match &found.kernel {
-        GuestKernel::Nt(kernel) => windows(&found.memory, kernel, took, args.all),
+        GuestKernel::Nt(kernel) => windows(&found, kernel, took, args.all),
         GuestKernel::Roots(_) => roots(&found, took),
     }
 }
 
-fn windows(ram: &Shared<Ram>, kernel: &NtKernel, took: Duration, all: bool) -> Result<Report, Failure> {
+fn windows(found: &FoundKernel<Ram>, kernel: &NtKernel, took: Duration, all: bool) -> Result<Report, Failure> {
     let mut source = kernel.processes();
     let mut listed = Vec::new();
-    let bar = spinner();
+    let bar = Progress::start("listing processes");
     loop {
-        match source.step(ram, &mut Budget::new(BUDGET))? {
+        match source.step(&found.memory, &mut Budget::new(BUDGET))? {
             Step::Found(process) => listed.push(process),
             Step::Pending => {}
             Step::Done => break,
         }
-        bar.set_message(format!("{} processes", listed.len()));
+        bar.say(|| format!("{} processes", listed.len()));
     }
-    bar.finish_and_clear();
+    drop(bar);
     let live = |one: &NtProcess| one.state == ProcessState::Alive && one.root != RootBy::Nothing;
     listed.retain(|one| all || live(one));
     listed.sort_by_key(|one| one.process.pid);
@@ -65,7 +66,21 @@ fn windows(ram: &Shared<Ram>, kernel: &NtKernel, took: Duration, all: bool) -> R
         },
         "milliseconds": took.as_secs_f64() * 1000.0,
     });
-    Ok(Report { json, text: table(kernel, &listed, stats, all), nothing: None, note: None })
+    let hidden = if all { 0 } else { stats.exited + stats.lost };
+    let mut text = format!(
+        "{} processes alive, {} exited, {} with an unknown address space{}; {}\n{}",
+        stats.alive,
+        stats.exited,
+        stats.lost,
+        if hidden > 0 { " (--all shows them)" } else { "" },
+        kind(&found.kernel),
+        table(&listed)
+    );
+    if verbose::is_enabled() {
+        text.push_str(&proofs(kernel, stats));
+    }
+    text.truncate(text.trim_end().len());
+    Ok(Report { json, text, nothing: None, note: None })
 }
 
 fn process(one: &NtProcess) -> Value {
@@ -137,7 +152,8 @@ fn described(kernel: &NtKernel) -> Value {
     })
 }
 
-fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -> String {
+/// A line for each process.
+fn table(listed: &[NtProcess]) -> String {
     let mut text = format!("{:>7} {:>7}  {:14} {:18} {:14} {}\n", "PID", "PPID", "CR3", "EPROCESS", "PEB", "NAME");
     for one in listed {
         let process = &one.process;
@@ -162,22 +178,16 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
             address(process.peb.map(|at| at.get())),
         );
     }
-    let hidden = if all { 0 } else { stats.exited + stats.lost };
-    let _ = writeln!(
-        text,
-        "\n{} alive, {} exited, {} with an unknown address space{}{}",
-        stats.alive,
-        stats.exited,
-        stats.lost,
-        if hidden > 0 { " (--all shows them)" } else { "" },
-        if stats.broken { "; the list is broken and was walked from both ends" } else { "" },
-    );
-    let version = kernel.version.map_or_else(|| "unknown version".to_owned(), |version| version.to_string());
-    let _ = writeln!(
-        text,
-        "Windows {version}, kernel at {}, CR3 {}, found by {}",
-        kernel.image.base, kernel.root, kernel.origin
-    );
+    text
+}
+
+/// Where the kernel is, and by which rule each field of its objects was found.
+fn proofs(kernel: &NtKernel, stats: ListStats) -> String {
+    let mut text = String::new();
+    if stats.broken {
+        text.push_str("\nthe list of processes is broken and was walked from both ends");
+    }
+    let _ = writeln!(text, "\nkernel at {}, CR3 {}, found by {}", kernel.image.base, kernel.root, kernel.origin);
     for (name, field) in kernel.layout.fields() {
         let _ = match field {
             Some(field) => writeln!(
@@ -192,7 +202,6 @@ fn table(kernel: &NtKernel, listed: &[NtProcess], stats: ListStats, all: bool) -
             None => writeln!(text, "  {:28} -       not proven: {}", name.to_string(), name.rule()),
         };
     }
-    text.truncate(text.trim_end().len());
     text
 }
 
@@ -207,19 +216,19 @@ fn roots(found: &FoundKernel<Ram>, took: Duration) -> Result<Report, Failure> {
             Step::Done => break,
         }
     }
-    let mut text = format!("{:14} {:14}\n", "CR3", "CR3 OF USER MODE");
+    let mut text = format!("{} address spaces; {}\n", listed.len(), kind(&found.kernel));
+    let _ = write!(text, "{:14} CR3 OF USER MODE", "CR3");
     for process in &listed {
         let user = process.user_root.map_or_else(|| "-".to_owned(), |root| root.to_string());
-        let _ = writeln!(text, "{:14} {user}", process.space.root.to_string());
+        let _ = write!(text, "\n{:14} {user}", process.space.root.to_string());
     }
     let space = found.kernel.space();
-    let _ = write!(
-        text,
-        "\n{} address spaces, by the kernel half that they share, {} levels",
-        listed.len(),
-        levels(space.mode)
-    );
-    let why = found.not_windows.map(|error| format!("not taken for Windows: {error}"));
+    if verbose::is_enabled() {
+        let _ = write!(text, "\n\nfound by the kernel (upper) half that they share; {} levels", levels(space.mode));
+        if let Some(error) = found.not_windows {
+            let _ = write!(text, "\nnot taken for Windows: {error}");
+        }
+    }
     let json = json!({
         "processes": listed.iter().map(plain).collect::<Vec<_>>(),
         "kernel": {
@@ -230,5 +239,5 @@ fn roots(found: &FoundKernel<Ram>, took: Duration) -> Result<Report, Failure> {
         },
         "milliseconds": took.as_secs_f64() * 1000.0,
     });
-    Ok(Report { json, text, nothing: None, note: why })
+    Ok(Report { json, text, nothing: None, note: None })
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 use vgpu_perception::PagingMode;
-use vgpu_perception::process::guest::GuestKernel;
+use vgpu_perception::abi::Backend;
+use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::region::{FrameInfo, Liveness, Sample};
-use vgpu_perception::scan::FoundBy;
+use vgpu_perception::scan::{Candidate, FoundBy};
 use vgpu_perception_host::Sighting;
 use vgpu_perception_mapped::Change;
 
@@ -74,45 +75,95 @@ pub(crate) fn scanned(look: &Look) -> Value {
     })
 }
 
-/// One line about a candidate.
-pub(crate) fn line(seen: &Sighting) -> String {
-    let candidate = &seen.candidate;
-    let process = &candidate.process;
-    let state = match seen.liveness {
+/// Whether a candidate's producer lives, as people say it.
+fn state(seen: &Sighting) -> &'static str {
+    match seen.liveness {
         Some(Liveness::Alive(_)) => "alive",
-        Some(Liveness::Stale(_)) => "stale",
-        Some(Liveness::Restarted(_)) => "restarted",
+        Some(Liveness::Stale(_)) => "stale (no heartbeat)",
+        Some(Liveness::Restarted(_)) => "restarted meanwhile",
         Some(Liveness::Unclear(_)) => "unclear",
         None if seen.gone.is_some() => "gone",
-        None => "unknown",
-    };
-    let name = process.name.map_or_else(|| "-".to_owned(), |name| name.to_string());
-    let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    format!(
-        "{state:9} base {:#x}  cr3 {:#x}  pid {pid}  {name}  {}  frame {}",
-        candidate.base.get(),
-        process.space.root.get(),
-        candidate.found.status,
-        candidate.found.frame_id
-    )
+        None => "not known yet",
+    }
 }
 
-/// What was looked at, in one line.
+/// Where a candidate is: its process by name where it has one, and the two numbers that options take.
+fn place(candidate: &Candidate<GuestPaging>) -> String {
+    let process = &candidate.process;
+    let mut text = String::new();
+    if let Some(name) = process.name {
+        text.push_str(&format!("{name}  "));
+    }
+    if let Some(pid) = process.pid {
+        text.push_str(&format!("pid {pid}  "));
+    }
+    text.push_str(&format!("base {:#x}  cr3 {:#x}", candidate.base.get(), process.space.root.get()));
+    text
+}
+
+/// One line about a candidate.
+pub(crate) fn line(seen: &Sighting) -> String {
+    let found = &seen.candidate.found;
+    format!("{:20}  {}  {}  frame {}", state(seen), place(&seen.candidate), found.status, found.frame_id)
+}
+
+/// The result of a search in one line.
+pub(crate) fn result(look: &Look) -> String {
+    let seen = look.survey.candidates();
+    let alive = seen.iter().filter(|one| one.is_alive()).count();
+    let others = seen.len() - alive;
+    let regions = |count: usize| if count == 1 { "region" } else { "regions" };
+    match (alive, others) {
+        (0, 0) => "no region".to_owned(),
+        (0, _) => format!("{others} {}, no live one", regions(others)),
+        (_, 0) => format!("{alive} live {}", regions(alive)),
+        _ => format!("{alive} live {}, {others} not live", regions(alive)),
+    }
+}
+
+/// What runs in the guest, as far as its processes tell.
+pub(crate) fn kind(kernel: &GuestKernel) -> String {
+    match kernel {
+        GuestKernel::Nt(kernel) => match kernel.version {
+            Some(version) => format!("Windows {version}"),
+            None => "Windows, of a version that could not be read".to_owned(),
+        },
+        GuestKernel::Roots(_) => "Linux or another system: processes have no names".to_owned(),
+    }
+}
+
+/// How a producer captures, in words.
+pub(crate) fn backend(backend: Backend) -> String {
+    match backend {
+        Backend::NONE => "nothing".to_owned(),
+        Backend::NVFBC => "NVIDIA's frame buffer capture (NvFBC)".to_owned(),
+        Backend::DDA => "desktop duplication (DDA)".to_owned(),
+        Backend::GDI => "GDI".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Millihertz as people say a refresh rate: 60 Hz, 59.94 Hz.
+pub(crate) fn hertz(millihertz: u32) -> String {
+    let (whole, rest) = (millihertz / 1000, millihertz % 1000);
+    match rest {
+        0 => format!("{whole} Hz"),
+        _ => format!("{whole}.{} Hz", format!("{rest:03}").trim_end_matches('0')),
+    }
+}
+
+/// What was searched, in one line.
 pub(crate) fn summary(look: &Look) -> String {
     let stats = look.survey.stats();
     let mut text = format!(
-        "looked at {} address spaces ({}), {} page tables, {} frames in {:.1} ms",
+        "searched {} address spaces, {} page tables, {} pages in {:.0} ms",
         stats.spaces,
-        match look.survey.kernel() {
-            GuestKernel::Nt(_) => "listed by a Windows kernel",
-            GuestKernel::Roots(_) => "by the kernel half that they share",
-        },
         stats.tables,
         stats.pages,
         look.survey.took().as_secs_f64() * 1000.0
     );
     if stats.skipped + stats.truncated > 0 {
-        text.push_str(&format!(" ({} stretches unreadable, {} spaces cut short)", stats.skipped, stats.truncated));
+        text.push_str(&format!("; {} stretches unreadable, {} spaces cut short", stats.skipped, stats.truncated));
     }
     text
 }
@@ -165,5 +216,17 @@ pub(crate) fn text<T>(sample: Sample<T>, show: impl FnOnce(T) -> String) -> Stri
     match sample {
         Sample::Fresh(value) => show(value),
         Sample::Skip(skip) => skip.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_as_people_say_them() {
+        for (millihertz, said) in [(60_000, "60 Hz"), (59_940, "59.94 Hz"), (143_998, "143.998 Hz"), (50, "0.05 Hz")] {
+            assert_eq!(hertz(millihertz), said);
+        }
     }
 }

@@ -178,9 +178,15 @@ pub(crate) fn stream(args: &Stream, json: bool) -> Result<Report, Failure> {
         return Err(Failure::Usage("--json and the frames both want standard output: give -o FILE".into()));
     }
     let format = Format::of(args.format, &args.output)?;
+    target.check()?;
+    if let Some(times) = &args.timestamps {
+        Target::of(times).check()?;
+    }
     let guest = attach(&args.guest)?;
     if !guest.is_live() {
-        return Err(Failure::Usage("this memory stands still: vgpu sample --stale takes its picture".into()));
+        return Err(Failure::Usage(
+            "this is a dump, in which nothing moves: vgpu sample --stale takes its picture".into(),
+        ));
     }
     let stop = Stop::on_signals(|| {})?;
     let mut times = args.timestamps.as_deref().map(Times::create).transpose()?;

@@ -17,3 +17,8 @@ pub(crate) fn say(what: impl FnOnce() -> String) {
         eprintln!("vgpu: {:>6} ms: {}", started.elapsed().as_millis(), what());
     }
 }
+
+/// Whether somebody wants to know.
+pub(crate) fn is_enabled() -> bool {
+    STARTED.get().is_some()
+}

@@ -20,6 +20,7 @@ use crate::args;
 use crate::attach::attach;
 use crate::blocks::{Blocks, Colours};
 use crate::failure::Failure;
+use crate::show;
 use crate::stop::Stop;
 
 #[derive(Debug, Args)]
@@ -66,7 +67,9 @@ pub(crate) fn watch(args: &Watch) -> Result<(), Failure> {
     }
     let guest = attach(&args.guest)?;
     if !guest.is_live() {
-        return Err(Failure::Usage("this memory stands still: vgpu sample --stale takes its picture".into()));
+        return Err(Failure::Usage(
+            "this is a dump, in which nothing moves: vgpu sample --stale takes its picture".into(),
+        ));
     }
     let name = args.guest.guest.clone().or_else(|| args.guest.qmp.clone());
     let name = name.unwrap_or_else(|| args.guest.pid.map(|pid| format!("pid {pid}")).unwrap_or_default());
@@ -211,8 +214,13 @@ fn facts(shown: &Shown) -> Vec<Line<'static>> {
     }
     let second = shown.status.map_or_else(String::new, |now| {
         format!(
-            "{} by {}, {} fps, heartbeat {}, epoch {}, error {}",
-            now.status, now.backend, now.applied_fps, now.heartbeat, now.run_epoch, now.error_code
+            "{} by {}, {} fps, heartbeat {}, session {}, error {}",
+            now.status,
+            show::backend(now.backend),
+            now.applied_fps,
+            now.heartbeat,
+            now.run_epoch,
+            now.error_code
         )
     });
     let third = shown.cursor.map_or_else(String::new, |now| {

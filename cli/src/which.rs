@@ -6,9 +6,10 @@ use vgpu_perception::scan::Candidate;
 use vgpu_perception_host::{Live, Ram, Sighting};
 use vgpu_perception_view::Feed;
 
-use crate::args::{Guest, Root, Which};
+use crate::args::{Guest, Which};
 use crate::failure::Failure;
 use crate::look::Look;
+use crate::numbers::Root;
 use crate::show;
 
 /// What was asked for: the more is given, the fewer regions fit.
@@ -107,7 +108,7 @@ impl<'a> Choice<'a> {
                 lines.join("\n  ")
             ));
         }
-        let hint = if all.is_empty() { "" } else { "; --stale takes a region whose producer does not live" };
+        let hint = if all.is_empty() { "" } else { "; --stale takes a stale region (no heartbeat)" };
         let text = format!("{}{hint}", show::advice(look));
         if look.unusable.is_some() { Failure::Guest(text) } else { Failure::Nothing(text) }
     }

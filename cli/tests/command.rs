@@ -105,17 +105,18 @@ fn maps_that_do_not_fit() {
     let dir = Dir::new("maps");
     let file = dir.path("ram");
     fs::write(&file, vec![1; 1 << 16]).unwrap();
-    for (map, says) in [
-        (&["--map", "0:1G:0"][..], "0x10000 bytes"),
-        (&["--map", "0:32K:0", "--map", "16K:32K:32K"][..], "overlap"),
-        (&["--map", "0:x:0"][..], "\"x\""),
-        (&["--map", "0:4K"][..], "0:4K"),
-        (&["--map", "0:0:0"][..], "0"),
+    // What is no map is wrong usage; a map that the file does not have is the guest's.
+    for (map, wanted, says) in [
+        (&["--map", "0:1G:0"][..], 3, "64 KiB (0x10000 bytes)"),
+        (&["--map", "0:32K:0", "--map", "16K:32K:32K"][..], 2, "overlap"),
+        (&["--map", "0:x:0"][..], 2, "--map: segment 0 \"0:x:0\": len \"x\""),
+        (&["--map", "0:4K"][..], 2, "0:4K"),
+        (&["--map", "0:0:0"][..], 2, "has no bytes"),
     ] {
         let mut args = vec!["find", file.as_str()];
         args.extend(map);
         let (code, text) = refused(&args);
-        assert!(code == 3 && text.contains(says), "{map:?}: {code} {text}");
+        assert!(code == wanted && text.contains(says), "{map:?}: {code} {text}");
     }
     let (code, text) = refused(&["find", &file, "--machine", "pdp11"]);
     assert!(code == 2 && text.contains("pdp11") && text.contains("q35"), "{text}");
@@ -184,6 +185,13 @@ fn what_is_done_is_said_where_somebody_asks() {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     assert!(!text(&quiet.stderr).contains(" ms: "), "{}", text(&quiet.stderr));
     let steps = text(&said.stderr);
+    assert!(text(&quiet.stdout).starts_with("2 regions, no live one\n"), "{}", text(&quiet.stdout));
+    assert!(text(&quiet.stdout).contains("  stale (no heartbeat)  base 0x"), "{}", text(&quiet.stdout));
+    assert!(!text(&quiet.stdout).contains("searched "), "{}", text(&quiet.stdout));
+    let details = text(&said.stdout);
+    for detail in ["Linux or another system: processes have no names", "searched ", " page tables, ", " pages in "] {
+        assert!(details.contains(detail), "{detail}: {details}");
+    }
     for step in ["attaching to", "attached: ", "searched; ", "candidates live"] {
         assert!(steps.contains(step), "{step}: {steps}");
     }
@@ -225,10 +233,14 @@ fn the_processes_of_a_windows_guest() {
     assert_eq!(gone["state"], "exited");
 
     let text = String::from_utf8(over(&dir, &guest.ram, &["ps"]).stdout).unwrap();
-    for says in ["vgpu-agent.exe", "1 exited", "--all", "Windows 10.0.19041", "VadRoot", "DirectoryTableBase names no"]
-    {
-        assert!(text.contains(says), "{says}: {text}");
+    let first = text.lines().next().unwrap();
+    for says in ["processes alive", "1 exited", "(--all shows them)", "Windows 10.0.19041"] {
+        assert!(first.contains(says), "{says}: {first}");
     }
+    assert!(text.contains("vgpu-agent.exe") && text.contains("DirectoryTableBase names no"), "{text}");
+    assert!(!text.contains("VadRoot"), "where fields lie is a detail: {text}");
+    let text = String::from_utf8(over(&dir, &guest.ram, &["ps", "-v"]).stdout).unwrap();
+    assert!(text.contains("VadRoot") && text.contains("found by the processor start block"), "{text}");
     let found = json_of(&over(&dir, &guest.ram, &["find", "--json", "--wait-ms", "250"]));
     let agent = found["candidates"].as_array().unwrap().iter().find(|one| one["process"] == "vgpu-agent.exe").unwrap();
     assert_eq!(agent["base"], format!("{:#x}", truth.shared.region.base.get()));
@@ -257,7 +269,16 @@ fn the_address_spaces_of_another_guest() {
         assert!(listed.iter().any(|one| one["cr3"] == root.as_str() && one["pid"].is_null()), "{root}");
     }
     assert_eq!(report["kernel"]["system"], "roots");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("not taken for Windows"));
+    assert!(report["kernel"]["not_windows"].is_string());
+    let said = |args: &[&str]| {
+        let output = over(&dir, &guest.guest.ram, args);
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (text, errors) = said(&["ps"]);
+    let first = text.lines().next().unwrap();
+    assert!(first.ends_with("address spaces; Linux or another system: processes have no names"), "{first}");
+    assert!(!errors.contains("Windows") && !text.contains("Windows"), "no error: {errors}");
+    assert!(said(&["ps", "-v"]).0.contains("not taken for Windows"));
 }
 
 #[test]

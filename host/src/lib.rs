@@ -5,7 +5,24 @@
 //! says; [`Survey::confirm`] then gives the producers whose heartbeat moved, each as a [`Live`] from which frames are
 //! taken. A [`Watch`] does all of that in steps, and goes on after a producer has restarted or the guest has rebooted.
 //!
+//! ```no_run
+//! use vgpu_perception_host::{Guest, Sample};
+//!
+//! let guest = Guest::attach("win11")?;
+//! let mut survey = guest.survey()?;
+//! std::thread::sleep(survey.wait());
+//! let mut picture = vec![0; 3840 * 2160 * 4];
+//! for mut live in survey.confirm()? {
+//!     if let Sample::Fresh(frame) = live.frame(&mut picture)? {
+//!         println!("frame {}: {} x {}", frame.desc.frame_id, frame.desc.width, frame.desc.height);
+//!     }
+//! }
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
 //! Nothing here sleeps, starts a thread or writes to the guest.
+//!
+//! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
 #![forbid(unsafe_code)]
 
 pub mod attach;

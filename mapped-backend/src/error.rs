@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::map::{MapError, Segment};
+use crate::size::bytes;
 
 /// RAM files that cannot be read as the map says.
 #[derive(Debug)]
@@ -118,13 +119,15 @@ impl fmt::Display for OpenError {
             }
             Self::Empty { path, len } => write!(
                 f,
-                "{}: {len} bytes, none of them ever written; start the guest, and share its RAM (share=on)",
-                path.display()
+                "{}: {}, none of it ever written; start the guest, and share its RAM (share=on)",
+                path.display(),
+                bytes(*len)
             ),
             Self::TooShort { path, segment, len } => write!(
                 f,
-                "{}: has {len:#x} bytes, but segment {segment} ends at {:#x}; give the map of this machine",
+                "{}: has {} ({len:#x} bytes), but segment {segment} ends at {:#x}; give the map of this machine",
                 path.display(),
+                bytes(*len),
                 segment.offset.saturating_add(segment.len)
             ),
             Self::NoSuchFile { segment, files } => {
@@ -137,12 +140,14 @@ impl fmt::Display for OpenError {
             ),
             Self::HugeHoles { path, len, allocated } => write!(
                 f,
-                "{}: {allocated:#x} of {len:#x} bytes of huge pages exist, and reading the others would allocate them; start the \
-                 guest with preallocated memory (prealloc=on), or read it through its process (pid:N)",
-                path.display()
+                "{}: {} of {} of huge pages exist, and reading the others would allocate them; start the guest with \
+                 preallocated memory (prealloc=on), or read it through its process (pid:N)",
+                path.display(),
+                bytes(*allocated),
+                bytes(*len)
             ),
             Self::Shrunk { path, was, now } => {
-                write!(f, "{}: shrank from {was:#x} to {now:#x} bytes; open it anew", path.display())
+                write!(f, "{}: shrank from {} to {}; open it anew", path.display(), bytes(*was), bytes(*now))
             }
             Self::NotReadOnly { path, source } => write!(
                 f,

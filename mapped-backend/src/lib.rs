@@ -10,6 +10,8 @@
 //! # let _ = word;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
 #![deny(unsafe_code)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
@@ -25,6 +27,7 @@ mod populate;
 mod probe;
 mod ram;
 mod raw;
+mod size;
 
 pub use core_file::{CoreError, CoreFile, CoreFormat, CoreLayout, Foreign, ReadAt, Registers};
 pub use error::OpenError;
@@ -36,3 +39,4 @@ pub use populate::Populate;
 pub use probe::{Change, ChangeProbe};
 pub use ram::{GuestRam, RamOptions};
 pub use raw::{MAX_GUARDED, MappedView, SigbusGuard, ViewList};
+pub use size::bytes;

@@ -324,7 +324,7 @@ impl fmt::Display for MapError {
                 write!(f, "segments {lower} and {upper} overlap in guest physical memory: one of them is wrong")
             }
             Self::RamSize { bytes } => {
-                write!(f, "a machine with {bytes} bytes of RAM cannot be: give its size in whole 4 KiB pages")
+                write!(f, "{bytes} bytes are no whole number of 4 KiB pages, as the RAM of a machine is")
             }
             Self::MaxRamBelow4g { bytes } => {
                 write!(f, "max-ram-below-4g {bytes:#x} is not between one page and 4 GiB in whole pages")

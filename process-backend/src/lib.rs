@@ -16,6 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
+//!
 //! # What is weaker than with a mapped file
 //!
 //! A mapped file is read by loads of this program. Here the kernel copies, and it promises no more than `memcpy` does:

@@ -21,6 +21,8 @@
 //! }
 //! # let _ = (Nv12::new(Colors::default()), Damage::new(7));
 //! ```
+//!
+//! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
 #![forbid(unsafe_code)]
 
 mod damage;

@@ -16,6 +16,10 @@
 //! let found = naive::translate(&guest.ram, space.naive(), 0x40_1000).unwrap();
 //! assert_eq!(guest.ram.load_u64(vgpu_perception::Gpa::new(found.gpa)), Ok(7));
 //! ```
+//!
+//! [`RunningGuest`] is one in a RAM file with a producer that publishes: what examples attach to.
+//!
+//! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -30,6 +34,7 @@ pub mod naive;
 mod ram;
 pub mod region;
 mod rng;
+mod running;
 mod search;
 pub mod windows;
 
@@ -42,4 +47,5 @@ pub use linux::{LinuxOptions, StandardLinux, standard_linux};
 pub use ram::Ram;
 pub use region::{Field, Region, RegionImage, RegionInRam, Ring};
 pub use rng::Rng;
+pub use running::RunningGuest;
 pub use search::candidates;

@@ -68,6 +68,7 @@ fn tour(args: &args::Demo, quiet: bool, remains: &Remains, stop: &Stop) -> Resul
     let mut guide = Guide { quiet, step: 0 };
     let target = Target::of(&args.output);
     let still = Still::of(None, &args.output)?;
+    target.check()?;
     let system = if args.windows { "Windows" } else { "Linux" };
     guide.say(&format!(
         "Building a {system} guest of 4 GiB in a sparse file, and starting a producer in another process"

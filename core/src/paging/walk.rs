@@ -274,7 +274,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// The fast path from the PML4E at `at`, with each level known to the compiler: three tables and a page of 4 KiB.
-    /// What is anything else goes on [`aside`](Self::aside) with the entry that was read.
+    /// Anything else continues on the [`slow_path`](Self::slow_path) with the entry that was read.
     #[inline(always)]
     fn descend<T: Record<R>>(
         &self,
@@ -292,7 +292,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 if !entry.is_present() || entry.get() & $not != 0 {
                     // A copy, so that what was passed itself stays out of memory.
                     let Passed { grants, residence } = passed;
-                    let found = self.aside($level, entry, (grants, residence), gva, record)?;
+                    let found = self.slow_path($level, entry, (grants, residence), gva, record)?;
                     return Ok(found);
                 }
                 passed.grants = passed.grants.and(entry);
@@ -331,7 +331,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Goes on from an entry of `level` that is no plain one, step by step.
     #[cold]
     #[inline(never)]
-    fn aside<T: Record<R>>(
+    fn slow_path<T: Record<R>>(
         &self,
         level: Level,
         entry: Pte,

@@ -15,13 +15,24 @@ use super::error::{AttachError, AttachErrorKind};
 /// A guest can write anything at the start of its RAM: a file that a virtual machine has mapped is RAM, whatever it
 /// says.
 pub(super) fn is_one(path: &Path) -> bool {
+    reads_like(path).is_some()
+}
+
+/// What to do with the file at `path`, where it begins as one does that is no RAM.
+pub(super) fn reads_like(path: &Path) -> Option<String> {
     let mut start = [0; 64];
-    let Ok(mut file) = File::open(path) else { return false };
+    let mut file = File::open(path).ok()?;
     if !file.metadata().is_ok_and(|meta| meta.is_file()) || file.read_exact(&mut start).is_err() {
-        return false;
+        return None;
     }
-    let known = start.starts_with(b"\x7fELF") || start.starts_with(b"EMiL") || Foreign::of(&start).is_some();
-    known && mappers(path).is_none_or(|mappers| mappers.is_empty())
+    let dump = format!("give core:{} if it is a dump", path.display());
+    let said = match Foreign::of(&start) {
+        Some(foreign) => foreign.to_string(),
+        None if start.starts_with(b"\x7fELF") => format!("this is an ELF file: {dump}"),
+        None if start.starts_with(b"EMiL") => format!("this is a LiME dump: {dump}"),
+        None => return None,
+    };
+    mappers(path).is_none_or(|mappers| mappers.is_empty()).then_some(said)
 }
 
 /// Opens the dump at `path`, and gives a root that some processor had loaded, where the dump says.

@@ -1,8 +1,8 @@
 //! A guest by the files that hold its RAM: nobody says whose they are, so what can be checked is checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use vgpu_perception_mapped::{GuestRam, RamFile, SegmentMap};
+use vgpu_perception_mapped::{GuestRam, MapError, RamFile, SegmentMap};
 
 use super::error::{AttachError, AttachErrorKind};
 use super::source;
@@ -24,6 +24,7 @@ pub(super) fn open(spec: &GuestSpec, paths: &[PathBuf], notes: &mut Vec<String>)
                 ),
             ));
         }
+        notes.extend(doubt(path));
         files.push(file);
     }
     let map = layout(spec, &files, notes)?;
@@ -36,7 +37,7 @@ fn layout(spec: &GuestSpec, files: &[RamFile], notes: &mut Vec<String>) -> Resul
     }
     let sizes: Vec<u64> = files.iter().map(RamFile::len).collect();
     if let Some((machine, options)) = spec.machine {
-        return Ok(machine.map(&sizes, options)?);
+        return machine.map(&sizes, options).map_err(|error| refused(files, &error));
     }
     let total = sizes.iter().fold(0_u64, |sum, len| sum.saturating_add(*len));
     // Below 2 GiB every known machine has all of its RAM at 0.
@@ -44,7 +45,8 @@ fn layout(spec: &GuestSpec, files: &[RamFile], notes: &mut Vec<String>) -> Resul
         if files.len() > 1 {
             notes.push("assumed: the files lie end to end from guest physical 0, in the order given".to_owned());
         }
-        return Ok(vgpu_perception_mapped::Machine::Microvm.map(&sizes, Default::default())?);
+        let map = vgpu_perception_mapped::Machine::Microvm.map(&sizes, Default::default());
+        return map.map_err(|error| refused(files, &error));
     }
     let first = files.first().map(|file| file.path().display().to_string()).unwrap_or_default();
     Err(AttachError::new(
@@ -57,30 +59,21 @@ fn layout(spec: &GuestSpec, files: &[RamFile], notes: &mut Vec<String>) -> Resul
     ))
 }
 
+/// A map that the files cannot have, with the files that it is about.
+fn refused(files: &[RamFile], error: &MapError) -> AttachError {
+    let names: Vec<_> = files.iter().map(|file| file.path().display().to_string()).collect();
+    let doubts: String = files.iter().filter_map(|file| doubt(file.path())).map(|doubt| format!("; {doubt}")).collect();
+    AttachError::new(AttachErrorKind::Layout, format!("{}: {error}{doubts}", names.join(", ")))
+}
+
 /// A number of bytes as people say it.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) if bytes.is_multiple_of(1 << shift) => format!("{} {unit}", bytes >> shift),
-        Some((unit, shift)) => {
-            let hundredths = (u128::from(bytes) * 100) >> shift;
-            format!("{}.{:02} {unit}", hundredths / 100, hundredths % 100)
-        }
-        None => format!("{bytes} bytes"),
-    }
+    vgpu_perception_mapped::bytes(bytes)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_as_people_say_them() {
-        for (number, text) in
-            [(3 << 30, "3 GiB"), (0xb000_0000, "2.75 GiB"), (100, "100 bytes"), (u64::MAX, "16777215.99 TiB")]
-        {
-            assert_eq!(bytes(number), text);
-        }
-    }
+/// What a file's first bytes say against its being RAM. A guest can write the same there: it is a hint, no more.
+fn doubt(path: &Path) -> Option<String> {
+    let hint = super::core_file::reads_like(path)?;
+    Some(format!("{} begins as no RAM does: {hint}", path.display()))
 }
