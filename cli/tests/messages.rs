@@ -50,7 +50,7 @@ fn named(guest: &RunningGuest) -> Vec<String> {
     let map =
         |at: &vgpu_perception_testkit::FileSegment| format!("--map={:#x}:{:#x}:{:#x}", at.gpa.get(), at.len, at.offset);
     let ram = format!("ram:{}", guest.ram().display());
-    std::iter::once(ram).chain(guest.segments().iter().map(map)).collect()
+    core::iter::once(ram).chain(guest.segments().iter().map(map)).collect()
 }
 
 #[test]

@@ -15,7 +15,6 @@ pub fn bytes(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-
 mod tests {
     use super::*;
 
