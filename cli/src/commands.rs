@@ -57,7 +57,7 @@ pub(crate) fn found(look: &Look) -> Report {
     let seen = look.survey.candidates();
     let candidates: Vec<_> = seen.iter().map(show::candidate).collect();
     let mut lines = vec![show::result(look)];
-    lines.extend(seen.iter().map(|one| format!("  {}", show::line(one))));
+    lines.extend(seen.iter().map(show::row));
     if verbose::is_enabled() {
         lines.push(show::kind(look.survey.kernel()));
         lines.push(show::summary(look));
@@ -224,9 +224,8 @@ pub(crate) fn status(args: &args::Status) -> Result<Report, Failure> {
             "status    {}",
             show::text(status, |now| {
                 format!(
-                    "{} by {}, heartbeat {}, session {}, {} frames a second, error {}",
-                    now.status,
-                    show::backend(now.backend),
+                    "{}, heartbeat {}, session {}, {} frames a second, error {}",
+                    show::capture(&now),
                     now.heartbeat,
                     now.run_epoch,
                     now.applied_fps,

@@ -75,7 +75,7 @@ impl From<SurveyError> for Failure {
         match error {
             SurveyError::Find(FindError::Memory(error)) => error.into(),
             SurveyError::Find(FindError::Root(error)) => Self::Guest(format!("{error}; give another --cr3, or auto")),
-            SurveyError::Find(FindError::NoKernel) => Self::Guest(format!("{error}; see --machine and --map")),
+            SurveyError::Find(FindError::NoKernel) => Self::Guest(format!("{error} See --machine and --map.")),
             error => Self::Guest(error.to_string()),
         }
     }

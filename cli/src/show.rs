@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vgpu_perception::PagingMode;
 use vgpu_perception::abi::Backend;
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
-use vgpu_perception::region::{FrameInfo, Liveness, Sample};
+use vgpu_perception::region::{FrameInfo, Liveness, Sample, StatusSnapshot};
 use vgpu_perception::scan::{Candidate, FoundBy};
 use vgpu_perception_host::Sighting;
 use vgpu_perception_mapped::Change;
@@ -104,7 +104,13 @@ fn place(candidate: &Candidate<GuestPaging>) -> String {
 /// One line about a candidate.
 pub(crate) fn line(seen: &Sighting) -> String {
     let found = &seen.candidate.found;
-    format!("{:20}  {}  {}  frame {}", state(seen), place(&seen.candidate), found.status, found.frame_id)
+    format!("{}  {}  {}  frame {}", state(seen), place(&seen.candidate), found.status, found.frame_id)
+}
+
+/// The same as a line of a table.
+pub(crate) fn row(seen: &Sighting) -> String {
+    let state = state(seen);
+    format!("  {state:20}{}", line(seen).strip_prefix(state).unwrap_or_default())
 }
 
 /// The result of a search in one line.
@@ -132,14 +138,14 @@ pub(crate) fn kind(kernel: &GuestKernel) -> String {
     }
 }
 
-/// How a producer captures, in words.
-pub(crate) fn backend(backend: Backend) -> String {
-    match backend {
-        Backend::NONE => "nothing".to_owned(),
-        Backend::NVFBC => "NVIDIA's frame buffer capture (NvFBC)".to_owned(),
-        Backend::DDA => "desktop duplication (DDA)".to_owned(),
-        Backend::GDI => "GDI".to_owned(),
-        other => other.to_string(),
+/// What a producer does and how it captures, in words.
+pub(crate) fn capture(now: &StatusSnapshot) -> String {
+    let status = now.status;
+    match now.backend {
+        Backend::NONE => status.to_string(),
+        Backend::NVFBC => format!("{status} by NVIDIA's frame buffer capture (NvFBC)"),
+        Backend::DDA => format!("{status} by desktop duplication (DDA)"),
+        other => format!("{status} by {other}"),
     }
 }
 

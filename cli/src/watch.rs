@@ -214,9 +214,8 @@ fn facts(shown: &Shown) -> Vec<Line<'static>> {
     }
     let second = shown.status.map_or_else(String::new, |now| {
         format!(
-            "{} by {}, {} fps, heartbeat {}, session {}, error {}",
-            now.status,
-            show::backend(now.backend),
+            "{}, {} fps, heartbeat {}, session {}, error {}",
+            show::capture(&now),
             now.applied_fps,
             now.heartbeat,
             now.run_epoch,
