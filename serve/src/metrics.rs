@@ -1,4 +1,4 @@
-//! What a collector of metrics is told.
+//! The metrics, as a collector reads them.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

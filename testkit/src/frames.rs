@@ -1,4 +1,4 @@
-//! Which physical frames are given out, and where.
+//! Which physical pages are given out, and where.
 
 use std::collections::BTreeMap;
 

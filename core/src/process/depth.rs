@@ -1,4 +1,4 @@
-//! How deep a guest's tables are, where nobody says.
+//! Whether a guest's page tables have 4 or 5 levels, if the caller does not say.
 
 use crate::addr::{Cr3, Gva};
 use crate::paging::{AddressSpace, Hardware, PageWalker, PagingMode, WalkError, WalkErrorKind};

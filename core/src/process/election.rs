@@ -1,5 +1,5 @@
-//! The roots of a guest of which nothing is known: every set of possible top tables that agree with each other is a
-//! candidate for the guest.
+//! The page-table roots of a guest, from its RAM alone: every set of possible top tables that agree with each other is
+//! a candidate for the guest's kernel.
 
 use super::groups::{GroupPass, HALF, RootGroups, WHOLE};
 use super::pages::{PAIR, Pages};

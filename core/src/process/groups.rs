@@ -1,5 +1,5 @@
-//! Groups of roots: a guest's RAM can hold those of several kernels (the one that runs, the one of the boot before, one
-//! that a program made up), and nothing that lies still tells them apart. So all are handed out, in turn.
+//! Groups of roots. A guest's RAM can hold roots of several kernels: the one that runs, the one of the boot before, one
+//! that a program made up. Memory alone does not show which one runs, so every group is handed out, in turn.
 
 use super::depth::guess_mode;
 use super::pages::{PAIR, Pages};

@@ -1,8 +1,7 @@
-//! A guest of which nobody says what runs in it: a Windows kernel where there is one, else roots that share a kernel
-//! half.
+//! The kernel of any guest: a Windows kernel if there is one, otherwise the roots that share a kernel (upper) half.
 //!
-//! For callers that want one code path. Who knows what the guest runs uses [`nt`](super::nt) or [`roots`](super::roots)
-//! directly.
+//! This gives callers one code path. A caller that knows what the guest runs can use [`nt`](super::nt) or
+//! [`roots`](super::roots) directly.
 
 use core::fmt;
 

@@ -1,7 +1,7 @@
-//! Where a guest's RAM lies when only the process can be asked: the words it was started with, and what it has mapped.
+//! Where a guest's RAM lies, by its process alone: from its command line and its mappings.
 //!
-//! Words give sizes and an order, mappings give addresses. Where several mappings fit, every assignment is a layout,
-//! and what is found in RAM has to tell which is right (`proof.rs`).
+//! The command line gives sizes and an order, mappings give addresses. If several mappings fit, every assignment is a
+//! layout, and the page tables in RAM show which one is right (`proof.rs`).
 
 use vgpu_perception::Gpa;
 use vgpu_perception_mapped::{HighBase, Machine, MachineOptions, SegmentMap};

@@ -1,7 +1,7 @@
-//! What a process has mapped, and which file a mapping shows: `/proc/PID/maps`, looked things up in.
+//! What a process has mapped, and which file a mapping shows, by `/proc/PID/maps`.
 //!
-//! The text comes from the kernel, but names in it are chosen by others: nothing here trusts a name, and a line that is
-//! none is dropped.
+//! The text comes from the kernel, but names in it are chosen by others: nothing here trusts a name, and what is no
+//! line of that format is dropped.
 
 use core::ops::Range;
 

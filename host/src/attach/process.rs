@@ -1,4 +1,5 @@
-//! A guest by its process: no monitor is asked, the layout is taken from its words and mappings and proven in RAM.
+//! A guest by its process: the layout comes from its command line and mappings, and is proven in RAM. No monitor is
+//! asked.
 
 use core::ops::Range;
 

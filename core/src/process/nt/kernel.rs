@@ -1,4 +1,4 @@
-//! A Windows kernel that was found: what is kept of it, and how that is told to be still so.
+//! A Windows kernel that was found, and the check whether it still runs.
 
 use super::attach::KernelAttach;
 use super::eprocess::Object;

@@ -1,4 +1,4 @@
-//! A kernel in a guest of which nothing is known but its RAM.
+//! Finds a Windows kernel from the guest's RAM alone.
 
 use heapless::Vec;
 

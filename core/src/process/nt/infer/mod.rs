@@ -1,8 +1,9 @@
-//! Where the fields lie, told from the objects themselves. No table of versions is asked.
+//! Field offsets, inferred from the objects themselves: no symbols and no table of versions are needed.
 //!
 //! Each field has a rule that its content obeys in every process, and that nothing else in the object obeys. An offset
-//! that breaks the rule in one process is out; an offset counts as proven when it alone is left and enough processes
-//! spoke for it. A file has the rules of the fields that are inferred together, with what a user is told of them.
+//! that breaks the rule in one process is out; an offset is proven when it alone is left and enough processes obey the
+//! rule there. Each file has the rules of the fields that are inferred together, and the text that users read about
+//! them.
 //!
 //! ```text
 //! links ─► tables ─► life (ExitStatus, CreateTime, ExitTime) ─► environment (Peb, SectionBaseAddress, parent) ─► descriptors
