@@ -19,7 +19,7 @@ fmt:
 check:
     .ci/run format prose clippy
 
-# The quick round: the tests of what everything else rests on, in under five minutes from a fresh clone
+# The quick round: format, prose, and the tests of what everything else rests on
 quick:
     .ci/run format prose quick
 
