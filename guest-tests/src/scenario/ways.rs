@@ -21,8 +21,8 @@ pub(super) const SMALL: Options = Options { ram_mib: 512, ..Options::PC };
 /// Puts the hole so low that even a small guest has RAM on both sides of it.
 pub(super) const SPLIT: &[&str] = &["-machine", "max-ram-below-4g=256M"];
 
-/// Memory devices beside the RAM, and what they add in MiB. An nvdimm is a file; a virtio-mem device is there as a whole
-/// from the start, though the guest has been given none of it.
+/// Memory devices beside the RAM, and what they add in MiB. An nvdimm is a file; a virtio-mem device is there as a
+/// whole from the start, though the guest has been given none of it.
 const DEVICES: [(&str, &[&str], u64); 2] = [
     (
         "nvdimm",
