@@ -3,10 +3,10 @@
 //! What a copy takes depends on what the copy before left behind: stores past the caches are slow to lines that lie in
 //! them, plain ones to lines that do not, and a part of the buffer that nobody has touched costs page faults. A method
 //! that is tried between copies by another one is measured in a state that it would never meet if it were in use. So
-//! it copies to a part of the buffer once or twice, which *primes* that part, and is measured when the part is copied to
-//! once more: in the next frames, where the caller uses its buffer again. Where it does not, every part is new to every
-//! method, and that is what is measured. (Seen on an Intel Xeon: a copy past the caches takes twice as long once, a
-//! plain one after that half as long again, twice.)
+//! it copies to a part of the buffer once or twice, which *primes* that part, and is measured when the part is copied
+//! to once more: in the next frames, where the caller uses its buffer again. Where it does not, every part is new to
+//! every method, and that is what is measured. (Seen on an Intel Xeon: a copy past the caches takes twice as long once,
+//! a plain one after that half as long again, twice.)
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
 
@@ -62,8 +62,8 @@ impl Primed {
         self.copied.fetch_add(bytes, Relaxed);
     }
 
-    /// `method` copies to `at`, and waits for the next copies to that place: it is measured with the second one from now
-    /// on, or with the next one where it is `brief`. Gives whether there was room for it.
+    /// `method` copies to `at`, and waits for the next copies to that place: it is measured with the second one from
+    /// now on, or with the next one where it is `brief`. Gives whether there was room for it.
     pub(crate) fn wait(&self, at: u64, method: u8, brief: bool) -> bool {
         let new = Waiting::new(at, method, brief, self.now());
         self.slots.iter().any(|slot| slot.compare_exchange(0, new.0, Relaxed, Relaxed).is_ok())

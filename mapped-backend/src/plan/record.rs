@@ -10,9 +10,9 @@
 //! # What it costs
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
-//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it has
-//! settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is left;
-//! what it did cost is what it is charged.
+//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it
+//! has settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
+//! left; what it did cost is what it is charged.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
 use super::primed::Primed;
@@ -324,8 +324,8 @@ impl Record {
 
     /// Puts the fastest method in use, and gives its rate. A difference of less than half a percent changes nothing.
     ///
-    /// Once the record has settled, only a method that was measured just now takes over: what was measured of the others
-    /// is of a time when the machine did something else, perhaps less.
+    /// Once the record has settled, only a method that was measured just now takes over: what was measured of the
+    /// others is of a time when the machine did something else, perhaps less.
     fn elect(&self, wanted: Wanted, step: Step) -> Rate {
         let best = self.best_of(wanted);
         let has_settled = self.settled.load(Relaxed) != 0;
