@@ -25,12 +25,17 @@ LINES = "core/src/region/lines.rs"
 LIVENESS = "core/src/region/liveness.rs"
 TRAIL = "core/src/paging/trail.rs"
 RECORD = "mapped-backend/src/plan/record.rs"
+PRIMED = "mapped-backend/src/plan/primed.rs"
 
 # Name, file of tests, the test of it that has to fail, and the replacements in one or more files.
 MUTATIONS = [
     ("credit for trials taken in two steps", LOOM, "threads_do_not_spend_the_same_credit_for_trials", [
-        (RECORD, "let before = self.credit.fetch_sub(expected, Relaxed);",
-         "let before = self.credit.load(Relaxed);\n        self.credit.store(before.wrapping_sub(expected), Relaxed);"),
+        (RECORD, "let before = self.credit.fetch_sub(all, Relaxed);",
+         "let before = self.credit.load(Relaxed);\n        self.credit.store(before.wrapping_sub(all), Relaxed);"),
+    ]),
+    ("a trial that was begun is taken in two steps", LOOM, "threads_take_in_samples_of_one_record", [
+        (PRIMED, "slot.compare_exchange(waiting.0, next, Relaxed, Relaxed).is_ok()",
+         "{\n                slot.store(next, Relaxed);\n                true\n            }"),
     ]),
     ("second look at the number removed", LOOM, "the_cursor_moves_during_a_read", [
         (SEQLOCK, "Ok(self.mem.load_u32(self.at)? == self.seq)", "Ok(self.mem.load_u32(self.at).is_ok())"),

@@ -93,5 +93,5 @@ fn threads_do_not_spend_the_same_credit_for_trials() {
 
 #[test]
 fn threads_take_in_samples_of_one_record() {
-    check("samples", 2, &["one method", "two methods"], chooser::samples_are_kept_or_lost_whole);
+    check("samples", 2, &["first ends it", "second ends it"], chooser::samples_are_kept_or_lost_whole);
 }
