@@ -113,12 +113,17 @@ impl Monitor {
         }
     }
 
-    /// Waits for the greeting and leaves the negotiation mode.
-    pub(super) fn negotiate(&mut self) -> Result<(), AttachError> {
+    /// Waits for the greeting.
+    pub(super) fn greet(&mut self) -> Result<(), AttachError> {
         let greeting = self.receive()?;
         if greeting.get("QMP").is_none() {
             return Err(self.failed(AttachErrorKind::Monitor, "what answers there is no QMP monitor of QEMU"));
         }
+        Ok(())
+    }
+
+    /// Leaves the negotiation mode.
+    pub(super) fn enable(&mut self) -> Result<(), AttachError> {
         self.execute("qmp_capabilities", &json!({})).map(drop)
     }
 

@@ -13,9 +13,13 @@ use super::{Found, peer};
 /// Asks QEMU. Its guest is interrupted for the moment that reading registers takes.
 pub(super) fn by_monitor(address: &MonitorAddress) -> Result<Found, AttachError> {
     let mut monitor = Monitor::connect(address)?;
+    // Of a TCP connection that is not accepted yet the kernel does not say whose it is; the greeting shows that it was.
+    let is_tcp = matches!(address, MonitorAddress::Tcp(_));
+    let greeting = if is_tcp { monitor.greet() } else { Ok(()) };
     // Taken hold of before anything is asked: an answer then proves that it lives, and that its number is its own.
     let vm = peer::vm_behind(&monitor, address);
-    let answers = monitor.negotiate();
+    let greeting = if is_tcp { greeting } else { monitor.greet() };
+    let answers = greeting.and_then(|()| monitor.enable());
     // A monitor that is none says more than who is behind it.
     let vm = match (answers, vm) {
         (Ok(()), vm) => vm?,
