@@ -4,9 +4,9 @@ use core::ops::ControlFlow;
 use core::time::Duration;
 use std::time::Instant;
 
-use vgpu_perception::find::{FindPhase, FindProgress};
+use vgpu_perception::find::{FindError, FindPhase, FindProgress};
 use vgpu_perception_host::attach::why_frozen;
-use vgpu_perception_host::{Guest, Live, Ram, Shared, Sighting, Survey};
+use vgpu_perception_host::{Guest, Live, Ram, Shared, Sighting, Survey, SurveyError};
 use vgpu_perception_mapped::{Change, ChangeProbe};
 
 use crate::failure::Failure;
@@ -52,7 +52,7 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
         }
         ControlFlow::Continue(())
     });
-    let mut survey = survey?;
+    let mut survey = survey.map_err(|error| explained(guest, error))?;
     let memory = survey.memory().clone();
     let probe = probe(&memory)?;
     say(|| {
@@ -94,6 +94,18 @@ pub(crate) fn look(guest: &Guest<Ram>, wait: Duration, until: Until) -> Result<L
         _ => None,
     };
     Ok(Look { survey, lives, change, unusable, stands_still: !guest.is_live() })
+}
+
+/// An error of a search, with what can be seen of a file that shows no guest that runs.
+fn explained(guest: &Guest<Ram>, error: SurveyError) -> Failure {
+    if let SurveyError::Find(FindError::NoKernel) = error
+        && guest.is_live()
+        && let Ram::Mapped(ram) = &*guest.memory()
+        && let Some(why) = ram.files().iter().find_map(|file| why_frozen(file.path()))
+    {
+        return Failure::Guest(format!("{error}; see --machine and --map. Besides, {why}"));
+    }
+    error.into()
 }
 
 /// A first look at RAM that is mapped, to tell a guest that stands still.

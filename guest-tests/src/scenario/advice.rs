@@ -4,6 +4,7 @@ use vgpu_perception_guest_tests::{Guest, Memory, Options, Result};
 use vgpu_perception_host::Ram;
 use vgpu_perception_host::attach::{attach, examine, running};
 
+use super::dumps::vgpu;
 use super::ensure;
 use super::ways::{SIZE, SMALL, show, spec};
 
@@ -38,6 +39,18 @@ pub(crate) fn run() -> Result<()> {
     let way = advice.split([' ', ',']).find(|word| word.starts_with("pid:")).ok_or("no process is named")?;
     show(&attach(&spec(way)?)?, ready, SIZE)?;
     println!("  doctor's advice for a file with share=off: frames right");
+
+    // The same by the command: exit 3 and the reason, for a file that shows nothing and for a guest that has ended.
+    let file = format!("ram:{}", guest.ram_path().display());
+    let (code, _, errors) = vgpu(&["sample", &file, "-o", "/dev/null", "--format", "png"])?;
+    ensure!(code == 3 && errors.contains("share=off"), "sample of {file}: exit {code}: {errors}");
+    let gone = [format!("qmp:{}", guest.qmp_path().display()), format!("pid:{}", guest.pid())];
+    drop(guest);
+    for way in gone {
+        let (code, _, errors) = vgpu(&["find", &way])?;
+        ensure!(code == 3 && !errors.contains("is the producer running"), "find {way}: exit {code}: {errors}");
+    }
+    println!("  a file with share=off, and a guest that has ended: exit 3, with the reason");
     Ok(())
 }
 

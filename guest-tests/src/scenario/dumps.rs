@@ -37,7 +37,7 @@ fn dump(guest: &mut Guest, file: &Path, how: &Value) -> Result<()> {
 }
 
 /// Exit code, standard output and errors of the command beside this program.
-fn vgpu(args: &[&str]) -> Result<(i32, String, String)> {
+pub(super) fn vgpu(args: &[&str]) -> Result<(i32, String, String)> {
     let program = std::env::current_exe()?.with_file_name("vgpu");
     let output = Command::new(&program).args(args).output();
     let output = output.map_err(|error| format!("{}: {error}. Run .ci/attach, which builds it", program.display()))?;
