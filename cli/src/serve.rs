@@ -46,7 +46,7 @@ pub(crate) struct Listen {
 pub(crate) fn serve(args: &Serve, json: bool) -> Result<(), Failure> {
     let named = args.guests.iter().map(|name| source(name)).collect::<Result<Vec<_>, Failure>>()?;
     let discover: Option<Discover> = if named.is_empty() { Some(Box::new(host_guests)) } else { None };
-    run(named, discover, &args.listen, json, &Stop::on_signals(|| {})?)
+    run(named, discover, &args.listen, json, &Stop::on_signals(|| {})?, || None)
 }
 
 fn source(name: &str) -> Result<Source, Failure> {
@@ -71,13 +71,14 @@ fn host_guests() -> Vec<Source> {
     sources.collect()
 }
 
-/// Serves until a signal comes.
+/// Serves until a signal comes; says what `news` has to tell meanwhile.
 pub(crate) fn run(
     sources: Vec<Source>,
     discover: Option<Discover>,
     listen: &Listen,
     json: bool,
     stop: &Stop,
+    news: impl Fn() -> Option<String>,
 ) -> Result<(), Failure> {
     if !listen.listen.is_local() && !listen.allow_remote {
         return Err(Failure::Usage(format!(
@@ -115,6 +116,9 @@ pub(crate) fn run(
         announce(listener.address(), shown.as_ref(), json);
         let end = async {
             while !stop.is_set() {
+                if let Some(text) = news() {
+                    eprintln!("vgpu: {text}");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };

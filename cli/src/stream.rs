@@ -153,6 +153,21 @@ impl Encode {
         Ok(())
     }
 
+    /// What a frame of the guest can go through without being held: planes in the size of the stream, where nothing is
+    /// drawn into it.
+    fn direct(&mut self, draws: bool) -> Option<&mut y4m::Frames> {
+        if draws { None } else { self.y4m.as_mut() }
+    }
+
+    /// What went through [`direct`](Self::direct) is the last frame.
+    fn passed(&mut self) -> Result<(), PictureError> {
+        self.bytes.clear();
+        if let Some(frames) = &self.y4m {
+            frames.again(&mut self.bytes)?;
+        }
+        Ok(())
+    }
+
     fn head(&self) -> Vec<u8> {
         let mut head = Vec::new();
         if let (Format::Y4m, Some(Size(width, height))) = (self.format, self.size) {
@@ -239,12 +254,23 @@ fn run(
             return Ok(end);
         }
         // A writer that is met at its work is done soon: well before the next tick.
-        let mut taken = feed.take();
+        let mut take = |feed: &mut Feed<Ram>| match encode.direct(args.cursor) {
+            Some(planes) => match feed.pass(planes) {
+                Ok(taken) => (taken, true),
+                // It has another size than the stream now: it is scaled.
+                Err(_) => {
+                    feed.again();
+                    (feed.take(), false)
+                }
+            },
+            None => (feed.take(), false),
+        };
+        let (mut taken, mut passed) = take(feed);
         while taken == Taken::Nothing && *feed.condition() == Condition::Live && Instant::now() < due + tick / 2 {
             if stop.sleep_until(Instant::now() + Duration::from_millis(1)) {
                 break;
             }
-            taken = feed.take();
+            (taken, passed) = take(feed);
         }
         let cursor = if args.cursor { feed.cursor() } else { None };
         let moved = args.cursor && cursor.map(|now| now.seq) != drawn;
@@ -253,7 +279,9 @@ fn run(
             Taken::Same => moved,
             Taken::Nothing => false,
         };
-        if wanted {
+        if wanted && passed {
+            encode.passed().map_err(|error| sink.target.failed(&error))?;
+        } else if wanted {
             let corner = if cursor.is_some() { feed.geometry() } else { None };
             if let Some(picture) = feed.picture() {
                 let with = cursor.map(|now| {

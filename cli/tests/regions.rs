@@ -114,6 +114,29 @@ fn all_that_live() {
 }
 
 #[test]
+fn a_stream_of_the_one_that_was_asked_for() {
+    let guest = Beating::start("stream");
+    let stream = |base: u64, file: &str| {
+        let base = format!("{base:#x}");
+        let args =
+            ["stream", "--json", "--frames", "1", "--timeout", "2", "--format", "raw", "-o", file, "--base", &base];
+        guest.run(&args)
+    };
+    let region = &guest.guest.region;
+    let output = stream(region.base.get(), "one.raw");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let pixels = fs::read(guest.dir.join("one.raw")).unwrap();
+    // Both lie at this address, each in its own process.
+    let all = [region, &guest.guest.forged];
+    let is_of = |id: u64| all.iter().any(|one| one.image.pixels(id) == pixels);
+    assert!((1..16).any(is_of), "{} bytes are no frame of the regions that were named", pixels.len());
+    let output = stream(0x1000, "none.raw");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("--base and --process name") && errors.contains("vgpu find"), "{errors}");
+}
+
+#[test]
 fn a_doctor_goes_through_each_step() {
     let guest = Beating::start("doctor");
     let (report, _) = guest.json(&["doctor", "--json"]);

@@ -5,12 +5,17 @@ use core::time::Duration;
 use std::time::Instant;
 
 use vgpu_perception::process::guest::GuestPaging;
-use vgpu_perception::region::{CursorSnapshot, FrameInfo, GeometrySnapshot, Sample, Skip, StatusSnapshot};
+use vgpu_perception::region::{
+    CursorSnapshot, FrameInfo, FrameSink, GeometrySnapshot, ReadError, Sample, Skip, StatusSnapshot, StreamError,
+};
 use vgpu_perception::scan::Candidate;
 use vgpu_perception::{NextUse, PhysRead, abi};
-use vgpu_perception_host::{Event, Guest, SurveyError, Watch};
+use vgpu_perception_host::{Event, Guest, Live, SurveyError, Watch};
 
 use crate::picture::Picture;
+
+/// Bytes of a frame that are on their way at a time in a pass: within the second level of cache.
+const BLOCK: usize = 128 << 10;
 
 /// What was counted since the feed began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +100,8 @@ pub struct Feed<M> {
     watch: Watch<M>,
     due: Instant,
     pixels: Vec<u8>,
+    /// What a pass goes through.
+    block: Vec<u8>,
     frame: Option<FrameInfo>,
     /// The latest frame is whole in the caller's hands.
     given: bool,
@@ -126,6 +133,7 @@ impl<M: PhysRead> Feed<M> {
             watch: Watch::new(guest),
             due: Instant::now(),
             pixels: Vec::new(),
+            block: Vec::new(),
             frame: None,
             given: false,
             counters: Counters::default(),
@@ -181,11 +189,45 @@ impl<M: PhysRead> Feed<M> {
 
     /// Takes the latest frame, if it is another than the one that is held.
     pub fn take(&mut self) -> Taken {
+        self.attempt(|live, pixels| live.frame(pixels))
+    }
+
+    /// Passes the latest frame through `sink`, if it is another than the one that was taken last. It is not held as
+    /// pixels then.
+    ///
+    /// # Errors
+    /// What the sink refuses: [`again`](Self::again) and [`take`](Self::take) give the frame as it is.
+    pub fn pass<S: FrameSink>(&mut self, sink: &mut S) -> Result<Taken, S::Refusal> {
+        let mut block = core::mem::take(&mut self.block);
+        block.resize(BLOCK, 0);
+        let mut refused = None;
+        let taken = self.attempt(|live, _| match live.reader_mut().stream_frame(&mut block, sink) {
+            Ok(sample) => Ok(sample),
+            Err(StreamError::Read(error)) => Err(error),
+            Err(StreamError::Refused(refusal)) => {
+                refused = Some(refusal);
+                Ok(Sample::Skip(Skip::NoFrame))
+            }
+            // No two rows are longer than the block.
+            Err(_) => Ok(Sample::Skip(Skip::NoFrame)),
+        });
+        self.block = block;
+        if taken == Taken::New {
+            self.frame = None;
+            self.given = true;
+        }
+        refused.map_or(Ok(taken), Err)
+    }
+
+    fn attempt(
+        &mut self,
+        mut read: impl FnMut(&mut Live<M>, &mut [u8]) -> Result<Sample<FrameInfo>, ReadError>,
+    ) -> Taken {
         let begun = Instant::now();
         // Once more with more memory, and once more in a new session.
         for _ in 0..3 {
             let Some(live) = self.watch.live() else { return Taken::Nothing };
-            match live.frame(&mut self.pixels) {
+            match read(live, &mut self.pixels) {
                 Ok(Sample::Fresh(info)) => {
                     self.copied_in = self.seen.take().unwrap_or(begun).elapsed();
                     self.counters.frames += 1;

@@ -138,12 +138,19 @@ def test_an_iterator_keeps_to_its_pace(live: vp.Live) -> None:
 
 
 def test_an_iterator_survives_restarts(demo: Demo) -> None:
-    frames = demo.attach("windows").find(timeout=60).frames(timeout=60)
+    reader = demo.attach("windows").find(timeout=60)
+    frames = reader.frames(timeout=60)
+    while next(frames).id < 30:
+        pass
     before = [next(frames).id for _ in range(3)]
+    assert next_frame(reader).id >= 30
     os.kill(demo.producer("windows"), signal.SIGKILL)
     with demo.start_producer("windows") as second:
         try:
-            # Numbers begin anew.
+            # Numbers begin anew, also for who reads the same place without following.
+            again = next_frame(reader)
+            assert_whole(again)
+            assert again.id < before[-1] + 60
             after = next(frames)
             while after.id >= before[-1] + 60:
                 after = next(frames)

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vgpu_perception_host::attach::bytes;
@@ -59,14 +59,32 @@ impl Remains {
             if let Remain::Process(child) = remain
                 && let Ok(Some(status)) = child.try_wait()
             {
-                return Err(Failure::Guest(format!(
-                    "the demo's producer has ended by itself: {status} (SIGBUS: no room where the RAM file is; else \
-                     somebody ended it)"
-                )));
+                return Err(Failure::Guest(ended(status)));
             }
         }
         Ok(())
     }
+
+    /// What there is to say of a producer that has ended by itself; each is said once.
+    #[cfg(feature = "serve")]
+    pub(super) fn news(&self) -> Option<String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in 0..all.len() {
+            if let Some(Remain::Process(child)) = all.get_mut(index)
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                all.remove(index);
+                return Some(ended(status));
+            }
+        }
+        None
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    format!(
+        "the demo's producer has ended by itself: {status} (SIGBUS: no room where the RAM file is; else somebody ended it)"
+    )
 }
 
 impl Drop for Remains {

@@ -157,7 +157,7 @@ fn wall(
         eprintln!("   {}", report.text.replace('\n', "\n   "));
         eprintln!("Open this page; ctrl-C ends it, and removes the guests:");
     }
-    crate::serve::run(sources, None, &args.listen, quiet, stop)?;
+    crate::serve::run(sources, None, &args.listen, quiet, stop, || remains.news())?;
     // The result was said before the wall was.
     Ok(Report { text: String::new(), ..report })
 }
