@@ -256,6 +256,8 @@ fn run(
         // A writer that is met at its work is done soon: well before the next tick.
         let mut take = |feed: &mut Feed<Ram>| match encode.direct(args.cursor) {
             Some(planes) => match feed.pass(planes) {
+                // A copy is done sooner than planes are made: it comes through where the producer overtook those.
+                Ok(Taken::Nothing) => (feed.take(), false),
                 Ok(taken) => (taken, true),
                 // It has another size than the stream now: it is scaled.
                 Err(_) => {
