@@ -103,7 +103,7 @@ fn explained(guest: &Guest<Ram>, error: SurveyError) -> Failure {
         && let Ram::Mapped(ram) = &*guest.memory()
         && let Some(why) = ram.files().iter().find_map(|file| why_frozen(file.path()))
     {
-        return Failure::Guest(format!("{error}; see --machine and --map. Besides, {why}"));
+        return Failure::Guest(format!("{error} See --machine and --map. Besides, {why}"));
     }
     error.into()
 }
