@@ -69,7 +69,8 @@ fn run(line: &str) -> Option<RamStretch> {
     let (start, end) = range.split_once('-')?;
     let (start, end) = (hex(start)?, hex(end)?);
     let (rights, rest) = rest.split_once("): ")?;
-    if rights != "0, ram" {
+    // An nvdimm is `nv-ram`.
+    if !matches!(rights, "0, ram" | "0, nv-ram") {
         return None;
     }
     // A name may hold spaces: what follows it is `@offset`, `KVM`, or nothing.
@@ -126,6 +127,7 @@ FlatView #1
   00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios
   0000000100000000-000000013fffffff (prio 0, ram): n1 @0000000040000000
   0000000140000000-000000014fffffff (prio 0, ram): d0
+  0000000150000000-0000000157ffffff (prio 0, nv-ram): nv
 
 FlatView #2
  AS \"cpu-smm-0\", root: memory
@@ -138,7 +140,7 @@ FlatView #2
 
     #[test]
     fn several_blocks_on_both_sides_of_the_hole() {
-        let names = ["n0", "n1", "d0", "iv"];
+        let names = ["n0", "n1", "d0", "iv", "nv"];
         let found = ram(TREE, |name| names.contains(&name));
         let gib = 1 << 30;
         assert_eq!(
@@ -148,6 +150,7 @@ FlatView #2
                 stretch("n1", gib, gib, 0),
                 stretch("n1", 4 * gib, gib, gib),
                 stretch("d0", 5 * gib, 256 << 20, 0),
+                stretch("nv", 5 * gib + (256 << 20), 128 << 20, 0),
             ]
         );
         assert_eq!(ram(TREE, |name| name == "other"), []);
