@@ -10,18 +10,23 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 #include <vgpu_perception.h>
 #include <vgpu_perception_ext.h>
 
 struct guest {
     pid_t pid;
     uint64_t at, len;
+    int pagemap; /* -1 where it does not say what was written: the mapping is a file's */
+    unsigned char* written; /* of each page, whether it was */
+    double seen_until; /* when to look again */
     unsigned long calls;
 };
 
@@ -95,6 +100,48 @@ static size_t load_lines(void* ctx, const uint64_t* gpas, uint64_t (*lines)[8], 
     return got < 0 ? 0 : (size_t)got / 64;
 }
 
+/* Which pages were ever written, as the kernel's page map of the process says: in memory, or in swap. */
+static int look_at_pages(struct guest* guest)
+{
+    uint64_t entries[4096], end = guest->len / 4096;
+    double start = now();
+    for (uint64_t page = 0, got; page < end; page += got) {
+        uint64_t n = end - page < 4096 ? end - page : 4096;
+        guest->calls++;
+        ssize_t bytes = pread(guest->pagemap, entries, n * 8, (off_t)((guest->at / 4096 + page) * 8));
+        if (bytes < 8) {
+            return -1;
+        }
+        got = (uint64_t)bytes / 8;
+        for (uint64_t i = 0; i < got; i++) {
+            guest->written[page + i] = entries[i] >> 62 != 0;
+        }
+    }
+    /* A search asks about thousands of pages at once: at most a twentieth of the time goes into looking. */
+    guest->seen_until = now() + 20 * (now() - start);
+    return 0;
+}
+
+/* The first stretch of pages that were ever written. The others of a private mapping read as zeros, and a search need not look at them. */
+static int next_data(void* ctx, uint64_t from, uint64_t* start, uint64_t* len)
+{
+    struct guest* guest = ctx;
+    uint64_t page = from / 4096, end = guest->len / 4096;
+    /* What was written stays so: a page that the guest gives back reads as zeros, too. */
+    if (page < end && !guest->written[page] && now() > guest->seen_until && look_at_pages(guest) != 0) {
+        return -1;
+    }
+    const unsigned char* first = page < end ? memchr(guest->written + page, 1, end - page) : NULL;
+    if (first == NULL) {
+        return 0;
+    }
+    page = (uint64_t)(first - guest->written);
+    const unsigned char* last = memchr(first, 0, end - page);
+    *start = page * 4096;
+    *len = last == NULL ? end * 4096 - *start : (uint64_t)(last - first) * 4096;
+    return 1;
+}
+
 /* The mapping of the process that is as long as the guest's RAM. */
 static int find_ram(struct guest* guest)
 {
@@ -106,9 +153,13 @@ static int find_ram(struct guest* guest)
         return -1;
     }
     while (guest->at == 0 && fgets(line, sizeof line, maps) != NULL) {
-        uint64_t start, end;
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64, &start, &end) == 2 && end - start == guest->len) {
+        uint64_t start, end, inode;
+        char shared;
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*3c%c %*x %*x:%*x %" SCNu64, &start, &end, &shared, &inode) == 4
+            && end - start == guest->len) {
             guest->at = start;
+            snprintf(path, sizeof path, "/proc/%d/pagemap", (int)guest->pid);
+            guest->pagemap = shared == 'p' && inode == 0 ? open(path, O_RDONLY) : -1;
         }
     }
     fclose(maps);
@@ -154,9 +205,14 @@ int main(int argc, char** argv)
         fprintf(stderr, "usage: process PID MIB [--kcr3 N]\n");
         return 1;
     }
-    struct guest guest = {.pid = (pid_t)atoi(argv[1]), .len = strtoull(argv[2], NULL, 0) << 20};
+    struct guest guest = {.pid = (pid_t)atoi(argv[1]), .len = strtoull(argv[2], NULL, 0) << 20, .pagemap = -1};
     if (find_ram(&guest) != 0) {
         return 2;
+    }
+    guest.written = calloc(guest.len / 4096 + 1, 1);
+    if (guest.written == NULL) {
+        perror("guest");
+        return 1;
     }
     const vgpux_reader reader = {
         .size = sizeof reader,
@@ -164,6 +220,7 @@ int main(int argc, char** argv)
         .read_pieces = read_pieces,
         .read_words = read_words,
         .load_lines = load_lines,
+        .next_data = guest.pagemap < 0 ? NULL : next_data,
         .batch = 256,
     };
     const gpa_seg ram = {0, guest.len, 0};
@@ -214,5 +271,6 @@ int main(int argc, char** argv)
     vgpup_close(r);
     vmie_win32_close(v);
     vmie_mem_close(m);
+    free(guest.written);
     return 0;
 }

@@ -29,7 +29,7 @@ uint32_t vgpux_version(void);
 #define VGPUX_E_READ (-4)      /* guest memory that cannot be read, or is not mapped */
 #define VGPUX_E_NOT_FOUND (-5) /* nothing was found */
 #define VGPUX_E_OPEN (-6)      /* a RAM file or a segment map that cannot be used */
-#define VGPUX_E_MEMORY (-7)    /* the storage or scratch memory that was supplied is too small */
+#define VGPUX_E_MEMORY (-7)    /* the allocator has no more, or the storage or scratch memory that was supplied is too small */
 #define VGPUX_E_BUDGET (-9)    /* a search in one call came to the end of what it may read: search in steps */
 #define VGPUX_E_INTERNAL (-8)  /* a defect of this library; it is in no bad state */
 
@@ -176,9 +176,11 @@ typedef struct vgpux_piece {
  * but `read` may be NULL; `read` then does its work.
  *
  * Functions return 0 for success unless they say otherwise, and anything else where guest memory cannot be read. They may be called by
- * every thread that calls the library, and must not call it with the vmie_mem that they serve. They return: `longjmp` over the library is
- * undefined, and leaves handles in use for ever at best (a region that gives VGPUX_SKIP_BUSY_HANDLE, memory that is never released). A
- * C++ exception goes through to the caller of the library, and what the call used is given up on the way; dst is then unspecified. */
+ * every thread that calls the library, and must not call it with the vmie_mem that they serve. They return: exceptions and
+ * `longjmp` over the library are forbidden. What happens all the same: a C++ exception goes through to the caller of the library, and what
+ * the call used is given up on the way; dst is then unspecified. In a library without a heap it is undefined. `longjmp` leaves what the
+ * call used in use for ever: a region that gives VGPUX_SKIP_BUSY_HANDLE, memory that is never released, and after some ten jumps calls of
+ * that thread that give VGPUX_E_MEMORY. Other threads and other handles do not notice. */
 typedef struct vgpux_reader {
     size_t size; /* sizeof(vgpux_reader) */
     /* As in memmodel.h. */
