@@ -76,10 +76,10 @@ fn zones_of_one_size_in_the_order_that_makes_sense() {
     let half = options.ram / 2;
     let mut truth = [guest.region.gpa(0).unwrap().get(), guest.forged.gpa(0).unwrap().get()];
     truth.sort_unstable();
-    for shared in [true, false] {
-        // Made in the wrong order: addresses then suggest it.
-        let _other = zone(&guest, half, half, shared);
-        let _first = zone(&guest, 0, half, shared);
+    for (shared, lower_first) in [(true, false), (true, true), (false, false)] {
+        // Made in either order: in one of them addresses suggest what is wrong.
+        let starts = if lower_first { [0, half] } else { [half, 0] };
+        let _zones = starts.map(|from| zone(&guest, from, half, shared));
         let zones = format!(r#"[{{"id":"a","size":{half},"shared":true}},{{"id":"b","size":{half},"shared":true}}]"#);
         let body = format!(
             r#"{{"config":{{"memory":{{"size":0,"zones":{zones}}}}},"state":"Running","memory_actual_size":1}}"#

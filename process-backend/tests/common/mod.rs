@@ -32,7 +32,10 @@ pub struct Vmm {
 
 impl Vmm {
     pub fn start(name: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        // Without random addresses: what one such process has at an address, the next one has there too.
+        let mut child = Command::new("setarch")
+            .arg("-R")
+            .arg(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(CHILD, "1")
             .stdin(Stdio::piped())
