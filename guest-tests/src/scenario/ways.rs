@@ -81,7 +81,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
     }
     beside_another(Memory::Relative)?;
     plugged::run(length)?;
-    monitors::run()
+    if length == Length::Full { monitors::run() } else { Ok(()) }
 }
 
 /// Guests on huge pages, where the machine has enough of them free.
