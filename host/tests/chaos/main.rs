@@ -196,7 +196,7 @@ impl Chaos {
 
 #[test]
 fn nothing_stale_nothing_torn_and_nobody_dead_is_called_alive() {
-    let (kills, reboots) = (asked("VGPU_KILLS", 24), asked("VGPU_REBOOTS", 6));
+    let (kills, reboots) = (asked("VGPU_KILLS", 36), asked("VGPU_REBOOTS", 18));
     let begun = Instant::now();
     let machine = Machine::new();
     let mut chaos = Chaos::new(&machine);
