@@ -130,14 +130,14 @@ fn mapped(of: &ProcessRam) -> (std::path::PathBuf, u64) {
     let path = std::path::PathBuf::from(format!("/dev/shm/vgpu-bench-process-{}.ram", std::process::id()));
     let file = File::options().write(true).create_new(true).open(&path).expect("a file in memory");
     file.set_len(RAM).expect("a length");
-    let (mut from, mut bytes, mut data) = (Gpa::new(0), 0, Vec::new());
-    while let Some(extent) = of.next_extent(from).expect("it can be read") {
+    let (mut bytes, mut data) = (0, Vec::new());
+    for extent in of.extents() {
+        let extent = extent.expect("it can be read");
         data.resize(usize::try_from(extent.len).expect("it fits"), 0);
         of.read(extent.start, &mut data).expect("it can be read");
         let gpa = extent.start.get();
         file.write_all_at(&data, if gpa < 3 << 30 { gpa } else { gpa - (1 << 30) }).expect("room");
         bytes += extent.len;
-        from = extent.end();
     }
     (path, bytes)
 }

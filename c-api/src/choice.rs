@@ -6,7 +6,7 @@
 
 use vgpu_perception::find::{Rank, Verdict};
 use vgpu_perception::region::Pulse;
-use vgpu_perception::scan::{Candidate, Found, FoundBy};
+use vgpu_perception::scan::{Candidate, Found};
 use vgpu_perception::{AddressSpace, Gpa, Gva, Process};
 
 use crate::kernel::Paging;
@@ -34,8 +34,7 @@ pub(crate) struct Current {
 
 impl Current {
     pub(crate) fn new(space: AddressSpace<Paging>, base: Gva, found: &Found) -> Self {
-        let (process, found) = (Process::unnamed(space), *found);
-        Self::of(&Candidate { process, base, found, by: FoundBy::Page })
+        Self::of(&Candidate::probed(Process::unnamed(space), base, *found))
     }
 
     pub(crate) fn of(candidate: &Candidate<Paging>) -> Self {

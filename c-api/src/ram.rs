@@ -59,18 +59,13 @@ impl Ram {
 
     /// The loads that a search in one call may make: see `vgpu_perception_ext.h`.
     pub(crate) fn bound(&self) -> u64 {
-        let mut pages = 0_u64;
-        let mut at = Gpa::new(0);
         // A map has at most 1024 stretches, but a file's data may lie in any number: RAM counts, not data.
         #[cfg(feature = "std")]
         if let Self::Mapped(ram) = self {
             return LOADS + LOADS_A_PAGE * (ram.map().ram_bytes() / PAGE_BYTES);
         }
-        for _ in 0..SEGMENTS {
-            let Ok(Some(extent)) = self.next_extent(at) else { break };
-            pages = pages.saturating_add(extent.len / PAGE_BYTES);
-            at = extent.end();
-        }
+        let extents = self.extents().take(SEGMENTS).map_while(Result::ok);
+        let pages = extents.fold(0_u64, |pages, extent| pages.saturating_add(extent.len / PAGE_BYTES));
         LOADS.saturating_add(LOADS_A_PAGE.saturating_mul(pages))
     }
 }

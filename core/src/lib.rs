@@ -117,7 +117,7 @@ pub use addr::{Cr3, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 pub use budget::Budget;
 pub use paging::{AddressSpace, PageWalker, PagingMode, RunList, WalkError, WalkErrorKind};
 pub use phys::{
-    CallbackRam, CopyHint, CopyMethod, CopyOptions, CopyPolicy, Extent, Line, NextUse, PageKind, PhysError,
+    CallbackRam, CopyHint, CopyMethod, CopyOptions, CopyPolicy, Extent, Extents, Line, NextUse, PageKind, PhysError,
     PhysErrorKind, PhysRead, PhysRun, Window, next_in,
 };
 pub use process::{Process, ProcessName, ProcessSource, Step};

@@ -36,8 +36,8 @@ impl GuestRam {
             return Ok(0);
         }
         let mut done = 0_u64;
-        let mut from = Gpa::new(0);
-        while let Some(extent) = self.next_extent(from).map_err(|error| self.broken(error))? {
+        for extent in self.extents() {
+            let extent = extent.map_err(|error| self.broken(error))?;
             if how == Populate::HugePages {
                 self.advise_huge(extent)?;
             }
@@ -47,10 +47,6 @@ impl GuestRam {
                 Err(source) => return Err(self.refused("populating its mapping", source)),
             }
             done = done.saturating_add(extent.len);
-            match extent.start.checked_add(extent.len) {
-                Some(next) => from = next,
-                None => break,
-            }
         }
         Ok(done)
     }

@@ -89,16 +89,12 @@ impl ChangeProbe {
 }
 
 fn each_page(ram: &GuestRam, mut page: impl FnMut(Gpa) -> Result<(), PhysError>) -> Result<(), PhysError> {
-    let mut from = Gpa::new(0);
-    while let Some(extent) = ram.next_extent(from)? {
+    for extent in ram.extents() {
+        let extent = extent?;
         let mut skip = 0;
         while skip + PAGE as u64 <= extent.len {
             page(extent.start.wrapping_add(skip))?;
             skip += PAGE as u64;
-        }
-        match extent.start.checked_add(extent.len) {
-            Some(next) => from = next,
-            None => break,
         }
     }
     Ok(())

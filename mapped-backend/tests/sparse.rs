@@ -22,13 +22,7 @@ fn sparse() -> (std::fs::File, GuestRam) {
 }
 
 fn extents(ram: &GuestRam) -> Vec<(u64, u64)> {
-    let mut found = Vec::new();
-    let mut from = Gpa::new(0);
-    while let Some(Extent { start, len }) = ram.next_extent(from).unwrap() {
-        found.push((start.get(), len));
-        from = start.checked_add(len).unwrap();
-    }
-    found
+    ram.extents().map(|extent| extent.map(|Extent { start, len }| (start.get(), len)).unwrap()).collect()
 }
 
 #[test]

@@ -119,11 +119,11 @@ impl ProcessRam {
     /// Reads one word, so that what is not permitted is said here.
     fn try_first(&self, options: ProcessOptions) -> Result<(), OpenError> {
         let pid = self.process.pid();
-        let first = match self.next_extent(Gpa::new(0)) {
-            Ok(Some(extent)) => extent.start,
-            Ok(None) if options.allow_empty => return Ok(()),
-            Ok(None) => return Err(OpenError::Empty { pid }),
-            Err(error) => return Err(OpenError::Unreadable { pid, error }),
+        let first = match self.extents().next() {
+            Some(Ok(extent)) => extent.start,
+            None if options.allow_empty => return Ok(()),
+            None => return Err(OpenError::Empty { pid }),
+            Some(Err(error)) => return Err(OpenError::Unreadable { pid, error }),
         };
         match self.load_u64(first) {
             Ok(_) => Ok(()),

@@ -105,13 +105,12 @@ fn gaps_are_errors_and_name_their_first_byte() {
 
 fn extents(ram: &ProcessRam) -> Vec<(u64, u64)> {
     let mut found = Vec::new();
-    let mut from = Gpa::new(0);
-    while let Some(Extent { start, len }) = ram.next_extent(from).unwrap() {
+    for extent in ram.extents() {
+        let Extent { start, len } = extent.unwrap();
         match found.last_mut() {
             Some((at, bytes)) if *at + *bytes == start.get() => *bytes += len,
             _ => found.push((start.get(), len)),
         }
-        from = start.wrapping_add(len);
     }
     found
 }

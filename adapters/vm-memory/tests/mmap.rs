@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use vgpu_perception::process::roots::KernelHalf;
 use vgpu_perception::region::{FrameScratch, Liveness, Sample};
 use vgpu_perception::scan::Candidate;
-use vgpu_perception::{Extent, Gpa, NextUse, PhysErrorKind, PhysRead};
+use vgpu_perception::{Gpa, NextUse, PhysErrorKind, PhysRead};
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, Ram, candidates};
 use vgpu_perception_vm_memory::VmMemory;
@@ -114,13 +114,10 @@ fn holes_of_a_file_stay_holes() {
     let memory = Memory::from_ranges_with_files(&ranges).unwrap();
     let ram = VmMemory::new(&memory);
     let before = file.metadata().unwrap().blocks();
-    let mut data = 0;
-    let mut from = Gpa::new(0);
-    while let Some(Extent { start, len }) = ram.next_extent(from).unwrap() {
-        data += len;
-        from = start.wrapping_add(len);
-    }
-    assert_eq!(data, linux.guest.ram.present_pages().count() as u64 * 4096);
+    assert_eq!(
+        ram.extents().map(|extent| extent.unwrap().len).sum::<u64>(),
+        linux.guest.ram.present_pages().count() as u64 * 4096
+    );
     assert_eq!(candidates(&ram, source(&linux)).len(), 2);
     assert_eq!(file.metadata().unwrap().blocks(), before, "a scan allocates nothing");
     std::fs::remove_file(&path).unwrap();

@@ -74,6 +74,7 @@ pub enum FindPhase {
 
 /// How far a search is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FindProgress {
     /// What it is doing.
     pub phase: FindPhase,

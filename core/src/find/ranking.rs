@@ -64,7 +64,7 @@ mod tests {
     use crate::paging::{AddressSpace, Residence};
     use crate::process::Process;
     use crate::region::Pulse;
-    use crate::scan::{Found, FoundBy};
+    use crate::scan::Found;
 
     fn candidate(root: u64, base: u64, status: State, frame_id: u64) -> Candidate<crate::paging::Hardware> {
         let found = Found {
@@ -75,7 +75,7 @@ mod tests {
             frame_id,
         };
         let process = Process::unnamed(AddressSpace::new(Cr3::new(root)));
-        Candidate { process, base: Gva::new(base), found, by: FoundBy::Page }
+        Candidate::probed(process, Gva::new(base), found)
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::phys::{PageKind, PhysError, PhysRead};
 
 /// A page that the space maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leaf {
     /// Its first address.
     pub gva: Gva,

@@ -59,6 +59,7 @@ fn each_entry_by<M: PhysRead, B, const BLOCK: usize>(
 
 /// What 2 MiB of addresses are translated by: a page table, 512 entries of 4 KiB each, or what stands for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeafTable {
     /// The first address that it translates, a multiple of 2 MiB.
     pub gva: Gva,

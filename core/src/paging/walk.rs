@@ -82,6 +82,7 @@ pub struct PageWalker<M, R = Hardware> {
 
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Translation {
     /// The physical address, offset in the page included.
     pub gpa: Gpa,

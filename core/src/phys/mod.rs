@@ -7,11 +7,13 @@
 mod callback;
 mod copy;
 mod error;
+mod extent;
 mod window;
 
 pub use callback::CallbackRam;
 pub use copy::{CopyHint, CopyMethod, CopyOptions, CopyPolicy, NextUse};
 pub use error::{PhysError, PhysErrorKind};
+pub use extent::{Extent, Extents, next_in};
 pub use window::Window;
 
 use crate::addr::Gpa;
@@ -143,6 +145,22 @@ pub trait PhysRead {
     /// [`PhysError`] where the backend cannot tell.
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError>;
 
+    /// All stretches of RAM that hold data, in ascending order, as [`next_extent`](Self::next_extent) gives them: two
+    /// that touch may be one. An error ends them.
+    ///
+    /// ```
+    /// use vgpu_perception::{PhysError, PhysRead};
+    /// fn bytes_with_data(ram: &impl PhysRead) -> Result<u64, PhysError> {
+    ///     ram.extents().map(|extent| Ok(extent?.len)).sum()
+    /// }
+    /// ```
+    fn extents(&self) -> Extents<'_, Self>
+    where
+        Self: Sized,
+    {
+        Extents::new(self)
+    }
+
     /// What the 4 KiB page at `page` is: asked before reading what only a guest's word vouches for.
     ///
     /// The provided method asks [`next_extent`](Self::next_extent), and takes what holds no data for a gap: right for a
@@ -261,31 +279,4 @@ pub enum PageKind {
     Hole,
     /// RAM that holds data.
     Data,
-}
-
-/// A stretch of guest RAM, `start .. start + len`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Its first byte.
-    pub start: Gpa,
-    /// Its length in bytes, at least 1; `start + len` does not pass 2^64.
-    pub len: u64,
-}
-
-impl Extent {
-    /// The first address after the stretch.
-    #[must_use]
-    pub const fn end(self) -> Gpa {
-        self.start.wrapping_add(self.len)
-    }
-}
-
-/// The part at or after `from` of the first extent of `map` that reaches past it; `map` ascends.
-#[must_use]
-pub fn next_in(map: &[Extent], from: Gpa) -> Option<Extent> {
-    map.iter().find_map(|extent| {
-        let skip = from.get().saturating_sub(extent.start.get());
-        let len = extent.len.checked_sub(skip).filter(|len| *len > 0)?;
-        Some(Extent { start: extent.start.wrapping_add(skip), len })
-    })
 }

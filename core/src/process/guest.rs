@@ -347,6 +347,7 @@ impl GuestAttach {
 
 /// Why a kernel that was kept is not there any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GoneError {
     /// Of a Windows kernel.
     Nt(NtError),

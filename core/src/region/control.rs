@@ -24,6 +24,7 @@ pub struct ControlIntent {
 /// The writer stores `image[offset .. offset + len]` at `gva + offset` in the address space at `root`, between the two
 /// steps of `ctrl_gen`, which it owns: the image's `ctrl_gen` is 0 and lies outside the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ControlWrite {
     /// The whole block.
     pub image: abi::Control,

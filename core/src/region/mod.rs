@@ -157,6 +157,7 @@ impl fmt::Display for Skip {
 
 /// A part of the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// The producer page.
     ProducerPage,
@@ -178,6 +179,7 @@ impl fmt::Display for Part {
 
 /// Guest memory of the region that could not be read. The producer may have ended: discover again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReadError {
     /// What was to be read.
     pub part: Part,

@@ -8,6 +8,7 @@ use crate::region::Region;
 
 /// A region that was found by its structure, and the process that it was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Candidate<R> {
     /// Whose address space it is in.
     pub process: Process<R>,
@@ -17,6 +18,14 @@ pub struct Candidate<R> {
     pub found: Found,
     /// What found it.
     pub by: FoundBy,
+}
+
+impl<R> Candidate<R> {
+    /// The candidate at an address that the caller probed by itself, so that it ranks among those of a scan.
+    #[must_use]
+    pub const fn probed(process: Process<R>, base: Gva, found: Found) -> Self {
+        Self { process, base, found, by: FoundBy::Page }
+    }
 }
 
 impl<R: NotPresentResolver> Candidate<R> {
@@ -92,6 +101,7 @@ pub struct ScanStats {
 
 /// How far a scan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// 0 gathering processes, 1 runs, 2 pages.
     pub pass: u8,

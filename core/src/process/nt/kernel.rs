@@ -20,6 +20,7 @@ const SWIZZLING_BUILD: u32 = 17763;
 
 /// How the first root of a kernel was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RootOrigin {
     /// The caller gave it.
     Given,

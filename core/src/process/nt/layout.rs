@@ -49,6 +49,7 @@ impl fmt::Display for FieldName {
 
 /// Where a field lies. A place is only ever given when structure proved it and no other place would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Field {
     /// Bytes from the start of the object.
     pub offset: u16,

@@ -50,6 +50,7 @@ pub enum RootBy {
 
 /// A listed process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NtProcess {
     /// What is known of it. Where `root` is [`RootBy::Nothing`], its space is at root 0.
     pub process: Process<NtPaging>,
@@ -63,6 +64,7 @@ pub struct NtProcess {
 
 /// What a walk along the list met besides processes that live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListStats {
     /// Live processes with an address space.
     pub alive: u32,

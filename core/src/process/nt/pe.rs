@@ -77,6 +77,7 @@ const NAME_BYTES: usize = 32;
 
 /// A kernel image in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KernelImage {
     /// Its first byte.
     pub base: Gva,

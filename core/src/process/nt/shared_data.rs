@@ -25,6 +25,7 @@ const MINOR: u64 = 0x270;
 
 /// Which Windows the guest says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Version {
     /// `NtMajorVersion`: 5 to 10.
     pub major: u32,

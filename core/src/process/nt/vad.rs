@@ -8,6 +8,7 @@ use crate::phys::PhysRead;
 
 /// How the nodes of the tree look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DescriptorShape {
     /// Server 2003 to Windows 7: a table embedded in the process object, parent first, 64-bit page numbers.
     Windows7,
