@@ -8,7 +8,7 @@ use vgpu_perception::region::{
     ControlIntent, CursorSnapshot, GeometrySnapshot, Liveness, Pulse, ReadError, Region, Sample, StatusSnapshot,
 };
 use vgpu_perception::scan::probe;
-use vgpu_perception::{Gva, NextUse, PhysRead};
+use vgpu_perception::{Gva, PhysRead};
 
 use crate::choice::{Current, place};
 use crate::failure::{Failure, code};
@@ -17,7 +17,6 @@ use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
 use crate::region::{RegionHandle, Snapshot, snapshot};
 use crate::scan::take;
-use crate::skip::SkipC;
 use crate::win32::Win32Handle;
 
 /// `vgpup_frame_desc`.
@@ -217,26 +216,9 @@ export! {
         let info = info.required("info")?;
         let dst = dst.buffer(cap, "dst")?;
         let found = with_thread(|thread| {
-            let hold = r.hold(thread)?;
-            let (id, state) = (hold.id(), hold.get());
-            let mem = m.hold_same(thread, state.mem_id)?;
-            let mem = mem.get();
-            let Some(mut frames) = state.frames.take() else {
-                state.tell(thread, id, SkipC::BUSY_HANDLE);
-                return Ok(None);
-            };
-            let frames = &mut *frames;
-            if state.forget.load(Ordering::Relaxed) && state.forget.swap(false, Ordering::Relaxed) {
-                frames.region.forget_frames();
-            }
-            mem.caught(|| {
-                let sample = frames.region.sample_frame(mem.ram(), &mut frames.scratch, dst, NextUse::Unknown);
-                let frame = state.note(thread, id, sample)?;
-                if let Some(frame) = &frame {
-                    state.missed_last.store(frame.missed, Ordering::Relaxed);
-                    state.missed_total.fetch_add(frame.missed, Ordering::Relaxed);
-                }
-                Ok(frame)
+            r.hold(thread, |hold| {
+                let (id, state) = (hold.id(), hold.get());
+                m.hold_same(thread, state.mem_id, |mem| state.next_frame(thread, id, mem.get(), dst))
             })
         })??;
         let Some(frame) = found else { return Ok(0) };
@@ -258,7 +240,7 @@ export! {
     /// See `vgpu_perception.h`.
     fn vgpup_read_cursor(r: RegionHandle, m: MemHandle, out: Out<CursorC>) -> c_int {
         let out = out.required("out")?;
-        let read = snapshot::<Cursor>(r, m, |_, snapshot| out.set(CursorC {
+        snapshot::<Cursor>(r, m, |_, snapshot| out.set(CursorC {
             seq: snapshot.seq,
             visible: u32::from(snapshot.visible),
             x: snapshot.x,
@@ -268,14 +250,13 @@ export! {
             glyph_w: snapshot.glyph_w,
             glyph_h: snapshot.glyph_h,
             id: snapshot.id.0,
-        }))?;
-        Ok(c_int::from(read))
+        }))
     }
 
     /// See `vgpu_perception.h`.
     fn vgpup_read_geometry(r: RegionHandle, m: MemHandle, out: Out<GeometryC>) -> c_int {
         let out = out.required("out")?;
-        let read = snapshot::<Geometry>(r, m, |_, snapshot| out.set(GeometryC {
+        snapshot::<Geometry>(r, m, |_, snapshot| out.set(GeometryC {
             virt_x: snapshot.virt_x,
             virt_y: snapshot.virt_y,
             virt_w: snapshot.virt_w,
@@ -284,8 +265,7 @@ export! {
             cap_y: snapshot.cap_y,
             dpi: snapshot.dpi,
             refresh_mhz: snapshot.refresh_mhz,
-        }))?;
-        Ok(c_int::from(read))
+        }))
     }
 
     /// See `vgpu_perception.h`.
@@ -307,7 +287,7 @@ export! {
             });
         })?;
         // This function has no "come back later": a page that moves at every try cannot be read.
-        if read { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }
+        if read == 1 { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }
     }
 
     /// See `vgpu_perception.h`.

@@ -1,16 +1,17 @@
 //! What a `vgpup_region` is, and how calls share it.
 
+use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use vgpu_perception::PhysRead;
-use vgpu_perception::region::{FrameScratch, ReadError, Region, Sample};
+use vgpu_perception::region::{FrameInfo, FrameScratch, ReadError, Region, Sample};
+use vgpu_perception::{NextUse, PhysRead};
 
 use crate::choice::{Place, place};
 use crate::failure::Failure;
 use crate::ffi::cells::{Latest, TryLock};
 use crate::ffi::{Handle, Object, Thread, with_thread};
 use crate::kernel::Paging;
-use crate::memory::MemHandle;
+use crate::memory::{Mem, MemHandle};
 use crate::ram::Ram;
 use crate::skip::{SkipC, reason};
 
@@ -78,7 +79,7 @@ impl RegionState {
     #[inline(always)]
     fn with_seat<R>(&self, thread: &Thread, id: u64, work: impl FnOnce(&mut Region<Paging>) -> R) -> R {
         #[cfg(feature = "std")]
-        return thread.seats.with(id, &self.bound, work);
+        return thread.seats.of(id).with(id, &self.bound, work);
         #[cfg(not(feature = "std"))]
         {
             let _ = (thread, id);
@@ -89,29 +90,44 @@ impl RegionState {
         }
     }
 
-    /// Remembers why a read gave nothing, where it gave nothing.
-    #[inline(always)]
-    pub(crate) fn note<T>(
+    /// Copies the latest frame of `mem` to `dst`. `None`: there is none now, and why is remembered.
+    pub(crate) fn next_frame(
         &self,
         thread: &Thread,
         id: u64,
-        sample: Result<Sample<T>, ReadError>,
-    ) -> Result<Option<T>, Failure> {
-        match sample {
-            Ok(Sample::Fresh(value)) => {
+        mem: &Mem,
+        dst: &mut [u8],
+    ) -> Result<Option<FrameInfo>, Failure> {
+        let Some(mut frames) = self.frames.take() else {
+            self.tell(thread, id, SkipC::BUSY_HANDLE);
+            return Ok(None);
+        };
+        let frames = &mut *frames;
+        if self.forget.load(Ordering::Relaxed) && self.forget.swap(false, Ordering::Relaxed) {
+            frames.region.forget_frames();
+        }
+        mem.caught(|| match frames.region.sample_frame(mem.ram(), &mut frames.scratch, dst, NextUse::Unknown) {
+            Ok(Sample::Fresh(frame)) => {
+                self.missed_last.store(frame.missed, Ordering::Relaxed);
+                self.missed_total.fetch_add(frame.missed, Ordering::Relaxed);
                 self.tell(thread, id, SkipC::NONE);
-                Ok(Some(value))
+                Ok(Some(frame))
             }
             Ok(Sample::Skip(skip)) => {
                 self.tell(thread, id, SkipC::of(skip));
                 Ok(None)
             }
-            Err(error) => {
-                self.tell(thread, id, SkipC::NONE);
-                self.failed.store(true, Ordering::Relaxed);
-                Err(Failure::read(error))
-            }
-        }
+            Err(error) => Err(self.lose(thread, id, error)),
+        })
+    }
+
+    /// Remembers that a read could not read.
+    #[cold]
+    #[inline(never)]
+    fn lose(&self, thread: &Thread, id: u64, error: ReadError) -> Failure {
+        self.tell(thread, id, SkipC::NONE);
+        self.failed.store(true, Ordering::Relaxed);
+        Failure::read(error)
     }
 
     /// Remembers the outcome of a read for [`last_skip`](Self::last_skip).
@@ -153,27 +169,69 @@ pub(crate) trait Snapshot {
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Self::Of>, ReadError>;
 }
 
-/// Takes a snapshot, and gives it to `fresh` where there is one; whether there was. Nothing is caught: the core has no
+/// Takes a snapshot, and gives it to `fresh` where there is one: 1, or 0 for none. Nothing is caught: the core has no
 /// panics, and this is the path that is taken most.
 #[inline(always)]
 pub(crate) fn snapshot<S: Snapshot>(
     r: RegionHandle,
     m: MemHandle,
-    fresh: impl FnOnce(&RegionState, &S::Of),
-) -> Result<bool, Failure> {
+    fresh: impl FnOnce(&RegionState, &S::Of) + Copy,
+) -> Result<c_int, Failure> {
     with_thread(|thread| {
-        let hold = r.hold(thread)?;
-        let (id, state) = (hold.id(), hold.get());
-        let mem = m.hold_same(thread, state.mem_id)?;
-        let sample = state.with_seat(thread, id, |region| match mem.get().ram() {
-            #[cfg(feature = "std")]
-            Ram::Mapped(ram) => S::read(region, &**ram),
-            Ram::Reader(ram) => S::read(region, ram),
-        });
-        let value = state.note(thread, id, sample)?;
-        if let Some(value) = &value {
-            fresh(state, value);
+        #[cfg(feature = "std")]
+        {
+            let id = r.token();
+            let taken = thread.seats.of(id).known.hold(thread, r, m, |state, mem| match mem.ram() {
+                Ram::Mapped(ram) => Some(of::<S, _>(state, thread, id, &**ram, fresh)),
+                Ram::Reader(_) => None,
+            });
+            if let Some(taken) = taken {
+                return taken;
+            }
         }
-        Ok(value.is_some())
+        apart::<S>(thread, r, m, fresh)
     })?
+}
+
+/// The same where this thread does not know the two handles, is inside another call, or reads through a callback.
+#[inline(never)]
+fn apart<S: Snapshot>(
+    thread: &Thread,
+    r: RegionHandle,
+    m: MemHandle,
+    fresh: impl FnOnce(&RegionState, &S::Of),
+) -> Result<c_int, Failure> {
+    r.hold(thread, |hold| {
+        let (id, state) = (hold.id(), hold.get());
+        m.hold_same(thread, state.mem_id, |mem| {
+            let ram = mem.get().ram();
+            #[cfg(feature = "std")]
+            if let Ram::Mapped(_) = ram {
+                thread.seats.of(id).known.learn(hold, mem);
+            }
+            of::<S, _>(state, thread, id, ram, fresh)
+        })
+    })
+}
+
+#[inline(always)]
+fn of<S: Snapshot, M: PhysRead>(
+    state: &RegionState,
+    thread: &Thread,
+    id: u64,
+    ram: &M,
+    fresh: impl FnOnce(&RegionState, &S::Of),
+) -> Result<c_int, Failure> {
+    state.with_seat(thread, id, |region| match S::read(region, ram) {
+        Ok(Sample::Fresh(value)) => {
+            fresh(state, &value);
+            state.tell(thread, id, SkipC::NONE);
+            Ok(1)
+        }
+        Ok(Sample::Skip(skip)) => {
+            state.tell(thread, id, SkipC::of(skip));
+            Ok(0)
+        }
+        Err(error) => Err(state.lose(thread, id, error)),
+    })
 }

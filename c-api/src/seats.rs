@@ -7,14 +7,26 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use vgpu_perception::region::Region;
 
+use crate::ffi::Known;
 use crate::kernel::Paging;
-use crate::skip::SkipC;
+use crate::memory::Mem;
+use crate::region::RegionState;
+use crate::skip::{SkipC, reason};
 
 /// Regions that a thread remembers; what it forgets costs a walk of the page tables.
 const SEATS: usize = 64;
 
+/// What is remembered of one region. It begins a cache line, so that few are read.
 #[derive(Debug)]
-struct Seat {
+#[repr(align(64))]
+pub(crate) struct Seat {
+    /// Where its handle leads, and that of its memory.
+    pub(crate) known: Known<RegionState, Mem>,
+    place: RefCell<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
     /// Whose it is; 0 for nobody's.
     id: u64,
     region: Option<Region<Paging>>,
@@ -23,44 +35,69 @@ struct Seat {
 /// See [the module](self).
 #[derive(Debug)]
 pub(crate) struct Seats {
-    seats: [RefCell<Seat>; SEATS],
-    /// Whose read was last, and why it gave nothing.
-    last: Cell<(u64, SkipC)>,
+    seats: [Seat; SEATS],
+    /// Whose read was last.
+    of: Cell<u64>,
+    /// Why it gave nothing.
+    last: Cell<SkipC>,
+}
+
+impl Seat {
+    const fn new() -> Self {
+        Self { known: Known::new(), place: RefCell::new(Place { id: 0, region: None }) }
+    }
+
+    /// Runs `work` with what this thread remembers of region `id`, which was bound as `bound`.
+    ///
+    /// `work` has one call, so that it is inlined there: what comes out of it then stays in registers.
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, id: u64, bound: &Region<Paging>, work: impl FnOnce(&mut Region<Paging>) -> R) -> R {
+        let mut taken = self.place.try_borrow_mut().ok();
+        // A signal handler either finds it taken, or is done before anything of it is read.
+        compiler_fence(Ordering::SeqCst);
+        let mut copy;
+        let region = match &mut taken {
+            Some(place) => {
+                let place = &mut **place;
+                if place.id != id {
+                    (place.id, place.region) = (id, Some(*bound));
+                }
+                place.region.get_or_insert(*bound)
+            }
+            // A signal handler, or a callback that reads, finds the seat taken.
+            None => {
+                copy = *bound;
+                &mut copy
+            }
+        };
+        work(region)
+    }
 }
 
 impl Seats {
     pub(crate) const fn new() -> Self {
-        Self { seats: [const { RefCell::new(Seat { id: 0, region: None }) }; SEATS], last: Cell::new((0, SkipC::NONE)) }
+        Self { seats: [const { Seat::new() }; SEATS], of: Cell::new(0), last: Cell::new(SkipC::NONE) }
     }
 
-    /// Runs `work` with what this thread remembers of region `id`, which was bound as `bound`.
+    /// The seat of region `id`, which others may share. Its token's entry is in its bits from 8 on, so that handles
+    /// that are open at once mostly have different ones.
     #[inline(always)]
-    pub(crate) fn with<R>(&self, id: u64, bound: &Region<Paging>, work: impl FnOnce(&mut Region<Paging>) -> R) -> R {
-        // A token's entry is in its bits from 8 on; handles that are open at once have different ones.
-        let seat = usize::try_from(id >> 8).unwrap_or(0) % SEATS;
-        let taken = self.seats.get(seat).and_then(|seat| seat.try_borrow_mut().ok());
-        // A signal handler, or a callback that reads, finds the seat taken.
-        let Some(mut seat) = taken else { return work(&mut bound.clone()) };
-        // A signal handler either finds it taken, or is done before anything of it is read.
-        compiler_fence(Ordering::SeqCst);
-        let seat = &mut *seat;
-        if seat.id != id {
-            (seat.id, seat.region) = (id, Some(*bound));
-        }
-        match &mut seat.region {
-            Some(region) => work(region),
-            None => work(&mut bound.clone()),
-        }
+    pub(crate) const fn of(&self, id: u64) -> &Seat {
+        &self.seats[(id >> 8) as usize % SEATS]
     }
 
+    /// Remembers that the last read of this thread was of region `id`, and why it gave nothing.
     #[inline(always)]
     pub(crate) fn note(&self, id: u64, skip: SkipC) {
-        self.last.set((id, skip));
+        // Most reads are like the one before: nothing to store.
+        if self.of.get() != id || self.last.get().reason != skip.reason || skip.reason != reason::NONE {
+            self.of.set(id);
+            self.last.set(skip);
+        }
     }
 
     /// Why the last read of this thread gave nothing, if that was a read of `id`.
     pub(crate) fn last(&self, id: u64) -> Option<SkipC> {
-        let (of, skip) = self.last.get();
-        (of == id).then_some(skip)
+        (self.of.get() == id).then(|| self.last.get())
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{Dir, LiveGuest, command, program, run, shared_library};
 use vgpu_perception::PagingMode;
 use vgpu_perception_testkit::linux::LinuxOptions;
-use vgpu_perception_testkit::{Placement, RegionImage};
+use vgpu_perception_testkit::{Field, Placement, RegionImage};
 
 fn embed(options: LinuxOptions, kinds: &[&str], name: &str) {
     let dir = Dir::new(name);
@@ -95,14 +95,25 @@ fn a_guest_is_read_out_of_another_process() {
     // All of it in one stretch, as a machine without shared RAM has it.
     let options = LinuxOptions { ram: 1 << 30, processes: 4, placement: Placement::Fragments64K, image, ..small() };
     let guest = LiveGuest::new(&dir, options);
-    let hold = "import mmap, os, sys, time\n\
-                fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-                ram = mmap.mmap(fd, 1 << 30, prot=mmap.PROT_READ)\n\
+    // Memory that nobody shares: what the file holds is copied, and the heart beats in the copy.
+    let hold = "import mmap, os, struct, sys, time\n\
+                fd, beat = os.open(sys.argv[1], os.O_RDONLY), int(sys.argv[2])\n\
+                ram = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n\
+                end = 0\n\
+                while True:\n\
+                \x20   try: start = os.lseek(fd, end, os.SEEK_DATA)\n\
+                \x20   except OSError: break\n\
+                \x20   end = os.lseek(fd, start, os.SEEK_HOLE)\n\
+                \x20   ram[start:end] = os.pread(fd, end - start, start)\n\
                 print('there', flush=True)\n\
-                time.sleep(120)\n";
+                for tick in range(6000):\n\
+                \x20   struct.pack_into('Q', ram, beat, 1000 + tick)\n\
+                \x20   time.sleep(0.02)\n";
+    let beat = guest.linux.region.gpa(Field::HEARTBEAT.offset).unwrap().get();
     let mut machine = std::process::Command::new("python3")
         .args(["-c", hold])
         .arg(&guest.path)
+        .arg(beat.to_string())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();

@@ -62,3 +62,14 @@ fn any_call_in_any_order_over_a_guest_that_lies() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), "survived\n", "seed {seed}");
     }
 }
+
+#[test]
+fn a_search_in_one_call_ends_at_its_bound() {
+    let dir = Dir::new("budget");
+    shared_library(&dir);
+    let program = program(&dir, "tests/c/budget.c");
+    let output = run(&mut command(&program, [""; 0]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.ends_with("bounded\n"), "{text}");
+    print!("{text}");
+}

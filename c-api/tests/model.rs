@@ -41,12 +41,23 @@ use loom::sync::Arc;
 use loom::thread;
 
 use sync::{AtomicPtr, AtomicU32, AtomicU64, DEFECT};
-use table::{Closed, Record, Table};
+use table::{Closed, Entry, Open, Record, Table};
 
 const KIND: u8 = 3;
 
 /// An object: loom watches who reads it while it is released.
 struct Object(UnsafeCell<u32>);
+
+/// Where a token led.
+#[derive(Clone, Copy)]
+struct Known {
+    token: u64,
+    entry: *const Entry,
+    object: *mut (),
+}
+
+// SAFETY: what it leads to is shared as the table shares it.
+unsafe impl Send for Known {}
 
 struct World {
     table: Table,
@@ -103,6 +114,37 @@ impl World {
                 None
             }
         }
+    }
+
+    /// An open handle, as a thread knows it from a call before.
+    fn known(&self, token: u64) -> Known {
+        let hazard = self.hazard(0);
+        let (entry, object) = self.table.pin(hazard, token).unwrap();
+        assert_eq!(self.table.unpin(hazard, entry, token), None);
+        Known { token, entry, object }
+    }
+
+    /// A call of `thread` on two handles that it knows: whether both were open.
+    fn call_two(&self, thread: usize, known: [Known; 2]) -> bool {
+        // SAFETY: a record lives as long as the world.
+        let [first, second] = &unsafe { &*self.records[thread] }.hazards;
+        // SAFETY: entries live as long as the table.
+        let entries = known.map(|known| unsafe { &*known.entry });
+        let (hazards, tokens) = ([first, second], known.map(|known| known.token));
+        let open = tokens.map(Open::of);
+        let both = self.table.pin_two(hazards, entries, tokens, open);
+        for known in known.iter().filter(|_| both) {
+            // SAFETY: the table says that it is there until `unpin_two`; loom notices where that is wrong.
+            let object = unsafe { &*known.object.cast::<Object>() };
+            // SAFETY: nobody writes while calls read.
+            assert_eq!(object.0.with(|value| unsafe { *value }), 7);
+        }
+        if !self.table.unpin_two(hazards, entries, open) {
+            for (entry, token) in entries.into_iter().zip(tokens) {
+                self.release(self.table.ended(entry, token), token);
+            }
+        }
+        both
     }
 
     fn close(&self, token: u64) -> bool {
@@ -202,6 +244,23 @@ fn two_close() {
     assert!(world.close(own.1) && world.close(other.1));
 }
 
+/// One thread calls with two handles that it knows, and another closes both: each is released once, and not before.
+fn close_two_in_use() {
+    let world = World::new();
+    let tokens = [world.open(), world.open()];
+    let known = tokens.map(|token| world.known(token));
+    let other = {
+        let world = Arc::clone(&world);
+        thread::spawn(move || {
+            let _ = world.call_two(1, known);
+        })
+    };
+    assert!(world.close(tokens[1]) && world.close(tokens[0]));
+    other.join().unwrap();
+    assert_eq!(world.released(), 2, "released by whoever was last");
+    assert!(!world.call_two(0, known), "a closed handle is refused where it was known, too");
+}
+
 /// `DEFECT` is one for all tests.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -229,7 +288,14 @@ fn one_of_two_closes_and_tokens_are_never_given_twice() {
 }
 
 #[test]
+fn two_handles_can_be_closed_while_one_call_uses_both() {
+    assert!(with_defect(0, close_two_in_use));
+}
+
+#[test]
 fn without_either_half_of_the_fence_a_model_fails() {
     assert!(!with_defect(1, close_in_use), "calls without their fence");
     assert!(!with_defect(2, close_in_use), "closing without its fence");
+    assert!(!with_defect(1, close_two_in_use), "calls on two handles without their fence");
+    assert!(!with_defect(2, close_two_in_use), "closing two without its fence");
 }

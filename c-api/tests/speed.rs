@@ -8,7 +8,7 @@ mod common;
 use core::hint::black_box;
 use std::time::Instant;
 
-use common::{Dir, LiveGuest, command, link_library, optimised, program, run};
+use common::{Dir, LiveGuest, command, compile_as, link_library, optimised, root, run};
 use vgpu_perception::region::{Region, Sample};
 use vgpu_perception::{AddressSpace, Cr3, Gpa};
 use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
@@ -44,7 +44,7 @@ fn a_cursor_from_rust_and_from_c() {
     println!("figure: vgpup_read_cursor from Rust: {:.2} ns, least {:.2}", rust[4], rust[0]);
 
     link_library(&dir, optimised());
-    let program = program(&dir, "tests/c/speed.c");
+    let program = compile_as(&dir, &root().join("tests/c/speed.c"), &["-O2"]);
     let args = guest.test_args();
     let mut order = vec![args[0].clone(), args[2].clone(), args[3].clone(), args[1].clone()];
     order.extend_from_slice(&args[5..]);

@@ -64,27 +64,28 @@ impl<T> Handle<T> {
 impl<T: Object> Handle<T> {
     /// Uses the object. Other calls may use it at the same time.
     pub(crate) fn read<R>(self, work: impl FnOnce(&T) -> Result<R, Failure>) -> Result<R, Failure> {
-        with_thread(|thread| work(self.hold(thread)?.get()))?
+        with_thread(|thread| self.hold(thread, |hold| work(hold.get())))?
     }
 
     /// The same, with what no other object has or had: see [`read_same`](Self::read_same).
     pub(crate) fn read_with_id<R>(self, work: impl FnOnce(u64, &T) -> Result<R, Failure>) -> Result<R, Failure> {
-        with_thread(|thread| {
-            let hold = self.hold(thread)?;
-            work(hold.id(), hold.get())
-        })?
+        with_thread(|thread| self.hold(thread, |hold| work(hold.id(), hold.get())))?
     }
 
     /// Uses the object if it is the one that had `id`.
     pub(crate) fn read_same<R>(self, id: u64, work: impl FnOnce(&T) -> Result<R, Failure>) -> Result<R, Failure> {
-        with_thread(|thread| work(self.hold_same(thread, id)?.get()))?
+        with_thread(|thread| self.hold_same(thread, id, |hold| work(hold.get())))?
     }
 
-    /// A hold on the object if it is the one that had `id`.
+    /// Runs `work` with a hold on the object if it is the one that had `id`.
     #[inline(always)]
-    pub(crate) fn hold_same(self, thread: &Thread, id: u64) -> Result<Hold<'_, T>, Failure> {
-        let hold = self.hold(thread)?;
-        if hold.id() == id { Ok(hold) } else { Err(another::<T>()) }
+    pub(crate) fn hold_same<R>(
+        self,
+        thread: &Thread,
+        id: u64,
+        work: impl FnOnce(&Hold<'_, T>) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        self.hold(thread, |hold| if hold.id() == id { work(hold) } else { Err(another::<T>()) })
     }
 }
 

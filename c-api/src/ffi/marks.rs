@@ -73,14 +73,18 @@ impl<T: Object> Handle<T> {
         if slot.mark.load(Ordering::Acquire) == mark::<T>() { Ok(slot) } else { Err(none()) }
     }
 
-    /// A hold on the object.
-    pub(crate) fn hold<'h>(self, _: &Thread) -> Result<Hold<'h, T>, Failure> {
+    /// Runs `work` with a hold on the object.
+    pub(crate) fn hold<R>(
+        self,
+        _: &Thread,
+        work: impl FnOnce(&Hold<'_, T>) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         let slot = self.slot()?;
         let more = |users: u32| (users < CLOSED - 1).then(|| users + 1);
         if slot.users.fetch_update(Ordering::Acquire, Ordering::Relaxed, more).is_err() {
             return Err(Failure::new(code::HANDLE, format_args!("the {} handle was closed", T::NAME)));
         }
-        Ok(Hold(slot))
+        work(&Hold(slot))
     }
 
     /// Puts `value` into storage of the caller.

@@ -21,6 +21,10 @@ use marks as imp;
 #[cfg(feature = "std")]
 mod memory;
 #[cfg(feature = "std")]
+mod own;
+#[cfg(feature = "std")]
+mod pair;
+#[cfg(feature = "std")]
 mod sync;
 #[cfg(feature = "std")]
 mod table;
@@ -35,6 +39,8 @@ pub(crate) use handle::{Handle, Object};
 pub(crate) use imp::{Thread, with_thread};
 #[cfg(feature = "std")]
 pub(crate) use memory::{boxed, list};
+#[cfg(feature = "std")]
+pub(crate) use pair::Known;
 pub(crate) use pointers::{Context, In, Out};
 pub(crate) use scratch::Scratch;
 #[cfg(feature = "std")]

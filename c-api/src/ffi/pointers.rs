@@ -132,6 +132,14 @@ impl Out<c_void> {
 /// A place that one result is stored in.
 pub(crate) struct Place<T>(*mut T);
 
+impl<T> Clone for Place<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Place<T> {}
+
 impl<T: Copy> Place<T> {
     pub(crate) fn set(self, value: T) {
         // SAFETY: `Out::required` found it not NULL and aligned; by the headers' contract it is a writable `T`.

@@ -35,7 +35,8 @@ pub(super) struct Entry {
     next_free: AtomicU32,
 }
 
-/// What the calls of one thread use.
+/// What the calls of one thread use. In cache lines, and pairs of them, that no other thread writes.
+#[repr(align(128))]
 pub(super) struct Record {
     pub(super) hazards: [AtomicU64; HAZARDS],
     owned: AtomicU32,
@@ -84,6 +85,21 @@ pub(super) const fn is_token(word: u64, kind: u8) -> bool {
 /// The chunk of entry `index`, and its place in there.
 const fn place(index: u32) -> (usize, usize) {
     (index as usize >> CHUNK_BITS, index as usize & ((1 << CHUNK_BITS) - 1))
+}
+
+/// What the state of an entry is as long as a token of it is open.
+#[derive(Clone, Copy)]
+pub(super) struct Open(u64);
+
+impl Open {
+    pub(super) const fn of(token: u64) -> Self {
+        Self(state(token, LIVE))
+    }
+}
+
+#[inline(always)]
+fn both_open([first, second]: [&Entry; 2], [a, b]: [Open; 2], ordering: Ordering) -> bool {
+    first.state.load(ordering) == a.0 && second.state.load(ordering) == b.0
 }
 
 impl Record {
@@ -157,7 +173,41 @@ impl Table {
     pub(super) fn unpin(&self, hazard: &AtomicU64, entry: &Entry, token: u64) -> Option<*mut ()> {
         hazard.store(0, Ordering::Release);
         light();
+        self.ended(entry, token)
+    }
+
+    /// What a use that ended has to release.
+    #[inline(always)]
+    pub(super) fn ended(&self, entry: &Entry, token: u64) -> Option<*mut ()> {
         if entry.state.load(Ordering::Relaxed) == state(token, CLOSING) { self.reclaim(entry, token) } else { None }
+    }
+
+    /// Begins a call's use of two handles, as [`pin`](Self::pin) does of one; `entries` are what it gave for them
+    /// before. Whether both are open. Either way the call ends with [`unpin_two`](Self::unpin_two).
+    #[inline(always)]
+    pub(super) fn pin_two(
+        &self,
+        hazards: [&AtomicU64; 2],
+        entries: [&Entry; 2],
+        tokens: [u64; 2],
+        open: [Open; 2],
+    ) -> bool {
+        let ([first, second], [a, b]) = (hazards, tokens);
+        first.store(a, Ordering::Release);
+        second.store(b, Ordering::Release);
+        light();
+        both_open(entries, open, Ordering::Acquire)
+    }
+
+    /// Ends a call's use of two handles. Where one of them is not open any more: false, and [`ended`](Self::ended) says
+    /// of each what is to be released.
+    #[inline(always)]
+    pub(super) fn unpin_two(&self, hazards: [&AtomicU64; 2], entries: [&Entry; 2], open: [Open; 2]) -> bool {
+        let [first, second] = hazards;
+        first.store(0, Ordering::Release);
+        second.store(0, Ordering::Release);
+        light();
+        both_open(entries, open, Ordering::Relaxed)
     }
 
     /// Closes a handle: no call can begin to use it any more.

@@ -22,16 +22,17 @@ pub(super) static TABLE: Table = Table {
 #[repr(C, align(16))]
 pub(super) struct Slot<T> {
     on_heap: bool,
-    value: T,
+    pub(super) value: T,
 }
 
 /// A call's hold on an object; given up when dropped.
 pub(crate) struct Hold<'c, T: Object> {
     own: &'c Own,
     hazard: &'static AtomicU64,
-    entry: &'static Entry,
-    token: u64,
-    slot: *mut Slot<T>,
+    pub(super) depth: usize,
+    pub(super) entry: &'static Entry,
+    pub(super) token: u64,
+    pub(super) slot: *mut Slot<T>,
 }
 
 impl<T: Object> Hold<'_, T> {
@@ -51,7 +52,7 @@ impl<T: Object> Drop for Hold<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         let last = TABLE.unpin(self.hazard, self.entry, self.token);
-        self.own.pop();
+        self.own.leave(self.depth);
         if let Some(object) = last {
             release::<T>(object, self.token);
         }
@@ -63,22 +64,30 @@ fn none<T: Object>() -> Failure {
 }
 
 impl<T: Object> Handle<T> {
-    fn token(self) -> u64 {
+    #[inline(always)]
+    pub(crate) fn token(self) -> u64 {
         self.0.addr() as u64
     }
 
-    /// A hold on the object, for a call of this thread.
+    /// Runs `work` with a hold on the object, for a call of this thread.
+    ///
+    /// The hold is lent and not returned: a result that holds it would be moved about in pieces that are not those it
+    /// was stored in, and then every load waits for stores.
     #[inline(always)]
-    pub(crate) fn hold(self, own: &Own) -> Result<Hold<'_, T>, Failure> {
+    pub(crate) fn hold<R>(
+        self,
+        own: &Own,
+        work: impl FnOnce(&Hold<'_, T>) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
         let token = self.token();
         if !is_token(token, T::KIND) {
             return Err(self.no_token());
         }
-        let hazard = own.push().ok_or_else(|| Failure::memory("calls that are nested this deep"))?;
+        let Some((hazard, depth)) = own.enter() else { return Err(Failure::memory("calls that are nested this deep")) };
         match TABLE.pin(hazard, token) {
-            Ok((entry, slot)) => Ok(Hold { own, hazard, entry, token, slot: slot.cast() }),
+            Ok((entry, slot)) => work(&Hold { own, depth, hazard, entry, token, slot: slot.cast() }),
             Err(last) => {
-                own.pop();
+                own.leave(depth);
                 Err(refused::<T>(last, token))
             }
         }
@@ -160,7 +169,7 @@ fn refused<T: Object>(last: Option<*mut ()>, token: u64) -> Failure {
 /// Drops the object of a closed handle.
 #[cold]
 #[inline(never)]
-fn release<T>(object: *mut (), token: u64) {
+pub(super) fn release<T>(object: *mut (), token: u64) {
     let slot = object.cast::<Slot<T>>();
     // SAFETY: the table gives the object of a closed handle to one caller alone, when no call uses it; it is a
     // `Slot<T>`, because the token's kind is that of `T`.

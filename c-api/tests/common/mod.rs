@@ -100,9 +100,15 @@ pub(crate) fn program(dir: &Dir, source: &str) -> PathBuf {
 
 /// Compiles `source` against the headers and the shared library in `dir`.
 pub(crate) fn compile(dir: &Dir, source: &Path) -> PathBuf {
+    compile_as(dir, source, &["-O0"])
+}
+
+/// The same, with more options.
+pub(crate) fn compile_as(dir: &Dir, source: &Path, options: &[&str]) -> PathBuf {
     let to = dir.0.join(source.file_stem().unwrap());
     run(Command::new(compiler())
         .args(WARNINGS)
+        .args(options)
         .args(words("VGPU_TEST_CFLAGS"))
         .arg("-g")
         .arg("-I")
