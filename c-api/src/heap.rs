@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 use vgpu_perception::Gpa;
 use vgpu_perception_mapped::{
-    GuestRam, MAX_SEGMENTS, Machine, MachineOptions, MapError, RamFile, RamOptions, Segment, SegmentMap, SigbusGuard,
+    GuestRam, MAX_SEGMENTS, Machine, MachineOptions, MapError, OpenError, RamFile, RamOptions, Segment, SegmentMap,
+    SigbusGuard,
 };
 
 use crate::ext::{CandidateC, bind, kernel_of};
@@ -36,6 +37,16 @@ fn open_failed(error: impl core::fmt::Display) -> Failure {
     Failure::new(code::OPEN, format_args!("{error}"))
 }
 
+/// A file that the kernel has no room to map, or that there was no memory to look at, is no bad file.
+fn map_failed(error: OpenError) -> Failure {
+    match &error {
+        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory => {
+            Failure::new(code::MEMORY, format_args!("{error}"))
+        }
+        _ => open_failed(error),
+    }
+}
+
 /// Set once the program asked for it; signal handlers are a program's own business.
 static GUARD: OnceLock<SigbusGuard> = OnceLock::new();
 
@@ -48,9 +59,9 @@ fn mapped(path: &Path, map: impl FnOnce(u64) -> Result<SegmentMap, MapError>) ->
     // Opening makes small allocations that cannot be refused, so there has to be room before.
     drop(list::<u8>(ROOM)?);
     let ram = caught(|| {
-        let file = RamFile::open(path).map_err(open_failed)?;
+        let file = RamFile::open(path).map_err(map_failed)?;
         let map = map(file.len()).map_err(open_failed)?;
-        GuestRam::new(vec![file], map, options()).map_err(open_failed)
+        GuestRam::new(vec![file], map, options()).map_err(map_failed)
     })?;
     Handle::boxed(Mem::new(Ram::Mapped(boxed(ram)?)))
 }
@@ -74,11 +85,11 @@ fn mapped_files(fds: &[c_int], map: impl FnOnce(&[u64]) -> Result<SegmentMap, Ma
         for fd in fds {
             let own = descriptor::duplicate(*fd)
                 .map_err(|error| open_failed(format_args!("descriptor {fd} cannot be used: {error}")))?;
-            let file = RamFile::from_fd(own, format!("descriptor {fd}")).map_err(open_failed)?;
+            let file = RamFile::from_fd(own, format!("descriptor {fd}")).map_err(map_failed)?;
             lens.push(file.len());
             files.push(file);
         }
-        GuestRam::new(files, map(&lens).map_err(open_failed)?, options()).map_err(open_failed)
+        GuestRam::new(files, map(&lens).map_err(open_failed)?, options()).map_err(map_failed)
     })?;
     Handle::boxed(Mem::new(Ram::Mapped(boxed(ram)?)))
 }

@@ -178,7 +178,7 @@ static void after_the_memory(const char* ram)
 
 #ifndef __SANITIZE_ADDRESS__
 /* A child in which nothing more can be allocated: NULL and a code, and the program goes on. */
-static void no_memory(void)
+static void no_memory(const char* ram)
 {
     pid_t child = fork();
     CHECK(child >= 0);
@@ -188,6 +188,8 @@ static void no_memory(void)
         CHECK(file != NULL && fscanf(file, "%ld", &pages) == 1 && fclose(file) == 0);
         rlim_t most = (rlim_t)pages * 4096 + (1 << 20);
         CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){most, most}) == 0);
+        /* The kernel has no room for a mapping as large as the guest: no bad file, and no bad map. */
+        CHECK(vmie_mem_open_segs(ram, segs, n_segs) == NULL && vgpux_last_error_code() == VGPUX_E_MEMORY);
         int opened = 0;
         while (opened < 10000 && vmie_win32_open(m, kcr3) != NULL) {
             opened++;
@@ -331,7 +333,7 @@ int main(int argc, char** argv)
     right_guest();
     after_the_memory(argv[1]);
 #ifndef __SANITIZE_ADDRESS__
-    no_memory();
+    no_memory(argv[1]);
 #endif
     signals();
     children();
