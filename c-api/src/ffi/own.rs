@@ -18,7 +18,7 @@ mod word {
         ".pushsection .tbss.vgpu_perception_own, \"awT\", @nobits",
         ".globl vgpu_perception_own",
         ".hidden vgpu_perception_own",
-        ".type vgpu_perception_own, @object",
+        ".type vgpu_perception_own, @tls_object",
         ".size vgpu_perception_own, 8",
         ".p2align 3",
         "vgpu_perception_own:",
