@@ -82,6 +82,7 @@ impl Seats {
     /// The seat of region `id`, which others may share. Its token's entry is in its bits from 8 on, so that handles
     /// that are open at once mostly have different ones.
     #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a remainder of the length is below it")]
     pub(crate) const fn of(&self, id: u64) -> &Seat {
         &self.seats[(id >> 8) as usize % SEATS]
     }
