@@ -12,7 +12,7 @@ use crate::ffi::cells::{Latest, TryLock};
 use crate::ffi::{Handle, Object, Thread, with_thread};
 use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
-#[cfg(feature = "heap")]
+#[cfg(feature = "std")]
 use crate::ram::Ram;
 use crate::skip::{SkipC, reason};
 
