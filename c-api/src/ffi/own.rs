@@ -1,9 +1,9 @@
 //! Where a thread finds what it has: one word a thread.
 //!
-//! A shared library asks the dynamic linker for its thread-local variables, by a call that takes longer than half of what
-//! a snapshot does. A word of the *static* block of each thread lies at a fixed distance from the thread's register
-//! instead. glibc keeps room in that block for libraries that are loaded later, for some 200 such words; elsewhere the
-//! plain variable does.
+//! A shared library asks the dynamic linker for its thread-local variables, by a call that takes longer than half of
+//! what a snapshot does. A word of the *static* block of each thread lies at a fixed distance from the thread's
+//! register instead. glibc keeps room in that block for libraries that are loaded later, for some 200 such words;
+//! elsewhere the plain variable does.
 
 pub(super) use word::{get, set};
 
