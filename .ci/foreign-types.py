@@ -18,6 +18,8 @@ ALLOWED = {
     "vgpu-perception-mapped": {"zerocopy"},
     # The parser of an answer, public for its fuzz target.
     "vgpu-perception-host": {"serde_json"},
+    # A connection is any stream of the runtime that the server is built on.
+    "vgpu-perception-serve": {"tokio"},
 }
 # A path begins where no path and no name goes before it.
 PATH = re.compile(r"(?<![\w:>])([a-z_][a-z0-9_]*)::")

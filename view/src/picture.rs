@@ -60,21 +60,18 @@ impl From<io::Error> for PictureError {
     }
 }
 
-impl From<png::EncodingError> for PictureError {
-    fn from(error: png::EncodingError) -> Self {
-        match error {
-            png::EncodingError::IoError(error) => Self::Io(error),
-            error => Self::Encoder(error.to_string()),
-        }
+/// Not `From`: whose encoders these are is no part of the interface.
+fn of_png(error: png::EncodingError) -> PictureError {
+    match error {
+        png::EncodingError::IoError(error) => PictureError::Io(error),
+        error => PictureError::Encoder(error.to_string()),
     }
 }
 
-impl From<jpeg_encoder::EncodingError> for PictureError {
-    fn from(error: jpeg_encoder::EncodingError) -> Self {
-        match error {
-            jpeg_encoder::EncodingError::IoError(error) => Self::Io(error),
-            error => Self::Encoder(error.to_string()),
-        }
+fn of_jpeg(error: jpeg_encoder::EncodingError) -> PictureError {
+    match error {
+        jpeg_encoder::EncodingError::IoError(error) => PictureError::Io(error),
+        error => PictureError::Encoder(error.to_string()),
     }
 }
 
@@ -183,10 +180,9 @@ impl<'p> Picture<'p> {
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.set_compression(png::Compression::Fast);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.rgb())?;
-        writer.finish()?;
-        Ok(())
+        let mut writer = encoder.write_header().map_err(of_png)?;
+        writer.write_image_data(&self.rgb()).map_err(of_png)?;
+        writer.finish().map_err(of_png)
     }
 
     /// Writes it as JPEG, at a quality from 1 to 100.
@@ -197,8 +193,7 @@ impl<'p> Picture<'p> {
         let refused = |_| PictureError::Size { width: self.width, height: self.height, bytes: self.pixels.len() };
         let width = u16::try_from(self.width).map_err(refused)?;
         let height = u16::try_from(self.height).map_err(refused)?;
-        Encoder::new(to, quality.clamp(1, 100)).encode(self.pixels, width, height, ColorType::Bgra)?;
-        Ok(())
+        Encoder::new(to, quality.clamp(1, 100)).encode(self.pixels, width, height, ColorType::Bgra).map_err(of_jpeg)
     }
 
     /// Writes it as binary PPM.
