@@ -134,8 +134,14 @@ fn a_demo_notices_that_its_producer_died() {
 fn a_wall_of_the_demo_goes_on_without_a_producer_that_died() {
     let mut demo = Demo::start("wall", &["--serve"]);
     demo.until("Open this page");
-    assert_eq!(demo.producers().len(), 2);
-    kill("-KILL", demo.producers()[0]);
+    // The page is there before all producers are.
+    let mut producers = demo.producers();
+    while producers.len() < 2 {
+        assert!(demo.child.try_wait().unwrap().is_none(), "the demo starts a producer for each guest");
+        std::thread::sleep(Duration::from_millis(20));
+        producers = demo.producers();
+    }
+    kill("-KILL", producers[0]);
     let line = demo.until("has ended by itself");
     assert!(line.contains("the demo's producer"), "{line}");
     std::thread::sleep(Duration::from_millis(500));

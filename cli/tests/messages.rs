@@ -1,7 +1,6 @@
 //! What the command says when it cannot do what was asked: which value is wrong, and what to do.
 
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -125,16 +124,11 @@ fn output_that_cannot_be_written_is_an_error() {
         assert_eq!(output.status.code(), Some(5), "{args:?}: {errors}");
         assert!(errors.contains("standard output: cannot be written: No space left"), "{args:?}: {errors}");
         // A reader that is gone before the first byte.
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vgpu"))
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let mut errors = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(5), "{args:?}: {errors}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_vgpu")).args(args).stdout(writer).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{args:?}: {errors}");
     }
 }
 

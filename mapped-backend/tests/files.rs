@@ -97,7 +97,7 @@ fn a_file_shorter_than_its_map_is_refused_with_both_numbers() {
     let error = GuestRam::open(&path, "0:4K:0, 1M:8K:4K".parse().unwrap()).unwrap_err();
     assert!(matches!(error, OpenError::TooShort { len: 0x2000, segment, .. } if segment.gpa == Gpa::new(1 << 20)));
     let said = error.to_string();
-    assert!(said.contains("has 0x2000 bytes") && said.contains("ends at 0x3000"), "{said}");
+    assert!(said.contains("has 8 KiB (0x2000 bytes)") && said.contains("ends at 0x3000"), "{said}");
     let error = GuestRam::open(&path, "0:4K:0:1".parse().unwrap()).unwrap_err();
     assert!(matches!(error, OpenError::NoSuchFile { files: 1, .. }));
 }
