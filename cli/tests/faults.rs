@@ -86,6 +86,16 @@ impl Demo {
     }
 }
 
+impl Drop for Demo {
+    /// A test that fails leaves none behind either: a demo that is told to end ends its producers.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            self.signal("-TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
 fn kill(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
