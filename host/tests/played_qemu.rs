@@ -130,7 +130,7 @@ fn a_backend_that_starts_inside_its_file_shows_its_own_guest() {
         let map = unsafe { MmapOptions::new().offset(OFFSET).len(RAM as usize).map_mut(&file) }.unwrap();
         play(Path::new(&socket), &map);
     }
-    assert_ne!(truth(&guest(1)), truth(&guest(2)), "the guests can be told apart");
+    assert_ne!(truth(&guest(1)), truth(&guest(2)), "the guests differ");
     let qemu = Played::start("a_backend_that_starts_inside_its_file_shows_its_own_guest");
     let mut attachment = attach(&qemu.spec()).unwrap();
     assert!(matches!(*attachment.ram, Ram::Mapped(_)), "a shared file is mapped");

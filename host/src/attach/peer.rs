@@ -109,7 +109,7 @@ fn holders(inodes: &[u64]) -> Vec<Vm> {
         .collect()
 }
 
-/// Which kind of virtual machine answers at a socket, where that can be told by who listens.
+/// Which kind of virtual machine answers at a socket, where who listens shows it.
 pub(super) fn vmm_behind(path: &Path) -> Option<Vmm> {
     use std::os::fd::AsFd as _;
     let socket = UnixStream::connect(path).ok()?;
