@@ -515,3 +515,31 @@ fn a_scan_of_a_page_that_is_everywhere_keeps_to_its_budget() {
 
 /// The pages of the ring: what the bound of a probe rests on.
 const _: () = assert!(abi::REGION_BYTES - abi::RING_OFFSET == 24_576 * 4096);
+
+/// Endless spaces come first in the batch: what is honest behind them gets its turn long before they end.
+#[test]
+fn endless_spaces_keep_no_other_waiting() {
+    let mut guest = GuestBuilder::new(Ram::flat(256 << 20), 1);
+    let mut spaces: Vec<_> = (0..4).map(|_| hostile::fan_out_in_turn(&mut guest)).collect();
+    let honest = guest.new_space();
+    let base = Gva::new(0x7000_0000_0000);
+    let image = RegionImage::default();
+    vgpu_perception_testkit::Region::place(&mut guest, honest, base, image, Placement::Scattered, Ring::Written);
+    spaces.push(honest);
+    let mem = Counting::new(&guest.ram);
+    let mut processes = [Process::default(); 8];
+    let mut frames = vec![0; (256 << 20) / 4096 / 64];
+    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
+    let mut scan = Discovery::new(Listed(spaces), scratch);
+    loop {
+        match scan.step(&mem, &mut Budget::new(100_000)).unwrap() {
+            Step::Found(candidate) if candidate.process.space.root.table() == honest.root => break,
+            Step::Done => panic!("the honest one was not found: {:?}", scan.stats()),
+            Step::Found(_) | Step::Pending => {}
+        }
+    }
+    let loads = mem.counts().accesses();
+    println!("{loads} loads until the honest one was found");
+    // At most five enumerations of the first 2^12 tables of four spaces; to the end of one of them it is 2^27 loads.
+    assert!(loads <= 5 * 4 * 512 * (1 << 12), "{loads} loads until the honest one was found");
+}

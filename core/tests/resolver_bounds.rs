@@ -162,8 +162,8 @@ fn a_step_overdraws_its_budget_by_a_piece_at_most_and_a_hostile_space_ends() {
     let mut discovery = Discovery::new(These::new(spaces), scratch);
     const BUDGET: u64 = 1 << 20;
     let (mut total, mut found) = (0_u64, false);
-    // Twice the space's tables (marked, then compared with the hits), and what is honest.
-    let bound = 2 * 512 * (LeafCursor::TABLES + 4096);
+    // Twice the space's tables (marked, then compared with the hits), after the first 2^12, and what is honest.
+    let bound = 2 * 512 * (LeafCursor::TABLES + 2 * 4096);
     loop {
         let step = discovery.step(&mem, &mut Budget::new(BUDGET)).unwrap();
         let count = mem.take().accesses();

@@ -191,6 +191,29 @@ fn a_search_for_the_image_in_endless_tables_ends() {
     assert_eq!(finder.not_windows(), Some(NtError::NoImage { root }));
 }
 
+/// While a kernel that stands still is put aside, the search for another goes on in pieces: what a piece overdraws is
+/// charged too. Each of these pages is compared with the roots of 32 kernels.
+#[test]
+fn pieces_of_a_search_are_charged_whole() {
+    let windows = build("10 2004", Options::default());
+    let mut guest = windows.guest.clone();
+    let image = guest.entry(windows.kernel.space, Level::Pml4, windows.truth.nt_base).unwrap();
+    for n in 0..96 {
+        let page = guest.new_table();
+        guest.ram.write_u64(page.wrapping_add(0x1f0 * 8), image);
+        for slot in 300..304 {
+            guest.ram.write_u64(page.wrapping_add(slot * 8), (0x100_0000 + (slot + n * 8) * 4096) | 0x63);
+        }
+    }
+    let ram = Counting::new(&windows.ram);
+    for budget in [1000, 20_000, 36_769, 1 << 16] {
+        let (found, _, overdrawn) = search(&ram, budget);
+        assert!(found.is_some(), "where nothing moves, the one that stands still is given");
+        println!("{overdrawn} loads beyond a budget of {budget}");
+        assert!(overdrawn <= Budget::PIECE, "{overdrawn} loads beyond a budget of {budget}");
+    }
+}
+
 /// A tree of descriptors that is a chain, as deep as memory allows.
 #[test]
 fn a_tree_without_an_end_is_followed_so_far() {

@@ -1,7 +1,8 @@
 //! The scan: every process of a source, every address at which a region can be, every candidate; resumable at any
 //! point.
 //!
-//! Two passes over each batch of processes that fits the scratch memory:
+//! Two passes over each batch of processes that fits the scratch memory, with the first tables of each; then over those
+//! that have more, with all of theirs. No process is scanned to its end while others have not had their turn:
 //!
 //! 1. **Runs.** A region that is wholly present lies in a run of user pages of its size. Runs are found without reading
 //!    most page tables. The start of each run is judged at once; the pages of all other pages in it at which a region
@@ -18,6 +19,7 @@ use super::marked::Marked;
 use super::probe::{NoRegion, Probe};
 use super::report::{Candidate, FoundBy, Progress, ScanScratch, ScanStats};
 use super::reverse::{Reverse, Reversed};
+use super::rounds::Rounds;
 use super::spans::{Run, RunFinder, RunStep};
 use super::sweep::{Sweep, Swept};
 use crate::abi;
@@ -33,10 +35,11 @@ const REPORTED: usize = 64;
 /// A scan in progress.
 ///
 /// # Bound
-/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; a large page
-/// counts as the tables that it stands for, and what the resolver reads and what places that may hold a region cost to
-/// judge count as tables too. For each page of RAM, at most 2 x 46 loads a batch of processes and, for each 64 that
-/// look like producer pages, one more enumeration of the spaces.
+/// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; where the batch
+/// has other spaces, the same for its first 2^12 tables before. A large page counts as the tables that it stands for,
+/// and what the resolver reads and what places that may hold a region cost to judge count as tables too. For each page
+/// of RAM, at most 4 x 46 loads a batch of processes and, for each 64 that look like producer pages, one more
+/// enumeration of the spaces.
 ///
 /// A step overdraws its budget by at most [`Budget::PIECE`] loads, if the source does.
 ///
@@ -48,6 +51,7 @@ pub struct Discovery<'s, S: ProcessSource> {
     processes: &'s mut [Process<S::Resolver>],
     marked: Marked<'s>,
     len: usize,
+    rounds: Rounds,
     exhausted: bool,
     pass: FoundBy,
     phase: Phase,
@@ -112,6 +116,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
             processes,
             marked: Marked::new(page_bitmap),
             len: 0,
+            rounds: Rounds::first(0),
             exhausted: false,
             pass: FoundBy::Run,
             phase: Phase::Gather,
@@ -217,6 +222,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 }
             }
         }
+        self.rounds = Rounds::first(self.len);
         self.pass = FoundBy::Run;
         self.phase = if self.len == 0 { Phase::End } else { self.runs_of(0) };
         Ok(())
@@ -224,18 +230,24 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
 
     fn runs_of(&self, index: usize) -> Phase {
         match self.process(index) {
-            Some(process) => Phase::Runs { index, finder: RunFinder::new(process.space.mode.user_end()), run: None },
+            Some(process) => {
+                let finder = RunFinder::new(process.space.mode.user_end(), self.rounds.tables());
+                Phase::Runs { index, finder, run: None }
+            }
             None => Phase::Sweep(Sweep::START),
         }
     }
 
-    fn cursor(process: &Process<S::Resolver>) -> LeafCursor {
-        LeafCursor::new(Gva::new(0), process.space.mode.user_end()).needing(Rights::USER_WRITE).stopping_at_tables()
+    fn cursor(&self, process: &Process<S::Resolver>) -> LeafCursor {
+        LeafCursor::new(Gva::new(0), process.space.mode.user_end())
+            .needing(Rights::USER_WRITE)
+            .stopping_at_tables()
+            .with_tables(self.rounds.tables())
     }
 
     fn pages_of(&self, index: usize) -> Phase {
         match self.process(index) {
-            Some(process) => Phase::Pages { index, cursor: Self::cursor(&process), part: Part::Next },
+            Some(process) => Phase::Pages { index, cursor: self.cursor(&process), part: Part::Next },
             None => Phase::Sweep(Sweep::START),
         }
     }
@@ -243,7 +255,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     /// The look for hits in process `index`; behind the last, what was left for it.
     fn reverse_of(&mut self, index: usize) -> Phase {
         if let Some(process) = self.process(index) {
-            return Phase::Reverse { index, reverse: Reverse::new(Self::cursor(&process)) };
+            return Phase::Reverse { index, reverse: Reverse::new(self.cursor(&process)) };
         }
         self.marked.forget_hits();
         match self.after_hits.take() {
@@ -261,11 +273,18 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
     /// The phase that follows a whole pass.
     fn after_pass(&mut self) -> Phase {
         match self.pass {
-            FoundBy::Page if self.exhausted => Phase::End,
-            FoundBy::Page => {
-                self.len = 0;
-                Phase::Gather
-            }
+            FoundBy::Page => match self.rounds.next() {
+                Some(len) => {
+                    self.len = len;
+                    self.pass = FoundBy::Run;
+                    self.runs_of(0)
+                }
+                None if self.exhausted => Phase::End,
+                None => {
+                    self.len = 0;
+                    Phase::Gather
+                }
+            },
             FoundBy::Run | FoundBy::RunStart => {
                 self.pass = FoundBy::Page;
                 self.pages_of(0)
@@ -282,10 +301,13 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         PageWalker::new(mem, process.space).taking_unknown_rights()
     }
 
-    const fn note_cursor(&mut self, truncated: bool, repeated: u64) {
+    /// What became of the enumeration of process `index`.
+    fn note_cursor(&mut self, index: usize, truncated: bool, repeated: u64) {
         let stats = &mut self.marked.stats;
-        stats.truncated = stats.truncated.wrapping_add(truncated as u64);
         stats.repeated = stats.repeated.wrapping_add(repeated);
+        if truncated && self.rounds.note_cut(self.processes.get_mut(..self.len).unwrap_or_default(), index) {
+            stats.truncated = stats.truncated.wrapping_add(1);
+        }
     }
 
     /// Pass 1: the next run of a process; has its start judged, then marks the rest. It is about pages that are
@@ -315,7 +337,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         match step {
             RunStep::Pending => self.phase = Phase::Runs { index, finder, run: None },
             RunStep::Done => {
-                self.note_cursor(finder.is_truncated(), 0);
+                self.note_cursor(index, finder.is_truncated(), 0);
                 self.phase = self.runs_of(index.wrapping_add(1));
             }
             RunStep::Run(run) => {
@@ -361,7 +383,7 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
                 }
                 LeafStep::Pending => Part::Next,
                 LeafStep::Done => {
-                    self.note_cursor(cursor.is_truncated(), cursor.repeated());
+                    self.note_cursor(index, cursor.is_truncated(), cursor.repeated());
                     self.phase = self.pages_of(index.wrapping_add(1));
                     return;
                 }
@@ -406,7 +428,12 @@ impl<'s, S: ProcessSource> Discovery<'s, S> {
         match step {
             Reversed::Place(gva) => self.have_judged(index, gva, self.pass),
             Reversed::On => {}
-            Reversed::Done => self.phase = self.reverse_of(index.wrapping_add(1)),
+            Reversed::Done => {
+                if reverse.is_truncated() {
+                    self.rounds.note_cut_outside(self.len);
+                }
+                self.phase = self.reverse_of(index.wrapping_add(1));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod page_set;
 mod probe;
 mod report;
 mod reverse;
+mod rounds;
 mod spans;
 mod sweep;
 

@@ -49,6 +49,11 @@ impl Reverse {
         }
     }
 
+    /// Whether the limit of tables ended the look.
+    pub(super) const fn is_truncated(&self) -> bool {
+        self.cursor.is_truncated()
+    }
+
     /// One page table, one hit in a large page, or one step of the cursor.
     pub(super) fn step<M: PhysRead, R: NotPresentResolver>(
         &mut self,

@@ -76,14 +76,10 @@ pub(super) enum RunStep {
 }
 
 impl RunFinder {
-    pub(super) const fn new(end: Gva) -> Self {
-        Self {
-            cursor: LeafCursor::new(Gva::new(0), end).needing(Rights::USER).stopping_at_tables(),
-            stretch: None,
-            search: None,
-            ended: false,
-            tables: 0,
-        }
+    /// The runs below `end`, of the first so many `tables`.
+    pub(super) const fn new(end: Gva, tables: u64) -> Self {
+        let cursor = LeafCursor::new(Gva::new(0), end).needing(Rights::USER).stopping_at_tables();
+        Self { cursor: cursor.with_tables(tables), stretch: None, search: None, ended: false, tables: 0 }
     }
 
     /// Takes `loads` off what the process may cost.
