@@ -48,21 +48,15 @@ pub(super) fn choose(vm: &Vm, layouts: Vec<Layout>, notes: &mut Vec<String>) -> 
         // Cheap evidence decides which is tried first, and no more.
         opened.sort_by_key(|(ram, ..)| !proof::has_bios_data(ram));
     }
-    let mut best: Option<(Option<i64>, Ram, Plan, Vec<String>)> = None;
-    for (ram, plan, said) in opened {
-        let sense = if several { proof::sense(&ram) } else { None };
-        let certain = sense.as_ref().is_some_and(|sense| sense.is_certain(&exchangeable(&plan)));
-        let score = sense.map(|sense| sense.score);
-        if best.as_ref().is_none_or(|(known, ..)| score > *known) {
-            best = Some((score, ram, plan, said));
-        }
-        if certain {
-            break;
-        }
-    }
-    let Some((score, ram, plan, mut said)) = best else {
+    let best = if several {
+        proof::best(opened.iter().map(|(ram, plan, _)| (ram, exchangeable(plan))))
+    } else {
+        (!opened.is_empty()).then_some((0, None))
+    };
+    let Some((index, score)) = best else {
         return Err(AttachError::new(AttachErrorKind::Layout, format!("process {} has no layout of RAM", vm.pid())));
     };
+    let (ram, plan, mut said) = opened.swap_remove(index);
     if several {
         said.push(match score {
             Some(score) => format!(

@@ -62,6 +62,28 @@ pub(super) fn sense<M: PhysRead>(ram: &M) -> Option<Sense> {
     Some(sense)
 }
 
+/// Which of `rams` makes most sense, and its score: the best of all, or of those up to the first that is both certain and
+/// better than all before it. Each comes with the guest physical addresses whose blocks could be one another's.
+///
+/// # Bound
+/// That of [`sense`] for each.
+pub(super) fn best<'a, M: PhysRead + 'a>(
+    rams: impl IntoIterator<Item = (&'a M, Vec<Range<u64>>)>,
+) -> Option<(usize, Option<i64>)> {
+    let mut best: Option<(usize, Option<i64>)> = None;
+    for (index, (ram, blocks)) in rams.into_iter().enumerate() {
+        let sense = sense(ram);
+        let score = sense.as_ref().map(|sense| sense.score);
+        if best.is_none_or(|(_, known)| score > known) {
+            best = Some((index, score));
+            if sense.is_some_and(|sense| sense.is_certain(&blocks)) {
+                break;
+            }
+        }
+    }
+    best
+}
+
 /// The bytes of `window` that the kernel's half of the tables of `kernel` maps, as the first and the end; `None` where
 /// it maps none.
 ///
@@ -157,4 +179,88 @@ pub(super) fn has_bios_data<M: PhysRead>(ram: &M) -> bool {
     ram.is_ram(Gpa::new(0))
         && ram.read(Gpa::new(0x413), &mut size).is_ok()
         && (512..=640).contains(&u16::from_le_bytes(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use vgpu_perception::Gva;
+    use vgpu_perception::paging::Level;
+    use vgpu_perception_testkit::linux::LinuxKernel;
+    use vgpu_perception_testkit::{GuestBuilder, Ram};
+
+    use super::*;
+
+    const BLOCK: u64 = 1 << 30;
+
+    fn blocks(count: u64) -> Vec<Range<u64>> {
+        (0..count).map(|n| n * BLOCK..(n + 1) * BLOCK).collect()
+    }
+
+    /// A guest of three blocks of one size. All of it lies in the first, but for one table of the kernel's in the last.
+    fn three_blocks() -> Ram {
+        let mut guest = GuestBuilder::new(Ram::flat(3 * BLOCK), 1);
+        guest.frames.reserve(Gpa::new(BLOCK), 2 * BLOCK);
+        let kernel = LinuxKernel::build(&mut guest, false);
+        for _ in 0..8 {
+            kernel.spawn_empty(&mut guest);
+        }
+        let vmalloc = Gva::new(0xffff_c900_0000_0000);
+        let entry = guest.entry(kernel.init, Level::Pd, vmalloc).unwrap();
+        let moved = 2 * BLOCK + 0x5000;
+        guest.ram.write_u8s(Gpa::new(moved), &guest.ram.bytes(Gpa::new(entry & ADDRESS), 4096));
+        guest.set_entry(kernel.init, Level::Pd, vmalloc, entry & !ADDRESS | moved);
+        guest.ram
+    }
+
+    /// The same bytes with the second block and the third in each other's place.
+    fn in_the_wrong_order(ram: &Ram) -> Ram {
+        let wrong = Ram::flat(3 * BLOCK);
+        for page in ram.present_pages() {
+            let block = [0, 2, 1][usize::try_from(page.get() / BLOCK).unwrap()];
+            wrong.write_u8s(Gpa::new(block * BLOCK + page.get() % BLOCK), &ram.bytes(page, 4096));
+        }
+        wrong
+    }
+
+    /// Under the wrong order nothing speaks against it: the table that is elsewhere reads as an empty one.
+    #[test]
+    fn nothing_is_certain_before_all_blocks_but_one_are_proven() {
+        let right = three_blocks();
+        let wrong = in_the_wrong_order(&right);
+        let (good, bad) = (sense(&right).unwrap(), sense(&wrong).unwrap());
+        assert!(bad.nonsense == 0 && bad.score >= ENOUGH && bad.score < good.score, "{bad:?} {good:?}");
+        assert!(!bad.is_certain(&blocks(3)) && good.is_certain(&blocks(3)));
+        for (order, index) in [([&wrong, &right], 1), ([&right, &wrong], 0)] {
+            let taken = best(order.map(|ram| (ram, blocks(3))));
+            assert_eq!(taken, Some((index, Some(good.score))));
+        }
+    }
+
+    #[test]
+    fn what_is_certain_ends_the_search() {
+        let right = three_blocks();
+        let looked = Cell::new(0);
+        let counted = |ram| {
+            looked.set(looked.get() + 1);
+            (ram, blocks(3))
+        };
+        assert_eq!(best([&right, &right].into_iter().map(counted)).map(|(index, _)| index), Some(0));
+        assert_eq!(looked.get(), 1);
+        let nothing = Ram::flat(BLOCK);
+        assert_eq!(best([&nothing, &nothing].map(|ram| (ram, blocks(1)))), Some((0, None)));
+    }
+
+    #[test]
+    fn each_condition_of_certainty_counts() {
+        let kernel = sense(&three_blocks()).unwrap().kernel;
+        let sense = |score, nonsense, tables: &[u64]| Sense { kernel, score, nonsense, tables: tables.to_vec() };
+        let in_two = &[0x1000, BLOCK + 0x1000][..];
+        assert!(sense(ENOUGH, 0, in_two).is_certain(&blocks(3)), "the last block is where nothing else can be");
+        assert!(!sense(ENOUGH, 0, &in_two[..1]).is_certain(&blocks(3)), "two blocks could be one another's");
+        assert!(!sense(ENOUGH - 1, 0, in_two).is_certain(&blocks(3)), "so few tables a stray page has too");
+        assert!(!sense(ENOUGH, 1, in_two).is_certain(&blocks(3)), "one that is none");
+        assert!(sense(ENOUGH, 0, &[0x1000]).is_certain(&[]), "nothing could be another's");
+    }
 }
