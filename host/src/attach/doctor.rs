@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::{AttachError, AttachErrorKind};
 use super::files::bytes;
 use super::maps::{self, Area, FileId};
-use super::procfs::yama;
+use super::procfs::Access;
 use super::source::{Held, Plan};
 use super::spec::{GuestSource, GuestSpec};
 use super::vmm::{self, Vm, Vmm};
@@ -92,9 +92,10 @@ fn failed(step: &'static str, error: &AttachError) -> Finding {
         AttachErrorKind::MonitorBusy => {
             finding.advise("vgpu list shows names and pids: name:NAME and pid:N need no monitor")
         }
-        AttachErrorKind::Permission if yama().is_some_and(|level| level > 0) => finding
-            .advise("sudo sysctl kernel.yama.ptrace_scope=0, or sudo setcap cap_sys_ptrace=ep \"$(command -v vgpu)\""),
-        _ => finding,
+        _ => match error.advice() {
+            Some(advice) => finding.advise(advice),
+            None => finding,
+        },
     }
 }
 
@@ -133,17 +134,22 @@ fn of_vm(vm: Result<Vm, AttachError>, findings: &mut Vec<Finding>) {
         Ok(areas) => areas,
         Err(error) => return findings.push(failed("rights", &error)),
     };
-    match vm.proc.may_be_read() {
-        Ok(()) => findings.push(Finding::new("rights", Outcome::Good, "this user may read its mappings and memory")),
-        Err(error) => findings.push(failed("rights", &error)),
-    }
-    match layout::layouts(vm.vmm, &vm.words, &areas) {
-        Ok(layouts) => {
-            let pieces = layouts.first().map(|layout| layout.pieces.clone()).unwrap_or_default();
-            if let Ok(plan) = source::plan(&vm.proc, &pieces) {
-                findings.push(memory(&vm, &plan));
-            }
-        }
+    let planned = layout::layouts(vm.vmm, &vm.words, &areas).map(|layouts| {
+        let pieces = layouts.into_iter().next().map(|layout| layout.pieces).unwrap_or_default();
+        source::plan(&vm.proc, &pieces).ok()
+    });
+    let access = match &planned {
+        Ok(Some(plan)) => plan.access(),
+        _ => Access::Mappings,
+    };
+    findings.push(match (vm.proc.may_be_read(access), access) {
+        (Ok(()), Access::Mappings) => Finding::new("rights", Outcome::Good, "this user may read its mappings"),
+        (Ok(()), Access::Memory) => Finding::new("rights", Outcome::Good, "this user may read its mappings and memory"),
+        (Err(error), _) => failed("rights", &error),
+    });
+    match planned {
+        Ok(Some(plan)) => findings.push(memory(&vm, &plan)),
+        Ok(None) => {}
         Err(error) => findings.push(failed("memory", &error)),
     }
 }

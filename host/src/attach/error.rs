@@ -9,6 +9,7 @@ use vgpu_perception_mapped::{MapError, OpenError};
 pub struct AttachError {
     kind: AttachErrorKind,
     message: String,
+    advice: Option<String>,
 }
 
 /// What kind of obstacle it is.
@@ -42,7 +43,17 @@ pub enum AttachErrorKind {
 impl AttachError {
     /// An error of this kind, with what was wrong and what to do.
     pub fn new(kind: AttachErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), advice: None }
+    }
+
+    /// The same with what to run or to change, where one line does it.
+    pub(super) fn advise(self, advice: Option<String>) -> Self {
+        Self { advice, ..self }
+    }
+
+    /// What to run or to change, where one line does it.
+    pub(super) fn advice(&self) -> Option<&str> {
+        self.advice.as_deref()
     }
 
     /// What kind of obstacle it is.

@@ -68,6 +68,6 @@ fn held(vm: &Vm) -> Result<(u64, Vec<String>), AttachError> {
         }
     }
     let bytes = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.len));
-    vm.proc.may_be_read()?;
+    vm.proc.may_be_read(plan.access())?;
     Ok((bytes, kinds))
 }

@@ -16,6 +16,7 @@ pub mod layout;
 mod list;
 pub mod maps;
 mod monitor;
+mod obstacle;
 mod peer;
 mod plugged;
 mod process;

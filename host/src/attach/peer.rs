@@ -1,6 +1,6 @@
 //! Which process is at the other end of a socket.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -84,12 +84,28 @@ fn listening(table: &str, path: &str) -> Vec<u64> {
 fn tcp(table: &str, local: SocketAddr, remote: SocketAddr) -> Vec<u64> {
     let of = |line: &str| {
         let mut fields = line.split_whitespace();
-        let port = |field: &str| u16::from_str_radix(field.rsplit_once(':')?.1, 16).ok();
-        let (here, there) = (port(fields.nth(1)?)?, port(fields.next()?)?);
+        let (here, there) = (address(fields.nth(1)?)?, address(fields.next()?)?);
         let inode = fields.nth(6)?.parse::<u64>().ok()?;
-        (here == local.port() && there == remote.port() && inode != 0).then_some(inode)
+        let is = |known: SocketAddr, (ip, port): (IpAddr, u16)| known.ip().to_canonical() == ip && known.port() == port;
+        (is(local, here) && is(remote, there) && inode != 0).then_some(inode)
     };
     table.lines().skip(1).filter_map(of).collect()
+}
+
+/// `0100007F:115C`: the bytes of an address as words of this machine, and a port. An IPv4 address in IPv6's form is taken
+/// for what it is.
+fn address(field: &str) -> Option<(IpAddr, u16)> {
+    let (ip, port) = field.rsplit_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match ip.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            IpAddr::from(<[u8; 16]>::try_from(words.as_flattened()).ok()?)
+        }
+        _ => return None,
+    };
+    Some((ip.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The virtual machines that hold one of these sockets.
@@ -130,8 +146,17 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:115C 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 100 1 0 100\n\
             1: 0100007F:115C 0100007F:B2A4 01 00000000:00000000 00:00000000 00000000     0        0 101 1 0 100\n\
-            2: 0100007F:B2A4 0100007F:115C 01 00000000:00000000 00:00000000 00000000     0        0 102 1 0 100\n";
-        let (far, own) = ("127.0.0.1:4444".parse().unwrap(), "127.0.0.1:45732".parse().unwrap());
-        assert_eq!(tcp(table, far, own), [101]);
+            2: 0100007F:B2A4 0100007F:115C 01 00000000:00000000 00:00000000 00000000     0        0 102 1 0 100\n\
+            3: 0200007F:115C 0100007F:B2A4 01 00000000:00000000 00:00000000 00000000     0        0 103 1 0 100\n";
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        // The same ports at another address of the loopback are another connection.
+        assert_eq!(tcp(table, at("127.0.0.1:4444"), at("127.0.0.1:45732")), [101]);
+        assert_eq!(tcp(table, at("127.0.0.2:4444"), at("127.0.0.1:45732")), [103]);
+        let six = "head\n 0: 00000000000000000000000001000000:115C 00000000000000000000000001000000:B2A4 01 \
+            00000000:00000000 00:00000000 00000000     0        0 104 1 0 100\n\
+            1: 0000000000000000FFFF00000100007F:115C 0000000000000000FFFF00000100007F:B2A4 01 \
+            00000000:00000000 00:00000000 00000000     0        0 105 1 0 100\n";
+        assert_eq!(tcp(six, at("[::1]:4444"), at("[::1]:45732")), [104]);
+        assert_eq!(tcp(six, at("127.0.0.1:4444"), at("127.0.0.1:45732")), [105], "a socket of both families");
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::cmdline;
 use super::error::{AttachError, AttachErrorKind};
 use super::maps::{self, Area};
+use super::obstacle::{Obstacle, Sight};
 
 /// A process, by its directory in `/proc`. Once the process has ended, everything asked of it fails: the directory
 /// stays that process's, whatever becomes of the number.
@@ -20,8 +21,22 @@ pub(super) struct ProcDir {
     dir: OwnedFd,
 }
 
-/// What a process may not be asked, told apart as far as `/proc` tells.
+/// What is wanted of a process. The kernel, and Yama, ask more of who reads its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// What it has mapped and open.
+    Mappings,
+    /// The memory that it has.
+    Memory,
+}
+
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+/// The memory of a process.
+const MEMORY: &str = "mem";
+
+/// Its bit in the line `CapEff:` of a status.
+const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 /// More than any process has of lines: what is longer is cut off.
 const MAX_TEXT: u64 = 64 << 20;
@@ -101,10 +116,9 @@ impl ProcDir {
             return self.ended();
         }
         if matches!(error.kind(), io::ErrorKind::PermissionDenied) {
-            return AttachError::new(
-                AttachErrorKind::Permission,
-                format!("/proc/{}/{what} may not be read: {}", self.pid, self.obstacle()),
-            );
+            // Only this one is memory (`mem_open` of the kernel).
+            let access = if what == MEMORY { Access::Memory } else { Access::Mappings };
+            return self.not_permitted(access, &format!("/proc/{}/{what} may not be read", self.pid));
         }
         AttachError::new(AttachErrorKind::Io, format!("/proc/{}/{what}: {error}", self.pid))
     }
@@ -116,46 +130,37 @@ impl ProcDir {
         )
     }
 
-    /// Whether its memory may be read: its page map opens for whoever may.
-    pub(super) fn may_be_read(&self) -> Result<(), AttachError> {
-        match self.open_at("pagemap") {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.refused("pagemap", &error)),
-        }
+    /// Whether its mappings, or its memory, may be read. Nothing of them is.
+    pub(super) fn may_be_read(&self, access: Access) -> Result<(), AttachError> {
+        let what = match access {
+            Access::Mappings => "pagemap",
+            Access::Memory => MEMORY,
+        };
+        self.open_at(what).map(drop).map_err(|error| self.refused(what, &error))
     }
 
-    /// What stands between this process and that one, and what to do.
-    pub(super) fn obstacle(&self) -> String {
-        let own = rustix::process::geteuid().as_raw();
-        let owner = self.user();
-        if let Some(user) = owner.filter(|user| *user != own) {
-            return format!("it belongs to user {user}, this is user {own}; run as user {user}, or as root");
-        }
-        let own_group = rustix::process::getegid().as_raw();
-        if let Some(group) = self.status_number("Gid:").filter(|group| own != 0 && *group != own_group) {
-            return format!(
-                "it runs with group {group}, this process with {own_group}: both have to be the same (sg, newgrp), or run as root"
-            );
-        }
-        // The files of a process that may not be looked into belong to root, whoever runs it.
-        let seen = rustix::fs::statat(self.dir.as_fd(), "status", AtFlags::empty()).map(|stat| stat.st_uid);
-        if own != 0 && seen == Ok(0) {
-            return "it has changed its user or was started with more rights than its user has, and may not be looked into \
-                    (not dumpable); run as root"
-                .into();
-        }
-        if let Some(level) = yama().filter(|level| *level > 0) {
-            return format!(
-                "Yama forbids it (kernel.yama.ptrace_scope is {level}); run as root, give vgpu CAP_SYS_PTRACE, or set it to 0"
-            );
-        }
-        if let Some(label) = self.label() {
-            return format!("it is confined as {label:?}: a security module (sVirt, AppArmor, SELinux) stands between");
-        }
-        if self.other_namespace("user") {
-            return "it runs in another user namespace; run as root of the host".into();
-        }
-        "run as its user, or as root".into()
+    /// What was refused, and what stands in the way.
+    pub(super) fn not_permitted(&self, access: Access, what: &str) -> AttachError {
+        let obstacle = self.obstacle(access);
+        AttachError::new(AttachErrorKind::Permission, format!("{what}: {obstacle}")).advise(obstacle.advice())
+    }
+
+    /// What stands between this process and that one.
+    fn obstacle(&self, access: Access) -> Obstacle {
+        let own_status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let capabilities = own_status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let capabilities = capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+        Obstacle::of(&Sight {
+            own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+            may_trace: capabilities & CAP_SYS_PTRACE != 0,
+            user: self.user(),
+            group: self.status_number("Gid:"),
+            owner: rustix::fs::statat(self.dir.as_fd(), "status", AtFlags::empty()).map(|stat| stat.st_uid).ok(),
+            // It judges who reads memory, and nothing else (`yama_ptrace_access_check` of the kernel).
+            yama: yama().filter(|_| access == Access::Memory),
+            label: self.label(),
+            other_user_namespace: self.other_namespace("user"),
+        })
     }
 
     /// The label of a security module, where it has one that confines.
@@ -202,19 +207,16 @@ impl ProcDir {
                 Err(errno) => last = Some(io::Error::from(errno)),
             }
         }
-        let (path, obstacle) = (maps::path(area), self.obstacle());
+        let path = maps::path(area);
         Err(match last {
-            Some(error) if error.kind() == io::ErrorKind::PermissionDenied => AttachError::new(
-                AttachErrorKind::Permission,
-                format!("{path}, which holds RAM of process {}, may not be opened: {obstacle}", self.pid),
+            Some(error) if error.kind() == io::ErrorKind::PermissionDenied => self.not_permitted(
+                Access::Mappings,
+                &format!("{path}, which holds RAM of process {}, may not be opened", self.pid),
             ),
             Some(error) => AttachError::new(AttachErrorKind::Io, format!("{path}: {error}")),
-            None => AttachError::new(
-                AttachErrorKind::Permission,
-                format!(
-                    "{path} of process {} can be reached neither by its mapping nor by a descriptor: {obstacle}",
-                    self.pid
-                ),
+            None => self.not_permitted(
+                Access::Mappings,
+                &format!("{path} of process {} can be reached neither by its mapping nor by a descriptor", self.pid),
             ),
         })
     }

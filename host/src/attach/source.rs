@@ -13,7 +13,7 @@ use vgpu_perception_process::{self as process, Piece, Process, ProcessOptions, P
 
 use super::error::{AttachError, AttachErrorKind};
 use super::maps::{self, Area, FileId};
-use super::procfs::ProcDir;
+use super::procfs::{Access, ProcDir};
 use crate::ram::Ram;
 
 /// How a VMM holds a piece of its guest's RAM.
@@ -56,6 +56,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What is wanted of the process: its memory, unless files that it shares hold all of it.
+    pub(super) fn access(&self) -> Access {
+        let shared = self.pieces.iter().all(|(_, held)| matches!(held, Held::SharedFile { .. }));
+        if shared { Access::Mappings } else { Access::Memory }
+    }
+
     /// The pieces alone.
     pub(super) fn only_pieces(&self) -> Vec<Piece> {
         self.pieces.iter().map(|(piece, _)| *piece).collect()
@@ -105,8 +111,9 @@ fn held_by(area: &Area, at: u64) -> Held {
 
 /// Opens the RAM of `plan`: mapped where the process shares files, through the process where it does not.
 pub(super) fn open(proc: &ProcDir, plan: &Plan, notes: &mut Vec<String>) -> Result<Ram, AttachError> {
-    let shared = plan.pieces.iter().all(|(_, held)| matches!(held, Held::SharedFile { .. }));
-    if shared && let Some(ram) = mapped(proc, plan, notes)? {
+    if plan.access() == Access::Mappings
+        && let Some(ram) = mapped(proc, plan, notes)?
+    {
         return Ok(Ram::Mapped(ram));
     }
     through_process(proc, plan).map(Ram::Process)
@@ -115,10 +122,9 @@ pub(super) fn open(proc: &ProcDir, plan: &Plan, notes: &mut Vec<String>) -> Resu
 fn through_process(proc: &ProcDir, plan: &Plan) -> Result<ProcessRam, AttachError> {
     let pieces = plan.only_pieces();
     let refuse = |error: process::OpenError| match error {
-        process::OpenError::NotPermitted { .. } => AttachError::new(
-            AttachErrorKind::Permission,
-            format!("the memory of process {} may not be read: {}", proc.pid, proc.obstacle()),
-        ),
+        process::OpenError::NotPermitted { .. } => {
+            proc.not_permitted(Access::Memory, &format!("the memory of process {} may not be read", proc.pid))
+        }
         process::OpenError::Ended { .. } | process::OpenError::NoSuchProcess { .. } => proc.ended(),
         error => AttachError::new(AttachErrorKind::Layout, error.to_string()),
     };
