@@ -14,8 +14,9 @@ pub(crate) fn run() -> Result<()> {
     let listed = running().into_iter().find(|one| one.pid == guest.pid()).ok_or("the guest is not listed")?;
     ensure!(listed.obstacle.is_none(), "the guest is listed as one that cannot be read: {:?}", listed.obstacle);
     ensure!(listed.ram == Some(SMALL.ram_mib << 20), "listed with {:?} bytes", listed.ram);
-    // A name and a monitor from the list lead to the guest.
-    let monitor = listed.monitors.first().ok_or("no monitor is listed")?;
+    // A name and a monitor from the list lead to the guest; the first is held by this program.
+    let free = guest.qmp_path().display().to_string();
+    let monitor = listed.monitors.iter().find(|monitor| monitor.contains(&free)).ok_or("no monitor is listed")?;
     for way in [format!("name:{}", listed.name.as_deref().unwrap_or_default()), format!("qmp:{monitor}")] {
         attach(&spec(&way)?).map_err(|error| format!("{way}, as listed: {error}"))?;
     }

@@ -79,7 +79,10 @@ pub(crate) fn run(length: Length) -> Result<()> {
         huge_pages()?;
         println!("SKIPPED: a memory backend with offset=; QEMU has it from 8.1 on, and Debian 12 has 7.2");
     }
-    beside_another(Memory::Relative)?;
+    let twins = [Memory::Relative, Memory::Memfd, Memory::Unlinked, Memory::TwoCells, Memory::Private];
+    for memory in if length == Length::Short { &twins[..1] } else { &twins[..] } {
+        beside_another(*memory)?;
+    }
     plugged::run(length)?;
     if length == Length::Full { monitors::run() } else { Ok(()) }
 }
@@ -99,6 +102,30 @@ fn huge_pages() -> Result<()> {
         every_way(Options { memory, ..SMALL }, 0)?;
         ensure!(huge_pages_free() == free, "huge pages are left over from the guest");
     }
+    huge_by_path()
+}
+
+/// A file of huge pages by its path alone: nobody says which of them exist, so all have to.
+fn huge_by_path() -> Result<()> {
+    let path = std::path::PathBuf::from(format!("{HUGE}/vgpu-by-path-{}", std::process::id()));
+    let way = format!("ram:{}", path.display());
+    let tried = || -> Result<()> {
+        std::fs::File::create(&path)?.set_len(8 << 20)?;
+        let free = huge_pages_free();
+        let Err(error) = attach(&spec(&way)?) else { return Err("a file without its huge pages is read".into()) };
+        let text = error.to_string();
+        ensure!(text.contains("hugetlbfs") && text.contains("pid:N") && text.contains("prealloc=on"), "{way}: {text}");
+        ensure!(huge_pages_free() == free, "{way}: refusing it took huge pages");
+        let filled = std::process::Command::new("fallocate").args(["-l", "8M"]).arg(&path).status()?;
+        ensure!(filled.success() && huge_pages_free() == free - 4, "fallocate gave it no huge pages");
+        ensure!(attach(&spec(&way)?)?.ram.bytes() == 8 << 20, "{way}: all of its pages exist");
+        ensure!(huge_pages_free() == free - 4, "{way}: attaching took huge pages");
+        Ok(())
+    };
+    let tried = tried();
+    std::fs::remove_file(&path)?;
+    tried?;
+    println!("  huge pages by their path: refused until all exist, with what to do; none was allocated by that");
     Ok(())
 }
 
@@ -177,7 +204,8 @@ pub(super) fn show(attachment: &Attachment, ready: Ready, size: (u32, u32)) -> R
     Ok(took)
 }
 
-/// Two guests with a RAM file of the same relative name; ours is the working directory of the other.
+/// Two guests whose RAM files have the same name, where there are files: the same relative path, of which ours is the
+/// working directory of the other; memfds, which are all called alike; unlinked ones.
 fn beside_another(memory: Memory) -> Result<()> {
     let mut guest = Guest::boot(Options { memory, ..SMALL })?;
     let mut other = Guest::boot(Options { memory, ..SMALL })?;
@@ -197,17 +225,25 @@ fn beside_another(memory: Memory) -> Result<()> {
     };
     let seen = looked();
     std::env::set_current_dir(before)?;
-    seen?;
-    println!("  beside a guest with a file of the same name: each shows its own picture, in every way");
+    seen.map_err(|error| format!("{memory:?}: {error}"))?;
+    println!("  {memory:?}, beside a guest with the same: each shows its own picture, in every way");
+    ended(other)
+}
 
-    // A guest that has ended is none, and its successor is not taken for it.
-    let mut attachment = attach(&spec(&format!("pid:{}", other.pid()))?)?;
-    attachment.refresh()?;
-    let socket = other.qmp_path();
-    drop(other);
-    let ended = attachment.refresh().map_err(|error| error.kind());
-    ensure!(ended == Err(AttachErrorKind::Ended), "the guest has ended, and refreshing gives {ended:?}");
-    let gone = attach(&spec(&format!("qmp:{}", socket.display()))?).map_err(|error| error.kind());
-    ensure!(gone.is_err(), "a monitor answers that has ended");
+/// A guest that has ended is none, however it was named; and whoever has its number or socket later is not it.
+fn ended(mut guest: Guest) -> Result<()> {
+    let all = ways(&mut guest)?;
+    let mut attached = Vec::new();
+    for way in &all {
+        let mut attachment = attach(&spec(way)?)?;
+        attachment.refresh()?;
+        attached.push((way, attachment));
+    }
+    drop(guest);
+    for (way, mut attachment) in attached {
+        let refreshed = attachment.refresh().map_err(|error| error.kind());
+        ensure!(refreshed == Err(AttachErrorKind::Ended), "{way} has ended, and refreshing gives {refreshed:?}");
+        ensure!(attach(&spec(way)?).is_err(), "{way} has ended, and can be attached to");
+    }
     Ok(())
 }
