@@ -153,7 +153,7 @@ typedef struct vgpux_scan_stats {
     uint64_t truncated;  /* address spaces that were left early because they have too many tables */
 } vgpux_scan_stats;
 
-/* Goes on with at most about `budget` loads (it can be overdrawn by a page table, 512). VGPUX_SCAN_*, or < 0 where the memory fails as a
+/* Goes on with about `budget` loads; a step can overdraw it by 32768 at most. VGPUX_SCAN_*, or < 0 where the memory fails as a
  * whole; the call may then be repeated. */
 int vgpux_scan_step(vgpux_scan* s, uint64_t budget, vgpux_candidate* out);
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::{scan, words};
 use vgpu_perception::paging::Level;
 use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, RootGroups};
-use vgpu_perception::{Budget, Gpa, Gva, PagingMode, PhysRead, ProcessSource, Step};
+use vgpu_perception::{Budget, Cr3, Gpa, Gva, PagingMode, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::linux::{LinuxKernel, LinuxOptions, REGION_BASE, standard_linux};
 use vgpu_perception_testkit::{Counting, GuestBuilder, Placement, Ram, Region, RegionImage, Ring, Rng, Space, flags};
 
@@ -151,6 +151,32 @@ fn groups_that_were_kept_take_turns_too() {
     assert_eq!(unique.len(), order.len(), "each once");
     let reached = order.iter().position(|root| *root == real[299].root).unwrap();
     assert!(reached < 256 + 512 + 310, "the last real root came after {reached}");
+}
+
+/// What moved between two looks goes first: a turn of its own, and no more than that.
+#[test]
+fn the_group_that_was_seen_to_run_begins() {
+    let (guest, before, now) = two_boots(300, 280);
+    for (led, others) in [(&now, &before), (&before, &now)] {
+        let mut candidates = kept(RootElection::CANDIDATES);
+        let mut source = RootElection::new(None, &mut candidates);
+        let _ = all(&guest.ram, &mut source);
+        let groups = source.groups().led_by(&guest.ram, Cr3::new(led[7].root.get()));
+        assert_eq!(groups.len(), source.groups().len());
+        let order = all(&guest.ram, &mut groups.processes());
+        let unique: BTreeSet<_> = order.iter().collect();
+        assert_eq!(unique.len(), order.len(), "each once");
+        let expected = before.iter().chain(&now).all(|space| unique.contains(&space.root));
+        assert!(expected, "all of them");
+        let of = |spaces: &[Space], roots: &[Gpa]| {
+            roots.iter().filter(|root| spaces.iter().any(|space| space.root == **root)).count()
+        };
+        assert_eq!(of(others, &order[..256]), 0, "the first turn is its own");
+        assert!(of(led, &order[256..512]) < 256, "the second is not");
+        assert!(of(others, &order[256..512]) > 128, "the others have theirs then");
+        // A root of no group changes nothing.
+        assert_eq!(source.groups().led_by(&guest.ram, Cr3::new(0x1000)), *source.groups());
+    }
 }
 
 /// Under page-table isolation a process has two roots side by side. It is given once, with the other one named.

@@ -224,3 +224,6 @@ fn every_candidate_is_reported_with_any_size_of_scratch_memory() {
         assert_eq!(stats.skipped, 0, "{words} words");
     }
 }
+
+/// What the headers and documents name.
+const _: () = assert!(Budget::PIECE == 1 << 15);

@@ -211,7 +211,7 @@ impl<M: PhysRead> Watch<M> {
         if let Some(live) = lives.into_iter().find(wanted)
             && let Some(pulse) = live.proof()
         {
-            self.guest.remember(*survey.kernel());
+            self.guest.remember(survey.kernel().led_by(survey.memory(), live.candidate().process.space.root));
             self.pause = PERIOD;
             self.state = State::Live(Box::new(Following { live, pulse, beat: now, unproven: None }));
             return (Event::Found, now);

@@ -1,11 +1,12 @@
 //! Running a model, and knowing what it reached.
 
+use core::cell::{Cell, RefCell};
 use core::fmt::Debug;
 use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
-use std::panic::catch_unwind;
-use std::sync::{Arc, Mutex};
+use std::panic::{catch_unwind, set_hook, take_hook};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Instant;
 
 /// Which outcomes the executions of a model had, and how often: a model that never reaches an outcome proves nothing of
@@ -67,10 +68,45 @@ pub fn explore(bound: usize, outcomes: &Outcomes, model: impl Fn(&Outcomes) + Sy
     count.load(Ordering::Relaxed)
 }
 
+thread_local! {
+    /// Whether this thread explores what has to break.
+    static BREAKING: Cell<bool> = const { Cell::new(false) };
+    /// The file of the first panic since.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on, panics of threads that explore what has to break are noted, and not shown.
+fn note_places() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = take_hook();
+        set_hook(Box::new(move |panic| {
+            if BREAKING.get() {
+                let file = panic.location().map(|at| at.file().to_owned());
+                PLACE.with_borrow_mut(|place| *place = place.take().or(file));
+            } else {
+                before(panic);
+            }
+        }));
+    });
+}
+
 /// Whether exploring `model` breaks a property: how a sabotaged protocol has to end. The message of the first broken
 /// one.
+///
+/// # Panics
+/// Where it ends otherwise, in a panic that is no check of this crate's: a limit of the model checker, a crash.
 pub fn breaks(bound: usize, model: impl Fn(&Outcomes) + Sync + Send + 'static) -> Option<String> {
-    let failure = catch_unwind(AssertUnwindSafe(|| explore(bound, &Outcomes::default(), model))).err()?;
+    note_places();
+    PLACE.take();
+    BREAKING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| explore(bound, &Outcomes::default(), model)));
+    BREAKING.set(false);
+    let failure = outcome.err()?;
     let text = failure.downcast_ref::<String>().cloned();
-    text.or_else(|| failure.downcast_ref::<&str>().map(|text| (*text).to_owned())).or_else(|| Some(String::new()))
+    let text = text.or_else(|| failure.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+    let place = PLACE.take().unwrap_or_default();
+    let here = file!().trim_end_matches("model.rs");
+    assert!(place.starts_with(here), "the model ended in {place}, by no check of its own: {text}");
+    Some(text)
 }

@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
 use crate::process::guest::{FoundProcesses, GuestAttach, GuestKernel, GuestPaging, GuestSearch};
-use crate::process::nt::NtError;
+use crate::process::nt::{KernelPulse, NtError, NtKernel};
 use crate::process::roots::{RootCandidate, RootError};
 use crate::process::{Process, Step};
 use crate::scan::{Candidate, Discovery, Progress, ScanScratch, ScanStats};
@@ -117,6 +117,15 @@ impl fmt::Display for FindError {
 
 impl core::error::Error for FindError {}
 
+/// Loads of a look at a clock, at most.
+const WALK: u64 = 16;
+
+/// Whether a Windows kernel is what the boot before left behind: its clock stood still all the while, and some
+/// processor runs another system.
+fn is_left_behind<M: PhysRead>(mem: &M, found: &NtKernel, hint: Option<&GuestKernel>) -> bool {
+    matches!(hint, Some(GuestKernel::Roots(groups)) if groups.is_linux()) && found.pulse(mem) == Ok(KernelPulse::Still)
+}
+
 impl<'w> Finder<'w> {
     /// A search that works in `workspace` and knows nothing of the guest.
     #[must_use]
@@ -144,7 +153,8 @@ impl<'w> Finder<'w> {
     }
 
     /// Starts from a root that some processor had loaded. It is tried first; since it may be one of user mode alone,
-    /// with hardly any kernel half, the search goes on without it where it does not lead to a Windows kernel.
+    /// with hardly any kernel half, the search goes on without it where it does not lead to a Windows kernel. Where it
+    /// leads to a Linux kernel's code, a Windows kernel whose clock stands still is not taken: the boot before left it.
     #[must_use]
     pub const fn hint(mut self, root: Cr3) -> Self {
         self.start = Start::Hint(root);
@@ -244,6 +254,11 @@ impl<'w> Finder<'w> {
                 };
                 match step {
                     Step::Pending => Stage::Search { search, scan, fallback },
+                    Step::Found(GuestKernel::Nt(found)) if is_left_behind(mem, &found, fallback.as_ref()) => {
+                        budget.spend(WALK);
+                        search.leave_windows();
+                        Stage::Search { search, scan, fallback }
+                    }
                     Step::Found(kernel) => {
                         self.not_windows = self.not_windows.or(search.not_windows());
                         // The roots that the search came past take no other pass, if the hint is one of them.

@@ -21,6 +21,8 @@ pub struct RootGroups {
     phys_bits: u32,
     is_linux: bool,
     left_out: u64,
+    /// The first group was seen to run.
+    runs: bool,
 }
 
 /// A bit that no root has.
@@ -46,11 +48,12 @@ impl RootGroups {
     #[must_use]
     pub const fn of(reference: AddressSpace<Hardware>) -> Self {
         let AddressSpace { root, mode, phys_bits, .. } = reference;
-        Self { roots: [pack(root.table().get(), mode); Self::MOST], len: 1, phys_bits, is_linux: false, left_out: 0 }
+        let roots = [pack(root.table().get(), mode); Self::MOST];
+        Self { roots, len: 1, phys_bits, is_linux: false, left_out: 0, runs: false }
     }
 
     pub(super) const fn none(phys_bits: u32, left_out: u64) -> Self {
-        Self { roots: [0; Self::MOST], len: 0, phys_bits, is_linux: false, left_out }
+        Self { roots: [0; Self::MOST], len: 0, phys_bits, is_linux: false, left_out, runs: false }
     }
 
     pub(super) fn push(&mut self, root: Gpa, mode: PagingMode) {
@@ -100,6 +103,24 @@ impl RootGroups {
         Self { is_linux: true, ..self }
     }
 
+    /// The same, with the group that `root` belongs to as the first: under it something was seen to move between two
+    /// looks, a heartbeat for one. Its roots then have a turn before those of the others.
+    ///
+    /// # Bound
+    /// 768 loads for each group.
+    #[must_use]
+    pub fn led_by<M: PhysRead>(self, mem: &M, root: Cr3) -> Self {
+        let belongs = |reference: AddressSpace<Hardware>| {
+            shares_kernel_half(mem, reference.root.table(), root.table(), reference.phys_bits)
+        };
+        let Some(place) = self.references().position(belongs) else { return self };
+        let mut led = Self { runs: true, ..self };
+        if let Some(roots) = led.roots.get_mut(..=place) {
+            roots.rotate_right(1);
+        }
+        led
+    }
+
     /// Groups that there was no room for.
     #[must_use]
     pub const fn left_out(&self) -> u64 {
@@ -111,7 +132,7 @@ impl RootGroups {
     pub fn processes(&self) -> GroupSource {
         match (self.len, self.best()) {
             (1, Some(reference)) => GroupSource { groups: *self, way: Way::One(KernelHalf::new(reference)) },
-            _ => GroupSource { groups: *self, way: Way::All(GroupPass::new(Gpa::new(0))) },
+            _ => GroupSource { groups: *self, way: Way::All(GroupPass::new(Gpa::new(0)).led(self.runs)) },
         }
     }
 
@@ -122,12 +143,14 @@ impl RootGroups {
 }
 
 /// The roots of some groups, found by a pass over RAM: a source. No group keeps the others waiting: each gives 256
-/// roots at most in the first round, twice as many in the next, and so on; the last one left gives all it has.
+/// roots at most in the first round, twice as many in the next, and so on; the last one left gives all it has. A group
+/// that was [seen to run](RootGroups::led_by) has a round of its own before.
 ///
 /// # Bound
 /// With one group, that of [`KernelHalf`]. With more, a round is ten loads at most for every page of RAM that holds
 /// data; for a page that passes, 1024, and 768 for each group, once for itself and once for the root beside it; and
-/// 1024 more where it is one. There are as many rounds as the largest group's roots double 256. A step overdraws its
+/// 1024 more where it is one. There are as many rounds as the largest group's roots double 256, and one more where a
+/// group was seen to run. A step overdraws its
 /// budget by [`Budget::PIECE`] at most.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupSource {
@@ -187,6 +210,8 @@ pub(super) struct GroupPass {
     pages: Pages,
     /// A page that passed, and goes with no other root: which group it belongs to is looked at next.
     alone: Option<Gpa>,
+    /// This round is the first group's alone.
+    led: bool,
     turn: u32,
     given: [u32; RootGroups::MOST],
     /// Where each group goes on.
@@ -198,10 +223,16 @@ impl GroupPass {
         Self {
             pages: Pages::from(from),
             alone: None,
+            led: false,
             turn: TURN,
             given: [0; RootGroups::MOST],
             next: [from; RootGroups::MOST],
         }
+    }
+
+    /// The same, with a round before that is the first group's alone, where `led` says so.
+    const fn led(self, led: bool) -> Self {
+        Self { led, ..self }
     }
 
     pub(super) fn next<M: PhysRead>(
@@ -224,7 +255,8 @@ impl GroupPass {
                 continue;
             };
             let places = self.given.iter_mut().zip(&mut self.next);
-            for (reference, (given, next)) in groups.references().zip(places) {
+            let taking_part = if self.led { 1 } else { RootGroups::MOST };
+            for (reference, (given, next)) in groups.references().zip(places).take(taking_part) {
                 budget.spend(HALF);
                 if !shares_kernel_half(mem, reference.root.table(), page, reference.phys_bits) {
                     continue;
@@ -270,8 +302,9 @@ impl GroupPass {
     fn next_round(&mut self) -> bool {
         let mut from = None;
         let mut waiting = 0_u32;
-        for (given, next) in self.given.iter_mut().zip(&mut self.next) {
-            if *given == self.turn {
+        for (place, (given, next)) in self.given.iter_mut().zip(&mut self.next).enumerate() {
+            // Whoever had no turn in the first group's round waits for one.
+            if *given == self.turn || self.led && place > 0 {
                 waiting = waiting.wrapping_add(1);
                 from = Some(from.map_or(*next, |from: Gpa| from.min(*next)));
             } else {
@@ -280,7 +313,12 @@ impl GroupPass {
             }
             *given = 0;
         }
-        self.turn = if waiting > 1 { self.turn.saturating_mul(2) } else { u32::MAX };
+        self.turn = match (self.led, waiting) {
+            (true, _) => TURN,
+            (false, 0 | 1) => u32::MAX,
+            (false, _) => self.turn.saturating_mul(2),
+        };
+        self.led = false;
         self.alone = None;
         if let Some(from) = from {
             self.pages = Pages::from(from);

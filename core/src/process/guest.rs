@@ -146,6 +146,19 @@ impl GuestKernel {
         }
     }
 
+    /// The same, whose processes begin with those of the kernel that `root` belongs to: a heartbeat was seen to move
+    /// there between two looks. Windows has one kernel.
+    ///
+    /// # Bound
+    /// That of [`RootGroups::led_by`].
+    #[must_use]
+    pub fn led_by<M: PhysRead>(self, mem: &M, root: Cr3) -> Self {
+        match self {
+            Self::Nt(_) => self,
+            Self::Roots(groups) => Self::Roots(groups.led_by(mem, root)),
+        }
+    }
+
     /// Its processes.
     #[must_use]
     pub fn processes(&self) -> GuestProcesses {
@@ -266,6 +279,12 @@ impl<'s> GuestSearch<'s> {
     #[must_use]
     pub fn without_windows(self) -> Self {
         Self { windows: self.windows.without_windows(), ..self }
+    }
+
+    /// Goes on without the Windows kernel that it has found.
+    pub(crate) fn leave_windows(&mut self) {
+        self.windows.leave_windows();
+        self.done = false;
     }
 
     /// Goes on until the kernel is found, the budget is spent, or there is nothing more to try.

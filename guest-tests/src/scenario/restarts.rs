@@ -111,10 +111,12 @@ impl Story {
         let base = found.map(|candidate| candidate.base.get());
         ensure!(base == Some(ready.base), "a dead one was called alive: {found:?}, and {ready:?} lives");
         let wanted = Instant::now() + PATIENCE;
-        let before = self.newest;
-        while self.newest < before + 3 {
+        let mut taken = 0;
+        while taken < 3 {
             ensure!(Instant::now() < wanted, "no frames of producer {}", self.number);
+            let before = self.newest;
             self.read()?;
+            taken += u32::from(self.newest > before);
             let event = self.step();
             // A guest on a busy machine may be late; then it is found again.
             ensure!(!matches!(event, Event::Restarted { .. }), "producer {} did not restart", self.number);

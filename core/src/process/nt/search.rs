@@ -110,6 +110,15 @@ impl<'s> KernelSearch<'s> {
         self
     }
 
+    /// Goes on without the Windows that was found, and only collects the groups: it takes no other pass over RAM, if
+    /// that one came to its end.
+    pub(in crate::process) fn leave_windows(&mut self) {
+        self.aside.clear();
+        self.attempt = None;
+        self.follows = false;
+        self.stage = Stage::Roots;
+    }
+
     /// Why there is no kernel, by the root that led furthest; `None` where no page read like a root.
     #[must_use]
     pub const fn failure(&self) -> Option<NtError> {
