@@ -465,9 +465,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             }
             let answer = match answer {
                 Ok(answer) => answer,
-                Err(error) => {
+                Err(kind) => {
                     cursor.pass(level);
-                    return Some(LeafStep::Skipped(error));
+                    return Some(LeafStep::Skipped(kind.at(asked.gva)));
                 }
             };
             match (answer.resolution, level.below()) {

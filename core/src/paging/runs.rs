@@ -81,7 +81,11 @@ impl<R: NotPresentResolver> Record<R> for LastEntry<R::Lookup> {
         self.at = at;
         self.last = entry;
     }
-    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+    fn ask<M: PhysRead>(
+        &mut self,
+        walker: &PageWalker<M, R>,
+        entry: &NotPresentEntry,
+    ) -> Result<Resolved, WalkErrorKind> {
         self.asked = Some(*entry);
         walker.meaning(entry, &mut self.lookup, &mut Budget::unlimited())
     }
@@ -244,7 +248,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
             last.restart();
             let found = match self.walk(at, &mut last) {
                 Ok(found) => found,
-                Err(error) => return Self::end(covered, error),
+                Err(kind) => return Self::end(covered, kind.at(at)),
             };
             let take = found.bytes_left().min(len.wrapping_sub(covered));
             if !to.take(found.gpa, take) {

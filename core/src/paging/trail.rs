@@ -1,7 +1,7 @@
 //! What a walk leaves behind: the entries that it used.
 
 use super::entry::Pte;
-use super::error::WalkError;
+use super::error::WalkErrorKind;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolved};
 use super::walk::PageWalker;
 use crate::addr::Gpa;
@@ -69,7 +69,11 @@ pub(super) trait Record<R: NotPresentResolver> {
 
     /// Asks what an entry without P means. What decides from here on is more than the entries.
     #[inline]
-    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+    fn ask<M: PhysRead>(
+        &mut self,
+        walker: &PageWalker<M, R>,
+        entry: &NotPresentEntry,
+    ) -> Result<Resolved, WalkErrorKind> {
         walker.meaning(entry, &mut R::Lookup::default(), &mut Budget::unlimited())
     }
 }
@@ -85,7 +89,11 @@ impl<R: NotPresentResolver> Record<R> for Budget {
     fn step(&mut self, _at: Gpa, _entry: Pte) {
         self.spend(1);
     }
-    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+    fn ask<M: PhysRead>(
+        &mut self,
+        walker: &PageWalker<M, R>,
+        entry: &NotPresentEntry,
+    ) -> Result<Resolved, WalkErrorKind> {
         walker.meaning(entry, &mut R::Lookup::default(), self)
     }
 }
@@ -95,7 +103,11 @@ impl<R: NotPresentResolver> Record<R> for Trail {
     fn step(&mut self, at: Gpa, entry: Pte) {
         self.push(at, entry);
     }
-    fn ask<M: PhysRead>(&mut self, walker: &PageWalker<M, R>, entry: &NotPresentEntry) -> Result<Resolved, WalkError> {
+    fn ask<M: PhysRead>(
+        &mut self,
+        walker: &PageWalker<M, R>,
+        entry: &NotPresentEntry,
+    ) -> Result<Resolved, WalkErrorKind> {
         self.complete = false;
         walker.meaning(entry, &mut R::Lookup::default(), &mut Budget::unlimited())
     }

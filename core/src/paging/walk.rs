@@ -113,18 +113,18 @@ pub enum Residence {
 
 // Cold, so that a walk that finds runs straight through.
 #[cold]
-const fn denied(gva: Gva, rights: Rights) -> WalkError {
-    WalkErrorKind::Denied { rights }.at(gva)
+const fn denied(rights: Rights) -> WalkErrorKind {
+    WalkErrorKind::Denied { rights }
 }
 
 #[cold]
-const fn non_canonical(gva: Gva) -> WalkError {
-    WalkErrorKind::NonCanonical.at(gva)
+const fn non_canonical() -> WalkErrorKind {
+    WalkErrorKind::NonCanonical
 }
 
 #[cold]
-const fn no_table(gva: Gva, level: Level, error: PhysError) -> WalkError {
-    WalkErrorKind::Table { level, error }.at(gva)
+const fn no_table(level: Level, error: PhysError) -> WalkErrorKind {
+    WalkErrorKind::Table { level, error }
 }
 
 /// What the entries that a walk has passed came to.
@@ -199,7 +199,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Any [`WalkError`] but [`WalkErrorKind::Page`]: whether the page is RAM shows when it is read.
     #[inline]
     pub fn translate(&self, gva: Gva) -> Result<Translation, WalkError> {
-        self.walk(gva, &mut ())
+        self.walk(gva, &mut ()).map_err(|kind| kind.at(gva))
     }
 
     /// As [`translate`](Self::translate), with every load spent on `budget`, the resolver's too; it is not asked.
@@ -207,7 +207,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// # Errors
     /// As [`translate`](Self::translate).
     pub fn translate_spending(&self, gva: Gva, budget: &mut Budget) -> Result<Translation, WalkError> {
-        self.walk(gva, budget)
+        self.walk(gva, budget).map_err(|kind| kind.at(gva))
     }
 
     /// Translates one address and hands out the entries that were used, so that the caller can see later whether the
@@ -217,7 +217,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// As [`translate`](Self::translate).
     pub fn translate_with_trail(&self, gva: Gva) -> Result<(Translation, Trail), WalkError> {
         let mut trail = Trail::EMPTY;
-        let translation = self.walk(gva, &mut trail)?;
+        let translation = self.walk(gva, &mut trail).map_err(|kind| kind.at(gva))?;
         Ok((translation, trail))
     }
 
@@ -246,12 +246,12 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     #[inline(always)]
-    pub(super) fn walk<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+    pub(super) fn walk<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkErrorKind> {
         match (self.space.mode, gva.pml4_offset()) {
             (PagingMode::FourLevel, Some(offset)) => {
                 self.descend(self.space.root.table().wrapping_add(offset), Passed::NOTHING, gva, record)
             }
-            (PagingMode::FourLevel, None) => Err(non_canonical(gva)),
+            (PagingMode::FourLevel, None) => Err(non_canonical()),
             (PagingMode::FiveLevel, _) => {
                 // Taken apart and put together again, here and below: a result that a call has written stays in memory,
                 // and then the fast path would write its own there as well.
@@ -263,9 +263,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     /// Apart, so that a walk of four levels starts from constants.
     #[inline(never)]
-    fn walk_five<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkError> {
+    fn walk_five<T: Record<R>>(&self, gva: Gva, record: &mut T) -> Result<Translation, WalkErrorKind> {
         if !gva.is_canonical(PagingMode::FiveLevel.address_bits()) {
-            return Err(non_canonical(gva));
+            return Err(non_canonical());
         }
         let mut passed = Passed::NOTHING;
         match self.step(Level::Pml5, self.space.root.table(), gva, &mut passed, record)? {
@@ -283,13 +283,13 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         mut passed: Passed,
         gva: Gva,
         record: &mut T,
-    ) -> Result<Translation, WalkError> {
+    ) -> Result<Translation, WalkErrorKind> {
         // Reserved, or what no entry on the way may set.
         let not_page = self.beyond | self.need.clear;
         let not_table = not_page | Pte::PAGE;
         macro_rules! entry {
             ($level:expr, $at:expr, $not:expr) => {{
-                let entry = self.entry($level, $at, gva, record)?;
+                let entry = self.entry($level, $at, record)?;
                 if !entry.is_present() || entry.get() & $not != 0 {
                     // A copy, so that what was passed itself stays out of memory.
                     let Passed { grants, residence } = passed;
@@ -306,7 +306,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         let pte = entry!(Level::Pt, Level::Pt.entry_in(pde.table(), gva), not_page);
         let Passed { grants, residence } = passed;
         if !grants.all_set(self.need) {
-            return Err(denied(gva, grants.rights()));
+            return Err(denied(grants.rights()));
         }
         let size = PageSize::Size4K;
         Ok(Translation {
@@ -319,13 +319,13 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
 
     /// Reads the entry of `level` at `at`.
     #[inline(always)]
-    fn entry<T: Record<R>>(&self, level: Level, at: Gpa, gva: Gva, record: &mut T) -> Result<Pte, WalkError> {
+    fn entry<T: Record<R>>(&self, level: Level, at: Gpa, record: &mut T) -> Result<Pte, WalkErrorKind> {
         match self.mem.load_u64(at) {
             Ok(raw) => {
                 record.step(at, Pte::new(raw));
                 Ok(Pte::new(raw))
             }
-            Err(error) => Err(no_table(gva, level, error)),
+            Err(error) => Err(no_table(level, error)),
         }
     }
 
@@ -339,7 +339,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         (grants, residence): (Grants, Residence),
         gva: Gva,
         record: &mut T,
-    ) -> Result<Translation, WalkError> {
+    ) -> Result<Translation, WalkErrorKind> {
         let mut passed = Passed { grants, residence };
         let mut way = self.judge(level, entry, gva, &mut passed, record)?;
         for lower in [Level::Pdpt, Level::Pd, Level::Pt] {
@@ -352,7 +352,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         match way {
             Way::Page(found) => Ok(found),
             // A PTE is a page or an error, so that the last step always finds.
-            Way::Table(_) => Err(WalkErrorKind::NotMapped { level: Level::Pt, entry: 0 }.at(gva)),
+            Way::Table(_) => Err(WalkErrorKind::NotMapped { level: Level::Pt, entry: 0 }),
         }
     }
 
@@ -364,8 +364,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         gva: Gva,
         passed: &mut Passed,
         record: &mut T,
-    ) -> Result<Way, WalkError> {
-        let entry = self.entry(level, level.entry_in(table, gva), gva, record)?;
+    ) -> Result<Way, WalkErrorKind> {
+        let entry = self.entry(level, level.entry_in(table, gva), record)?;
         self.judge(level, entry, gva, passed, record)
     }
 
@@ -377,7 +377,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         gva: Gva,
         passed: &mut Passed,
         record: &mut T,
-    ) -> Result<Way, WalkError> {
+    ) -> Result<Way, WalkErrorKind> {
         if !entry.is_present() {
             passed.residence = Residence::Trimmed;
             let asked = NotPresentEntry { gva, level, entry: entry.get(), rights: passed.grants.rights() };
@@ -389,19 +389,19 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     let gpa = gpa.wrapping_add(gva.offset_in(size));
                     Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
                 }
-                Resolution::NotMapped => Err(WalkErrorKind::NotMapped { level, entry: entry.get() }.at(gva)),
-                Resolution::NotResident => Err(WalkErrorKind::NotResident { level, entry: entry.get() }.at(gva)),
+                Resolution::NotMapped => Err(WalkErrorKind::NotMapped { level, entry: entry.get() }),
+                Resolution::NotResident => Err(WalkErrorKind::NotResident { level, entry: entry.get() }),
             };
         }
         if entry.reserved_bits_beyond(level, self.beyond) != 0 {
-            return Err(WalkErrorKind::Reserved { level, entry: entry.get() }.at(gva));
+            return Err(WalkErrorKind::Reserved { level, entry: entry.get() });
         }
         passed.grants = passed.grants.and(entry);
         match level.page_size() {
             Some(size) if entry.is_leaf(level) => {
                 let rights = passed.grants.rights();
                 if !passed.grants.meet(self.need) {
-                    return Err(denied(gva, rights));
+                    return Err(denied(rights));
                 }
                 let gpa = entry.frame(size).wrapping_add(gva.offset_in(size));
                 Ok(Way::Page(Translation { gpa, size, rights, residence: passed.residence }))
@@ -418,10 +418,10 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         asked: &NotPresentEntry,
         lookup: &mut R::Lookup,
         cost: &mut Budget,
-    ) -> Result<Resolved, WalkError> {
-        let NotPresentEntry { gva, level, .. } = *asked;
+    ) -> Result<Resolved, WalkErrorKind> {
+        let level = asked.level;
         let answer = self.space.resolver.resolve(&self.mem, asked, lookup, cost);
-        let Resolved { resolution, until } = answer.map_err(|error| WalkErrorKind::Table { level, error }.at(gva))?;
+        let Resolved { resolution, until } = answer.map_err(|error| WalkErrorKind::Table { level, error })?;
         let resolution = match resolution {
             Resolution::Page { gpa, rights } => Resolution::Page {
                 gpa: gpa.align_down(PageSize::Size4K),
@@ -436,13 +436,17 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     /// The rights on a page that a resolver found, if they meet what is needed.
-    pub(super) fn judge_rights(&self, asked: &NotPresentEntry, rights: Option<Rights>) -> Result<Rights, WalkError> {
+    pub(super) fn judge_rights(
+        &self,
+        asked: &NotPresentEntry,
+        rights: Option<Rights>,
+    ) -> Result<Rights, WalkErrorKind> {
         match rights {
             Some(rights) if rights.grant(self.need.rights) => Ok(rights),
-            Some(rights) => Err(denied(asked.gva, rights)),
-            None if !asked.rights.grant(self.need.rights) => Err(denied(asked.gva, asked.rights)),
+            Some(rights) => Err(denied(rights)),
+            None if !asked.rights.grant(self.need.rights) => Err(denied(asked.rights)),
             None if self.need.rights == Rights::NONE || self.takes_unknown => Ok(asked.rights),
-            None => Err(WalkErrorKind::RightsUnknown { level: asked.level, entry: asked.entry }.at(asked.gva)),
+            None => Err(WalkErrorKind::RightsUnknown { level: asked.level, entry: asked.entry }),
         }
     }
 }
