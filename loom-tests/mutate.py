@@ -26,6 +26,7 @@ LIVENESS = "core/src/region/liveness.rs"
 TRAIL = "core/src/paging/trail.rs"
 RECORD = "mapped-backend/src/plan/record.rs"
 PRIMED = "mapped-backend/src/plan/primed.rs"
+UNREAD = "mapped-backend/src/plan/unread.rs"
 
 # Name, file of tests, the test of it that has to fail, and the replacements in one or more files.
 MUTATIONS = [
@@ -36,6 +37,13 @@ MUTATIONS = [
     ("a trial that was begun is taken in two steps", LOOM, "threads_take_in_samples_of_one_record", [
         (PRIMED, "slot.compare_exchange(waiting.0, next, Relaxed, Relaxed).is_ok()",
          "{\n                slot.store(next, Relaxed);\n                true\n            }"),
+    ]),
+    ("a trial to be read is taken in two steps", LOOM, "threads_read_each_trial_once", [
+        (UNREAD, "if !fits || slot.compare_exchange(word, CLAIMED, Acquire, Relaxed).is_err() {",
+         "slot.store(if fits { CLAIMED } else { word }, Relaxed);\n            if !fits {"),
+    ]),
+    ("a trial is seen before what was set aside for it", LOOM, "threads_read_each_trial_once", [
+        (UNREAD, "slot.store(unread.word(), Release);", "slot.store(unread.word(), Relaxed);"),
     ]),
     ("second look at the number removed", LOOM, "the_cursor_moves_during_a_read", [
         (SEQLOCK, "Ok(self.mem.load_u32(self.at)? == self.seq)", "Ok(self.mem.load_u32(self.at).is_ok())"),

@@ -6,12 +6,26 @@ use std::time::Instant;
 pub(crate) type Variant<'v> = (&'static str, Box<dyn FnMut(usize) + 'v>);
 
 /// The medians of one table, in nanoseconds a call.
-pub(crate) struct Medians(Vec<(&'static str, f64)>);
+pub(crate) struct Medians(Vec<(&'static str, f64)>, Vec<Halves>);
+
+/// The medians of a row in every other sample, and in those between.
+struct Halves(&'static str, [f64; 2]);
 
 impl Medians {
     /// The median of a row.
     pub(crate) fn of(&self, name: &str) -> f64 {
         self.0.iter().find(|(row, _)| *row == name).map_or(f64::NAN, |(_, median)| *median)
+    }
+
+    /// What the best of some rows takes: the row that is best in one half of the samples, as timed in the other half, and
+    /// the other way round; the middle of both. The least of many medians would be that of the luckiest row.
+    pub(crate) fn best_of(&self, names: &[&str]) -> f64 {
+        let rows = || self.1.iter().filter(|row| names.contains(&row.0));
+        let timed_in = |chosen: usize, timed: usize| {
+            let best = rows().min_by(|one, other| one.1[chosen].total_cmp(&other.1[chosen]));
+            best.map_or(f64::NAN, |best| best.1[timed])
+        };
+        (timed_in(0, 1) + timed_in(1, 0)) / 2.0
     }
 
     /// Adds a row that was measured elsewhere.
@@ -26,7 +40,7 @@ impl Medians {
 
     /// No rows yet.
     pub(crate) const fn new() -> Self {
-        Self(Vec::new())
+        Self(Vec::new(), Vec::new())
     }
 }
 
@@ -80,7 +94,10 @@ pub(crate) fn interleave_timed(
         }
     }
     samples.map(|mut samples| {
-        Medians(variants.iter().zip(&mut samples).map(|((name, _), all)| (*name, median(all))).collect())
+        let named = || variants.iter().map(|(name, _)| *name);
+        let half = |all: &[f64], nth: usize| median(&mut all.iter().skip(nth).step_by(2).copied().collect::<Vec<_>>());
+        let halves = named().zip(&samples).map(|(name, all)| Halves(name, [half(all, 0), half(all, 1)])).collect();
+        Medians(named().zip(&mut samples).map(|(name, all)| (name, median(all))).collect(), halves)
     })
 }
 

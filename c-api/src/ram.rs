@@ -104,6 +104,10 @@ impl PhysRead for Ram {
         either!(self, ram => ram.read_runs(runs, dst, hint))
     }
 
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        either!(self, ram => ram.copied(dst, hint))
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         either!(self, ram => ram.next_extent(from))
     }

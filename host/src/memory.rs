@@ -60,6 +60,10 @@ impl<M: PhysRead> PhysRead for Shared<M> {
         self.0.read_runs(runs, dst, hint)
     }
     #[inline]
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        self.0.copied(dst, hint);
+    }
+    #[inline]
     fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
         self.0.load_lines(at, lines)
     }

@@ -69,6 +69,10 @@ impl PhysRead for Ram {
         each!(self, ram => ram.read_runs(runs, dst, hint))
     }
     #[inline]
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        each!(self, ram => ram.copied(dst, hint))
+    }
+    #[inline]
     fn fence_acquire(&self) {
         each!(self, ram => ram.fence_acquire());
     }

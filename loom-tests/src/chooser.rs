@@ -5,25 +5,32 @@ use loom::sync::Arc;
 use loom::thread;
 
 use self::record::{Record, Wanted};
+use self::unread::{Unread, Waiting};
 use crate::Outcomes;
 
 mod atomics {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
 }
+#[path = "../../mapped-backend/src/plan/contest.rs"]
+#[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
+mod contest;
 #[path = "../../mapped-backend/src/plan/primed.rs"]
 #[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
 mod primed;
 #[path = "../../mapped-backend/src/plan/record.rs"]
 #[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
 mod record;
+#[path = "../../mapped-backend/src/plan/unread.rs"]
+#[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
+mod unread;
 
 /// Two methods, frames of 1 MiB.
-const WANTED: Wanted = Wanted { usable: 0b11, left: 1 << 20, frame: 1 << 20, reads: false, at: 1 << 20 };
+const WANTED: Wanted = Wanted { usable: 0b11, streams: 0, left: 1 << 20, frame: 1 << 20, reads: false, at: 1 << 20 };
 /// Sixteenths of a picosecond a byte: the second method is a tenth slower.
 const RATES: [u16; 2] = [1000, 1100];
 /// Bytes that have to be copied before one trial of it may begin: the excess of each of its three copies is a tenth of
-/// 128 KiB, and one byte in 250 is given to trials.
-const ONE_TRIAL: u64 = 3 * (128 << 10) / 10 * 250;
+/// 64 KiB, and one byte in 250 is given to trials.
+const ONE_TRIAL: u64 = 3 * (64 << 10) / 10 * 250;
 
 fn measured() -> Record {
     let record = Record::new(0);
@@ -63,7 +70,7 @@ pub fn credit_is_spent_once(outcomes: &Outcomes) {
 /// Where a rate appears that nobody measured, or a method that may not be used.
 pub fn samples_are_kept_or_lost_whole(outcomes: &Outcomes) {
     let record = Arc::new(Record::new(1));
-    let bytes = 128 << 10;
+    let bytes = 64 << 10;
     // The first part of a trial; which thread comes to the second one is what the checker tries.
     let primer = record.next(WANTED);
     assert!(primer.is_primer && !primer.is_trial, "the first copy measures nothing");
@@ -89,4 +96,31 @@ pub fn samples_are_kept_or_lost_whole(outcomes: &Outcomes) {
     assert!(WANTED.usable >> next.method & 1 == 1, "method {} may not be used", next.method);
     assert!(!(first && second), "one trial was ended twice");
     outcomes.note(format_args!("{}", if first { "first ends it" } else { "second ends it" }));
+}
+
+/// One thread copies to a place on trial again while another comes to read what was left there: each trial comes out
+/// once, with what was set aside for it.
+///
+/// # Panics
+/// Where one comes out twice, not at all, or with another one's words.
+pub fn trials_are_read_once(outcomes: &Outcomes) {
+    // What is set aside is a thousand times the rate.
+    let trial = |rate: u16| Unread { page: 7, class: 1, method: 2, rate, reserved: u64::from(rate) * 1000 };
+    let waiting = Arc::new(Waiting::new());
+    assert!(waiting.leave(trial(1)).is_none(), "all slots are empty");
+    let other = waiting.clone();
+    let second = thread::spawn(move || other.leave(trial(2)));
+    let first = waiting.take(7..8);
+    let gone = second.join().expect("the other thread ends");
+    let mut out: Vec<Unread> = [first, gone].into_iter().flatten().collect();
+    out.extend(core::iter::from_fn(|| waiting.take(0..u64::MAX)));
+    assert!(out.iter().all(|one| one.reserved == u64::from(one.rate) * 1000), "{out:?}");
+    out.sort_unstable_by_key(|one| one.rate);
+    assert!(out.len() == 2 && out[0] == trial(1) && out[1] == trial(2), "{out:?}");
+    let what = match (first.map(|one| one.rate), gone) {
+        (Some(1), _) => "the old one is read",
+        (Some(_), _) => "the new one is read",
+        (None, _) => "none is read",
+    };
+    outcomes.note(format_args!("{what}"));
 }

@@ -95,3 +95,8 @@ fn threads_do_not_spend_the_same_credit_for_trials() {
 fn threads_take_in_samples_of_one_record() {
     check("samples", 2, &["first ends it", "second ends it"], chooser::samples_are_kept_or_lost_whole);
 }
+
+#[test]
+fn threads_read_each_trial_once() {
+    check("unread", 3, &["the old one is read", "the new one is read"], chooser::trials_are_read_once);
+}

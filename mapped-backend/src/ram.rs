@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use vgpu_perception::{
-    CopyHint, Extent, Gpa, PAGE_BYTES, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window,
+    CopyHint, CopyPolicy, Extent, Gpa, PAGE_BYTES, PageKind, PhysError, PhysErrorKind, PhysRead, PhysRun, Window,
 };
 use zerocopy::FromBytes;
 
@@ -322,6 +322,12 @@ impl PhysRead for GuestRam {
 
     fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
         self.space.read_runs(runs, dst, hint)
+    }
+
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        if hint.policy == CopyPolicy::Auto {
+            self.space.chooser().frame_done(dst, hint);
+        }
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

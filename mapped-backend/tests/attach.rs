@@ -183,6 +183,9 @@ impl PhysRead for Remapping<'_> {
         }
         copied
     }
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        self.ram.copied(dst, hint);
+    }
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.ram.next_extent(from)
     }

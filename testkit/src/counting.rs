@@ -110,6 +110,10 @@ impl<M: PhysRead> PhysRead for Counting<M> {
         })
     }
 
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        self.inner.copied(dst, hint);
+    }
+
     fn fence_acquire(&self) {
         self.inner.fence_acquire();
     }

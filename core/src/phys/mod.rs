@@ -100,6 +100,15 @@ pub trait PhysRead {
         if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
     }
 
+    /// Says that all of a transfer lies in `dst` now, copied by [`read_runs`](Self::read_runs) with this hint, and that
+    /// its bytes count.
+    ///
+    /// What reading a copy costs depends on how it was stored, and shows only once all of it was stored: a backend that
+    /// measures its copies reads a part of `dst` here. The provided method does nothing.
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        let _ = (dst, hint);
+    }
+
     /// Orders all loads made before it ahead of all loads made after it.
     ///
     /// A model checker overrides this with its own fence; nobody else should.
@@ -226,6 +235,10 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     #[inline]
     fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
         (**self).read_runs(runs, dst, hint)
+    }
+    #[inline]
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        (**self).copied(dst, hint);
     }
     #[inline]
     fn fence_acquire(&self) {

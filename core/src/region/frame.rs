@@ -188,7 +188,7 @@ impl<R: NotPresentResolver> Region<R> {
     ) -> Result<Sample<FrameInfo>, ReadError> {
         let capacity = dst.len() as u64;
         let copy = copy.into();
-        self.take_frame(mem, scratch, capacity, &mut |stretch: Stretch<'_>| {
+        let sample = self.take_frame(mem, scratch, capacity, &mut |stretch: Stretch<'_>| {
             let part = usize::try_from(stretch.offset)
                 .ok()
                 .zip(usize::try_from(stretch.len).ok())
@@ -197,7 +197,13 @@ impl<R: NotPresentResolver> Region<R> {
                 Some(part) => mem.read_runs(stretch.runs, part, copy.hint(stretch.total)),
                 None => Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)),
             }
-        })
+        });
+        if let Ok(Sample::Fresh(frame)) = &sample
+            && let Some(taken) = dst.get(..frame.bytes)
+        {
+            mem.copied(taken, copy.hint(frame.bytes as u64));
+        }
+        sample
     }
 
     /// Shows the latest frame in place, if it is newer than the last one taken: `visit` is called with each

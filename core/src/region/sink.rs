@@ -241,7 +241,9 @@ impl<S: FrameSink> Stream<'_, S> {
             let to = self.block.get_mut(self.filled..end).filter(|to| !to.is_empty());
             let to = to.ok_or(PhysError::new(at, PhysErrorKind::BadLength))?;
             // The block is what is read next, and what has to fit a cache.
-            mem.read_runs(runs, to, CopyHint::new(self.wanted as u64, NextUse::ReadSoon))?;
+            let hint = CopyHint::new(self.wanted as u64, NextUse::ReadSoon);
+            mem.read_runs(runs, to, hint)?;
+            mem.copied(to, hint);
             self.filled = end;
         }
         Ok(is_over)

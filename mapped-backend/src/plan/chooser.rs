@@ -1,10 +1,14 @@
 //! All classes of copies of one guest, each with its record.
 
+use std::time::Instant;
+
 use vgpu_perception::{CopyHint, NextUse};
 
+use super::atomics::{AtomicU64, Ordering::Relaxed};
 use super::method::candidates;
-use super::record::{Record, Step, Wanted};
-use super::{Cpu, Method, Shape};
+use super::record::{METHODS, Record, Step, Wanted, rate};
+use super::unread::{Unread, Waiting};
+use super::{Cpu, Method, Shape, read_once};
 
 /// How the pages of a copy lie: the average length of its pieces.
 const LAYOUTS: [&str; 3] = ["pages", "fragments", "runs"];
@@ -77,32 +81,92 @@ impl Class {
 /// What was measured of the copies of one guest. Nothing in it is locked, and nothing allocates once it was made.
 pub(crate) struct Chooser {
     records: Box<[Record]>,
+    waiting: Waiting,
     usable: u16,
+    streams: u16,
+    /// The class of the last copy: the frame that is said to be complete next is one of it, or else of another thread,
+    /// which its length shows.
+    last: AtomicU64,
 }
 
 /// A copy of a class, with what its record needs to know.
 #[derive(Clone, Copy)]
 pub(crate) struct Copying<'c> {
+    chooser: &'c Chooser,
     record: &'c Record,
+    class: Class,
     wanted: Wanted,
 }
 
 impl Chooser {
     /// Bytes of the records.
-    pub(crate) const BYTES: usize = Class::COUNT * size_of::<Record>();
+    pub(crate) const BYTES: usize = Class::COUNT * size_of::<Record>() + size_of::<Waiting>();
 
     pub(crate) fn new(cpu: Cpu) -> Self {
         let usable = candidates(cpu).fold(0, |mask, method| mask | 1 << method.number());
-        Self { records: Class::all().map(|class| Record::new(class.guess(cpu).number())).collect(), usable }
+        let records = Class::all().map(|class| Record::new(class.guess(cpu).number())).collect();
+        let streams = Method::ALL.into_iter().filter(|method| method.streams());
+        let streams = streams.fold(0, |mask, method| mask | 1 << method.number());
+        Self { records, waiting: Waiting::new(), usable, streams, last: AtomicU64::new(0) }
     }
 
     /// Begins a copy; `None` where it is to be plain.
     pub(crate) fn begin(&self, shape: Shape, hint: CopyHint) -> Option<Copying<'_>> {
         let class = Class::of(shape, hint)?;
         let record = self.records.get(class.index())?;
+        self.last.store(class.index() as u64, Relaxed);
+        Some(Copying { chooser: self, record, class, wanted: self.wanted(class, hint.total.max(shape.bytes as u64)) })
+    }
+
+    fn wanted(&self, class: Class, total: u64) -> Wanted {
         // No frame is larger than 64 MiB; what is called larger is not given more trials for it.
-        let frame = hint.total.max(shape.bytes as u64).min(64 << 20);
-        Some(Copying { record, wanted: Wanted { usable: self.usable, left: 0, frame, reads: class.reads(), at: 0 } })
+        let frame = total.min(64 << 20);
+        Wanted { usable: self.usable, streams: self.streams, left: 0, frame, reads: class.reads(), at: 0 }
+    }
+
+    /// A frame is complete in `dst`: reads what was copied there on trial, as the caller is about to.
+    pub(crate) fn frame_done(&self, dst: &[u8], hint: CopyHint) {
+        if hint.next_use != NextUse::Handoff {
+            self.read_trials(dst, hint);
+        }
+        let Some((class, record)) = Class::all().zip(&self.records).nth(self.last.load(Relaxed) as usize) else {
+            return;
+        };
+        let wanted = self.wanted(class, hint.total.max(dst.len() as u64));
+        let is_read = class.reads() && record.is_in_contest();
+        // From the start, which lies there longest.
+        let part = dst.get(..wanted.trial() as usize).filter(|_| is_read).unwrap_or_default();
+        let begun = is_read.then(Instant::now);
+        read_once(part);
+        record.frame_done(wanted, dst.len() as u64, part.len() as u64, nanoseconds_since(begun));
+    }
+
+    fn read_trials(&self, dst: &[u8], hint: CopyHint) {
+        let start = dst.as_ptr().addr() as u64;
+        // A part begins inside its first page.
+        let pages = start >> 12..(start + dst.len() as u64).div_ceil(1 << 12);
+        // Each once: what other threads leave meanwhile is not this frame's.
+        for _ in 0..Waiting::SLOTS {
+            let Some(unread) = self.waiting.take(pages.clone()) else { return };
+            let Some((class, record)) = Class::all().zip(&self.records).nth(usize::from(unread.class)) else {
+                continue;
+            };
+            let wanted = self.wanted(class, hint.total.max(dst.len() as u64));
+            let from = (unread.page << 12).saturating_sub(start) as usize;
+            let len = wanted.trial() as usize;
+            let part = dst.get(from..).map_or(&[][..], |rest| rest.get(..len).unwrap_or(rest));
+            let begun = Some(Instant::now());
+            read_once(part);
+            let read = nanoseconds_since(begun);
+            let bytes = part.len() as u64;
+            let step = Step::trial(unread.method, wanted.trial(), unread.reserved);
+            record.measured(wanted, step, bytes, u64::from(unread.rate) * bytes / 16_000, read);
+        }
+    }
+
+    /// What is known of a class, the method in use first.
+    pub(crate) fn rates(&self, class: Class) -> [Option<u16>; METHODS] {
+        self.record(class).map_or([None; METHODS], |record| record.rates_in_order(self.streams))
     }
 
     pub(crate) fn record(&self, class: Class) -> Option<&Record> {
@@ -116,15 +180,35 @@ impl Copying<'_> {
         self.record.next(Wanted { left: left as u64, at: at as u64, ..self.wanted })
     }
 
-    /// Whether what a trial copied has to be read.
-    pub(crate) const fn reads(&self) -> bool {
-        self.wanted.reads
+    /// Takes in that a step copied `part`, in so many nanoseconds.
+    pub(crate) fn learn(&self, step: Step, part: &[u8], copied: u64) {
+        let bytes = part.len() as u64;
+        if !step.is_trial || !self.wanted.reads {
+            let begun = (step.is_primer && self.wanted.reads).then(Instant::now);
+            if begun.is_some() {
+                read_once(part);
+            }
+            return self.record.learn(self.wanted, step, bytes, copied, nanoseconds_since(begun));
+        }
+        self.record.pass(bytes);
+        let unread = Unread {
+            page: part.as_ptr().addr() as u64 >> 12,
+            class: self.class.index() as u8,
+            method: step.method,
+            rate: rate(copied, bytes),
+            reserved: step.reserved,
+        };
+        if let Some(gone) = self.chooser.waiting.leave(unread)
+            && let Some(record) = self.chooser.records.get(usize::from(gone.class))
+        {
+            record.forgo(gone.reserved);
+        }
     }
+}
 
-    /// Takes in how many nanoseconds a step took.
-    pub(crate) fn learn(&self, step: Step, bytes: usize, copied: u64, read: u64) {
-        self.record.learn(self.wanted, step, bytes as u64, copied, read);
-    }
+/// Nanoseconds since a moment; 0 where nobody looked at the clock.
+pub(crate) fn nanoseconds_since(begun: Option<Instant>) -> u64 {
+    begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

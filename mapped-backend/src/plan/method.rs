@@ -87,6 +87,18 @@ impl Method {
         }
     }
 
+    /// Whether it stores past the caches.
+    pub(crate) const fn streams(self) -> bool {
+        matches!(
+            self,
+            Self::OneStreamed
+                | Self::SixStreamed
+                | Self::EightStreamed
+                | Self::SixteenStreamed
+                | Self::EightAbreastStreamed
+        )
+    }
+
     /// Whether this processor can do more with it than with [`Plain`](Self::Plain): elsewhere all methods are that one.
     pub(crate) const fn is_of_use(self, cpu: Cpu) -> bool {
         if !cfg!(all(target_arch = "x86_64", not(miri))) {

@@ -12,18 +12,20 @@ mod atomics {
 }
 mod calibration;
 mod chooser;
+mod contest;
 mod method;
 mod primed;
 mod record;
 #[cfg(test)]
 mod simulation;
+mod unread;
 
 use std::sync::OnceLock;
 
 use vgpu_perception::{CopyMethod, PhysRun};
 
 pub use calibration::{Calibration, CalibrationError};
-pub(crate) use chooser::{Chooser, Copying};
+pub(crate) use chooser::{Chooser, Copying, nanoseconds_since};
 pub(crate) use method::Method;
 pub use method::copy_methods;
 

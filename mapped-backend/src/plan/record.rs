@@ -5,16 +5,19 @@
 //! good for one copy, never one that does not exist. The model in `loom-tests` runs this file.
 //!
 //! A trial is two copies to the same part of the buffer, a frame apart: the first one [primes](Primed) the part, the
-//! second one is measured. Once the record has settled there are two that prime.
+//! second one is measured. Once the record has settled there are two that prime. Where copies are read, a part that is
+//! measured is read when the rest of its frame was copied; one that primes is read at once, so that a first frame is not
+//! copied to its end by a guess that was bad.
 //!
 //! # What it costs
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
-//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it
-//! has settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
+//! many as the best method would have copied in that time. A record may spend three frames of excess before it has
+//! settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
 //! left; what it did cost is what it is charged.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
+use super::contest::Contest;
 use super::primed::Primed;
 
 /// Methods that a record can hold.
@@ -22,16 +25,22 @@ pub(crate) const METHODS: usize = 16;
 /// Samples that are kept of a method.
 const SAMPLES: u32 = 4;
 /// Excess that a record may spend before it has settled, in halves of a frame.
-const OPENING: u64 = 5;
+const OPENING: u64 = 6;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
 const STEADY: u64 = 250;
-/// Bytes of a trial: an eighth of the frame within these bounds. Less would end before a method is at its speed.
-const TRIAL: core::ops::RangeInclusive<u64> = (128 << 10)..=(2 << 20);
+/// Bytes of a trial: a sixteenth of the frame within these bounds. More, and the credit is gone before each method had
+/// its turn; less would end before a method is at its speed.
+const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
+/// Of what is copied, the part that contests may take: one byte in so many.
+const CONTEST: u64 = 800;
+/// How much slower the best method of the other kind may look, in parts of the frame, and still be compared in whole
+/// frames: in hundredths.
+const CLOSE: u64 = 130;
 /// What is assumed to be unknown until a record is opened.
 const UNOPENED: u64 = i64::MIN.cast_unsigned();
 
 /// Time for a byte, in sixteenths of a picosecond; 0 stands for none.
-type Rate = u16;
+pub(crate) type Rate = u16;
 
 /// A class of copies: what its methods were measured to take.
 pub(crate) struct Record {
@@ -51,6 +60,12 @@ pub(crate) struct Record {
     primed: Primed,
     /// The methods, a bit each, of which nothing is known but what an earlier part of a trial took.
     vague: AtomicU64,
+    /// Which of two kinds of methods is faster in whole frames, while that is measured.
+    contest: Contest,
+    /// The kind that won: 0 where nobody knows, 1 for stores into the caches, 2 for stores past them.
+    kind: AtomicU64,
+    /// Bytes to copy before the kinds are compared again.
+    rest: AtomicU64,
 }
 
 /// The copy to be made, as far as a record needs it.
@@ -58,6 +73,8 @@ pub(crate) struct Record {
 pub(crate) struct Wanted {
     /// The methods that may be used, a bit each; the lowest is always there.
     pub(crate) usable: u16,
+    /// The methods that store past the caches, a bit each.
+    pub(crate) streams: u16,
     /// Bytes that are left to copy in this call.
     pub(crate) left: u64,
     /// Bytes of the whole frame.
@@ -70,12 +87,17 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// Bytes of a trial.
-    fn trial(self) -> u64 {
-        (self.frame / 8 / 4096 * 4096).clamp(*TRIAL.start(), *TRIAL.end())
+    pub(crate) fn trial(self) -> u64 {
+        (self.frame / 16 / 4096 * 4096).clamp(*TRIAL.start(), *TRIAL.end())
     }
 
     fn may_use(self, method: usize) -> bool {
         self.usable >> method & 1 == 1
+    }
+
+    /// The kind of a method: 1 or 2.
+    fn kind(self, method: usize) -> u64 {
+        1 + u64::from(self.streams >> method & 1)
     }
 }
 
@@ -88,11 +110,21 @@ pub(crate) struct Step {
     pub(crate) limit: u64,
     /// Whether this is the measured part of a trial.
     pub(crate) is_trial: bool,
-    /// Whether this is an earlier part of a trial. Where copies are read, every part of a trial has to be read.
+    /// Whether this is an earlier part of a trial. Where copies are read, it is read at once.
     pub(crate) is_primer: bool,
+    /// Whether this is a part of a frame that one method copies whole, to be compared with another one.
+    pub(crate) is_contest: bool,
     /// Whether [`Record::learn`] wants to know how long it took.
     pub(crate) is_timed: bool,
-    reserved: u64,
+    /// What was set aside for it.
+    pub(crate) reserved: u64,
+}
+
+impl Step {
+    /// The measured part of a trial, copied earlier.
+    pub(crate) const fn trial(method: u8, limit: u64, reserved: u64) -> Self {
+        Self { method, limit, is_trial: true, is_primer: false, is_contest: false, is_timed: true, reserved }
+    }
 }
 
 impl Record {
@@ -107,6 +139,9 @@ impl Record {
             turn: AtomicU64::new(0),
             primed: Primed::new(),
             vague: AtomicU64::new(0),
+            contest: Contest::new(),
+            kind: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
         }
     }
 
@@ -114,17 +149,47 @@ impl Record {
     pub(crate) fn next(&self, wanted: Wanted) -> Step {
         let best = self.best_of(wanted);
         let trial = wanted.trial();
+        if let Some(method) = self.contest.method()
+            && wanted.may_use(usize::from(method))
+        {
+            let (is_trial, is_primer) = (false, false);
+            return Step {
+                method,
+                limit: u64::MAX,
+                is_trial,
+                is_primer,
+                is_contest: true,
+                is_timed: true,
+                reserved: 0,
+            };
+        }
         if wanted.left >= trial {
             if let Some((method, is_trial)) = self.primed.take(wanted.at, wanted.frame) {
                 let reserved = self.expected(wanted, usize::from(method), self.estimate(best).unwrap_or(1));
-                return Step { method, limit: trial, is_trial, is_primer: !is_trial, is_timed: true, reserved };
+                return Step {
+                    method,
+                    limit: trial,
+                    is_trial,
+                    is_primer: !is_trial,
+                    is_contest: false,
+                    is_timed: true,
+                    reserved,
+                };
             }
             if let Some(method) = self.to_try(wanted, best)
                 && let Some(reserved) = self.reserve(wanted, method, best)
             {
                 if self.primed.wait(wanted.at, method as u8, self.settled.load(Relaxed) == 0) {
                     let method = method as u8;
-                    return Step { method, limit: trial, is_trial: false, is_primer: true, is_timed: true, reserved };
+                    return Step {
+                        method,
+                        limit: trial,
+                        is_trial: false,
+                        is_primer: true,
+                        is_contest: false,
+                        is_timed: true,
+                        reserved,
+                    };
                 }
                 self.give(reserved.saturating_mul(self.parts()), 0);
             }
@@ -132,11 +197,69 @@ impl Record {
         // Up to where the next trial goes on.
         let limit = self.primed.next_after(wanted.at, wanted.left).unwrap_or(u64::MAX);
         let is_timed = !wanted.reads && wanted.left.min(limit) >= trial / 2;
-        Step { method: best as u8, limit, is_trial: false, is_primer: false, is_timed, reserved: 0 }
+        Step { method: best as u8, limit, is_trial: false, is_primer: false, is_contest: false, is_timed, reserved: 0 }
     }
 
     /// Takes in that `bytes` were copied by `step`, in `copied` nanoseconds, and read in `read` ones.
     pub(crate) fn learn(&self, wanted: Wanted, step: Step, bytes: u64, copied: u64, read: u64) {
+        self.pass(bytes);
+        if step.is_contest {
+            return self.contest.add(bytes, copied);
+        }
+        self.measured(wanted, step, bytes, copied, read);
+    }
+
+    /// Whether a frame that is complete has to be read, in part, before [`frame_done`](Self::frame_done).
+    pub(crate) fn is_in_contest(&self) -> bool {
+        self.contest.is_running()
+    }
+
+    /// A frame of so many bytes is complete. Where it was copied whole for a contest, `reading` nanoseconds is what
+    /// `read` bytes of it took to be read.
+    pub(crate) fn frame_done(&self, wanted: Wanted, bytes: u64, read: u64, reading: u64) {
+        if let Some(outcome) = self.contest.frame_done(bytes, rate_or_zero(reading, read)) {
+            let [faster, slower] = outcome.rates.map(u64::from);
+            // What the next one is going to cost: four frames by whoever loses it.
+            let cost = 4 * bytes * (slower - faster) / faster;
+            self.rest.store(cost.saturating_mul(CONTEST).max(250 * bytes), Relaxed);
+            self.kind.store(wanted.kind(usize::from(outcome.winner)), Relaxed);
+            self.best.store(u64::from(outcome.winner), Relaxed);
+            return;
+        }
+        let rest = self.rest.load(Relaxed);
+        // Another thread that takes the same words at once takes a frame too little.
+        self.rest.store(rest.saturating_sub(bytes), Relaxed);
+        if rest == 0
+            && self.settled.load(Relaxed) != 0
+            && self.primed.methods() == 0
+            && !self.contest.is_running()
+            && let Some(finalists) = self.finalists(wanted)
+        {
+            self.contest.begin(finalists);
+        }
+    }
+
+    /// The best of either kind, the one in use first, if the other is not much slower by what parts of frames tell.
+    fn finalists(&self, wanted: Wanted) -> Option<[u8; 2]> {
+        let best = self.best_of(wanted);
+        let others = (0..METHODS).filter(|method| wanted.may_use(*method) && wanted.kind(*method) != wanted.kind(best));
+        let (rate, other) = others.filter_map(|method| Some((self.estimate(method)?, method))).min()?;
+        (u64::from(rate) * 100 <= u64::from(self.estimate(best)?) * CLOSE).then_some([best as u8, other as u8])
+    }
+
+    /// Takes in that `bytes` were copied. What they took is [measured](Self::measured), where it is.
+    pub(crate) fn pass(&self, bytes: u64) {
+        self.primed.pass(bytes);
+        self.give(bytes / STEADY, 0);
+    }
+
+    /// Gives back what a trial was to cost that nobody measures.
+    pub(crate) fn forgo(&self, reserved: u64) {
+        self.give(reserved, 0);
+    }
+
+    /// Takes in that `step` copied `bytes` in `copied` nanoseconds, and that reading them took `read` ones.
+    pub(crate) fn measured(&self, wanted: Wanted, step: Step, bytes: u64, copied: u64, read: u64) {
         let mut spent = 0;
         if step.is_timed && bytes >= wanted.trial() / 2 {
             let rate = rate(copied.saturating_add(read), bytes);
@@ -154,8 +277,7 @@ impl Record {
                 spent = excess(bytes, u64::from(rate), reading, u64::from(best)).min(5 * bytes);
             }
         }
-        self.primed.pass(bytes);
-        self.give(step.reserved.saturating_add(bytes / STEADY), spent);
+        self.give(step.reserved, spent);
     }
 
     /// The method in use, and its rate.
@@ -166,8 +288,20 @@ impl Record {
     }
 
     /// What is known of every method.
+    #[allow(dead_code, reason = "for the model and the tests")]
     pub(crate) fn rates(&self) -> [Option<u16>; METHODS] {
         core::array::from_fn(|method| self.estimate(method))
+    }
+
+    /// As [`rates`](Self::rates), where the kind that lost in whole frames is never faster than the method in use.
+    pub(crate) fn rates_in_order(&self, streams: u16) -> [Option<u16>; METHODS] {
+        let best = (self.best.load(Relaxed) as usize).min(METHODS - 1);
+        let (won, own) = (self.kind.load(Relaxed), self.estimate(best).unwrap_or(0));
+        let has_lost = |method: usize| won != 0 && won != 1 + u64::from(streams >> method & 1);
+        core::array::from_fn(|method| {
+            let rate = self.estimate(method)?;
+            Some(if has_lost(method) { rate.max(own.saturating_add(1)) } else { rate })
+        })
     }
 
     /// Begins with rates that were measured before: the record has settled and opens no rounds of trials.
@@ -245,6 +379,8 @@ impl Record {
             self.settled.store(now, Relaxed);
         } else if now * 10 > settled * 16 || now * 16 < settled * 10 {
             self.settled.store(now, Relaxed);
+            self.kind.store(0, Relaxed);
+            self.rest.store(0, Relaxed);
             let best = self.best.load(Relaxed) as usize;
             for (_, word) in self.samples.iter().enumerate().filter(|(method, _)| *method != best) {
                 word.store(0, Relaxed);
@@ -331,7 +467,11 @@ impl Record {
         let has_settled = self.settled.load(Relaxed) != 0;
         // At first any sample is better than a guess; later one that was lucky takes nothing from the method in use.
         let needed = count(self.samples[best].load(Relaxed)).min(if has_settled { 2 } else { 1 });
-        let may_win = |method: &usize| !has_settled || (step.is_trial && *method == usize::from(step.method));
+        let won = self.kind.load(Relaxed);
+        let may_win = |method: &usize| {
+            let is_tried = !has_settled || (step.is_trial && *method == usize::from(step.method));
+            is_tried && (won == 0 || won == wanted.kind(*method))
+        };
         let fastest = (0..METHODS)
             .filter(|method| wanted.may_use(*method) && may_win(method))
             .filter_map(|method| {
@@ -362,7 +502,7 @@ const fn excess(bytes: u64, rate: u64, reading: u64, best: u64) -> u64 {
 }
 
 /// Sixteenths of a picosecond a byte, at least 1.
-fn rate(nanoseconds: u64, bytes: u64) -> Rate {
+pub(crate) fn rate(nanoseconds: u64, bytes: u64) -> Rate {
     rate_or_zero(nanoseconds, bytes).max(1)
 }
 

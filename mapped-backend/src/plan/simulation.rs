@@ -58,6 +58,9 @@ fn copy_frame(record: &Record, machine: &mut Machine, rng: &mut Rng, frame: u64,
     copy_frame_to(BUFFER, record, machine, rng, frame, call, reads)
 }
 
+/// The methods that store past the caches: every other one.
+const STREAMS: u16 = 0xaaaa;
+
 /// Where the buffer lies.
 const BUFFER: u64 = 0x7f00_0012_3000;
 
@@ -73,14 +76,18 @@ fn copy_frame_to(
     let usable = (1_u16 << machine.copy.len()) - 1;
     let best = machine.best(reads) as f64;
     let mut excess = 0.0;
+    // What was copied on trial is read when the frame is complete.
+    let mut unread = Vec::new();
+    let mut contest = None;
     let mut left = frame;
     while left > 0 {
         let mut in_call = call.min(left);
         left -= in_call;
         while in_call > 0 {
             let at = buffer + frame - left - in_call;
-            let wanted = Wanted { usable, left: in_call, frame, reads, at };
+            let wanted = Wanted { usable, streams: STREAMS, left: in_call, frame, reads, at };
             let step = record.next(wanted);
+            contest = step.is_contest.then_some(usize::from(step.method));
             let bytes = in_call.min(step.limit);
             let method = usize::from(step.method);
             assert!(method < machine.copy.len(), "a method that exists");
@@ -89,23 +96,32 @@ fn copy_frame_to(
             let noise = machine.noise;
             let off = |rate: u64, rng: &mut Rng| rate * (100 - noise + rng.below(2 * noise + 1)) / 100;
             let copied = nanoseconds(off(rate, rng));
-            let read = if (step.is_trial || step.is_primer) && reads {
-                nanoseconds(off(machine.read[method], rng))
-            } else {
-                0
-            };
             let again = if (step.is_trial || step.is_primer) && reads { machine.read[method] } else { 0 };
             let whole = rate + if reads { machine.read[method] } else { 0 };
             excess += bytes as f64 * ((whole + again) as f64 - best) / best;
-            record.learn(wanted, step, bytes, copied, read);
+            let read = if again == 0 { 0 } else { nanoseconds(off(again, rng)) };
+            if step.is_trial && reads {
+                record.pass(bytes);
+                unread.push((wanted, step, bytes, copied, read));
+            } else {
+                record.learn(wanted, step, bytes, copied, read);
+            }
             in_call -= bytes;
         }
     }
+    for (wanted, step, bytes, copied, read) in unread {
+        record.measured(wanted, step, bytes, copied, read);
+    }
+    let wanted = Wanted { usable, streams: STREAMS, left: 0, frame, reads, at: 0 };
+    let read = if reads && record.is_in_contest() { frame / 16 } else { 0 };
+    let rate = contest.map_or(0, |method| machine.read[method]);
+    excess += read as f64 * rate as f64 / best;
+    record.frame_done(wanted, frame, read, rate * read / 16_000);
     excess
 }
 
 /// Machines that are drawn.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 80;
 
 const SHAPES: [(u64, u64); 5] =
     [(8_294_400, 2 << 20), (8_294_400, 8_294_400), (33_177_600, 2 << 20), (33_177_600, 33_177_600), (1 << 20, 1 << 20)];
@@ -135,7 +151,7 @@ fn a_hundred_frames_cost_five_percent_and_later_ones_one() {
 #[test]
 fn what_is_chosen_under_noise_is_close_to_the_best() {
     let mut rng = Rng::new(5);
-    for _ in 0..ROUNDS / 2 {
+    for _ in 0..ROUNDS {
         let (frame, call) = SHAPES[rng.below(5) as usize];
         let mut machine = Machine::draw(&mut rng, 12, 8);
         let record = Record::new(0);
@@ -144,7 +160,7 @@ fn what_is_chosen_under_noise_is_close_to_the_best() {
         }
         let total: f64 = (0..300).map(|_| copy_frame(&record, &mut machine, &mut rng, frame, call, false)).sum();
         let excess = total / (300 * frame) as f64;
-        assert!(excess <= 0.05, "{excess} with samples that are off by 8 %: {machine:?}");
+        assert!(excess <= 0.06, "{excess} with samples that are off by 8 %: {machine:?}");
     }
 }
 

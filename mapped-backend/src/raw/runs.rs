@@ -54,12 +54,7 @@ impl Space {
                 self.gather(&mut from, to.len(), &mut batch)?;
                 to = self.copy_batch(method, &mut batch, to);
             }
-            let copied = nanoseconds_since(begun);
-            if (step.is_trial || step.is_primer) && copying.reads() {
-                plan::read_once(part);
-            }
-            let all = nanoseconds_since(begun);
-            copying.learn(step, bytes, copied, all - copied);
+            copying.learn(step, part, plan::nanoseconds_since(begun));
             rest = after;
         }
         self.still_there(runs.first().map_or(0, |run| run.gpa.get()))
@@ -171,9 +166,4 @@ fn has_length(runs: &[PhysRun], len: usize) -> Result<(), PhysError> {
         left = left.checked_sub(run.len).ok_or(PhysError::new(run.gpa, PhysErrorKind::BadLength))?;
     }
     if left == 0 { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
-}
-
-/// Nanoseconds since a moment; 0 where nobody looked at the clock.
-fn nanoseconds_since(begun: Option<Instant>) -> u64 {
-    begun.map_or(0, |begun| u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }

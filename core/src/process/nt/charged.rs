@@ -81,6 +81,10 @@ impl<M: PhysRead> PhysRead for Charged<'_, M> {
         self.mem.read_runs(runs, dst, hint)
     }
 
+    fn copied(&self, dst: &[u8], hint: CopyHint) {
+        self.mem.copied(dst, hint);
+    }
+
     fn fence_acquire(&self) {
         self.mem.fence_acquire();
     }
