@@ -190,7 +190,7 @@ impl<M: PhysRead> Guest<M> {
     /// [`SurveyError`]; [`SurveyError::Cancelled`] where `each` broke off.
     pub fn survey_with(&self, each: impl FnMut(FindProgress) -> ControlFlow<()>) -> Result<Survey<M>, SurveyError> {
         let (memory, end, begin) = self.current()?;
-        Survey::take(memory, end, self.limits, self.live, |workspace| begin.finder(workspace), each)
+        Survey::take(memory, end, self.limits, self.live, begin, each)
     }
 
     /// Finds the guest's kernel, for a caller that wants its processes and no regions.
@@ -330,7 +330,8 @@ impl From<Attachment> for Guest<Ram> {
 }
 
 /// Where a search begins.
-struct Beginning {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beginning {
     root: Root,
     mode: Option<PagingMode>,
     kernel: Option<GuestKernel>,
@@ -338,7 +339,16 @@ struct Beginning {
 }
 
 impl Beginning {
-    fn finder(self, workspace: &mut Buffers) -> Finder<'_> {
+    /// The same with nothing found before, and for a system that is no Windows; `None` where the caller has said which
+    /// kernel it is.
+    pub(crate) fn without_windows(self) -> Option<Self> {
+        match self.root {
+            Root::Known(_) => None,
+            Root::Unknown | Root::Hint(_) => Some(Self { kernel: None, windows: false, ..self }),
+        }
+    }
+
+    pub(crate) fn finder(self, workspace: &mut Buffers) -> Finder<'_> {
         let finder = Finder::new(workspace).mode(self.mode);
         let finder = if self.windows { finder } else { finder.without_windows() };
         match (self.kernel, self.root) {

@@ -12,15 +12,15 @@ use std::hash::RandomState;
 use std::time::Instant;
 
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
-use vgpu_perception::find::{FindProgress, Finder, Rank, Verdict};
+use vgpu_perception::find::{FindError, FindProgress, Finder, Rank, Verdict};
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
-use vgpu_perception::process::nt::NtError;
+use vgpu_perception::process::nt::{KernelPulse, NtError};
 use vgpu_perception::region::{Liveness, Pulse, ReadError};
 use vgpu_perception::scan::{Candidate, ScanStats};
 use vgpu_perception::{Gpa, PhysRead};
 
 use crate::error::SurveyError;
-use crate::guest::{Buffers, drive, workspace};
+use crate::guest::{Beginning, drive, workspace};
 use crate::live::Live;
 use crate::memory::Shared;
 
@@ -111,6 +111,8 @@ pub struct Survey<M> {
     since: Instant,
     /// Whether a whole heartbeat period was waited for already.
     ripe: bool,
+    /// Where a search begins that leaves Windows aside, once.
+    otherwise: Option<Beginning>,
     hasher: RandomState,
 }
 
@@ -132,16 +134,16 @@ impl<M: PhysRead> Survey<M> {
         end: Gpa,
         limits: Limits,
         live: bool,
-        finder: impl for<'w> FnOnce(&'w mut Buffers) -> Finder<'w>,
+        begin: Beginning,
         progress: impl FnMut(FindProgress) -> ControlFlow<()>,
     ) -> Result<Self, SurveyError> {
         let started = Instant::now();
         let hasher = RandomState::new();
         let mut workspace = workspace(end);
-        let mut finder = finder(&mut workspace);
+        let mut finder = begin.finder(&mut workspace);
         let pass = pass(&mut finder, &memory, limits, Turn::default(), &hasher, progress)?;
         let Some(kernel) = finder.found_kernel().copied() else {
-            return Err(SurveyError::Find(vgpu_perception::find::FindError::NoKernel));
+            return Err(SurveyError::Find(FindError::NoKernel));
         };
         let mut survey = Self {
             memory,
@@ -157,6 +159,7 @@ impl<M: PhysRead> Survey<M> {
             left: 0,
             since: Instant::now(),
             ripe: !live,
+            otherwise: begin.without_windows().filter(|_| live),
             hasher,
         };
         survey.hold(pass, Turn::default());
@@ -278,12 +281,17 @@ impl<M: PhysRead> Survey<M> {
     /// Goes on behind the candidates that were handed out: holds the next ones in their place, with a first reading of
     /// each. False where there are no more.
     ///
+    /// A Windows kernel can be what the boot before left behind, while another system runs. Where the kernel's clock
+    /// stood still from the survey until now, [`wait`](Self::wait) is over and nobody was seen to live, this goes on
+    /// with what the search finds without that kernel, once: [`kernel`](Self::kernel) is another then. (A guest that is
+    /// paused looks the same, and is searched once more.) Where it finds nobody, the survey holds what it held.
+    ///
     /// It is one pass over the guest's processes, as the survey was.
     ///
     /// # Errors
     /// [`SurveyError`]; the survey holds what it held.
     pub fn more(&mut self) -> Result<bool, SurveyError> {
-        let Some(turn) = self.next else { return Ok(false) };
+        let Some(turn) = self.next else { return self.without_windows() };
         let mut workspace = workspace(self.end);
         let mut finder = Finder::new(&mut workspace).kernel(self.kernel);
         let go_on = |_| ControlFlow::Continue(());
@@ -291,6 +299,29 @@ impl<M: PhysRead> Survey<M> {
         self.stats = finder.stats();
         self.hold(pass, turn);
         Ok(!self.sightings.is_empty())
+    }
+
+    /// Searches again without the Windows kernel that led to nobody, if its clock stands still.
+    fn without_windows(&mut self) -> Result<bool, SurveyError> {
+        let stands_still = || matches!(self.kernel.revalidate(&self.memory), Ok(KernelPulse::Still));
+        if !self.wait().is_zero() || self.sightings.iter().any(Sighting::is_alive) || !stands_still() {
+            return Ok(false);
+        }
+        let Some(begin) = self.otherwise.take() else { return Ok(false) };
+        let mut workspace = workspace(self.end);
+        let mut finder = begin.finder(&mut workspace);
+        let turn = Turn::default();
+        let go_on = |_| ControlFlow::Continue(());
+        let pass = match pass(&mut finder, &self.memory, self.limits, turn, &self.hasher, go_on) {
+            Err(SurveyError::Find(FindError::NoKernel)) => return Ok(false),
+            pass => pass?,
+        };
+        let Some(kernel) = finder.found_kernel().filter(|_| !pass.held.is_empty()) else { return Ok(false) };
+        self.kernel = *kernel;
+        self.not_windows = finder.not_windows();
+        self.stats = finder.stats();
+        self.hold(pass, turn);
+        Ok(true)
     }
 
     fn hold(&mut self, pass: Pass, turn: Turn) {

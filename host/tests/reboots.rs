@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Instant;
 
-use vgpu_perception::{Gpa, Gva};
+use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
+use vgpu_perception::scan::Candidate;
+use vgpu_perception::{Cr3, Gpa, Gva};
 use vgpu_perception_host::{Event, Guest, Watch};
 use vgpu_perception_testkit::linux::LinuxKernel;
 use vgpu_perception_testkit::windows::{Layout, Options, RootPlace, Shape, WindowsGuest};
@@ -89,24 +91,92 @@ fn a_kernel_that_stands_still_is_not_believed_again() {
     }
 }
 
-/// Linux was booted after Windows, without a reset of the memory: the Windows of before does not hide it.
+/// A Linux that was booted after Windows, without a reset of the memory, and whose producer's heart beats.
+struct After {
+    ram: Ram,
+    region: Region,
+    _running: Running,
+}
+
+impl After {
+    fn start() -> Self {
+        let options = Options { ram: 32 << 30, ..Options::default() };
+        let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, options);
+        let mut guest = windows.guest.clone();
+        let kernel = LinuxKernel::build(&mut guest, false);
+        let mut rng = Rng::new(3);
+        let spaces: Vec<_> = (0..4).map(|_| kernel.spawn(&mut guest, &mut rng).space).collect();
+        let (base, image) = (Gva::new(0x7e12_3460_0000), RegionImage::default());
+        let region = Region::place(&mut guest, spaces[2], base, image, Placement::Scattered, Ring::Written);
+        let (ram, beating) = (guest.ram.clone(), region.clone());
+        let _running = Running::ticking(move || beating.tick(&guest.ram));
+        Self { ram, region, _running }
+    }
+
+    fn guest(&self) -> Guest<Ram> {
+        Guest::over(self.ram.clone(), Gpa::new(34 << 30))
+    }
+
+    fn assert_is(&self, candidate: &Candidate<GuestPaging>) {
+        let place = (candidate.process.space.root.table(), candidate.base);
+        assert_eq!(place, (self.region.space.root, self.region.base));
+    }
+}
+
+/// The Windows of before does not hide the Linux that runs.
 #[test]
 fn a_system_that_ran_before_hides_none_that_runs() {
-    let options = Options { ram: 32 << 30, ..Options::default() };
-    let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, options);
-    let mut guest = windows.guest.clone();
-    let kernel = LinuxKernel::build(&mut guest, false);
-    let mut rng = Rng::new(3);
-    let spaces: Vec<_> = (0..4).map(|_| kernel.spawn(&mut guest, &mut rng).space).collect();
-    let (base, image) = (Gva::new(0x7e12_3460_0000), RegionImage::default());
-    let region = Region::place(&mut guest, spaces[2], base, image, Placement::Scattered, Ring::Written);
-    let ram = guest.ram.clone();
-    let mut watch = Watch::new(Guest::over(ram.clone(), Gpa::new(34 << 30)));
-    let _running = Running::ticking(move || region.tick(&ram));
-    let event = next(&mut watch);
-    assert!(matches!(event, Event::NoCandidate), "the Windows is looked at first: {event:?}");
+    let after = After::start();
+    let mut watch = Watch::new(after.guest());
     let event = next(&mut watch);
     assert!(matches!(event, Event::Found), "{event:?}");
-    let candidate = *watch.live().unwrap().candidate();
-    assert_eq!((candidate.process.space.root.table(), candidate.base), (spaces[2].root, base));
+    after.assert_is(watch.live().unwrap().candidate());
+}
+
+/// One look cannot tell which of them runs; the second, of the same survey, does.
+#[test]
+fn a_survey_goes_on_behind_a_system_that_ran_before() {
+    let after = After::start();
+    let mut survey = after.guest().survey().unwrap();
+    assert!(matches!(survey.kernel(), GuestKernel::Nt(_)), "the Windows is looked at first: {:?}", survey.kernel());
+    assert!(!survey.more().unwrap(), "too early to say");
+    sleep(survey.wait());
+    assert!(survey.confirm().unwrap().is_empty());
+    assert!(survey.more().unwrap());
+    assert!(matches!(survey.kernel(), GuestKernel::Roots(_)));
+    sleep(survey.wait());
+    let lives = survey.confirm().unwrap();
+    assert_eq!(lives.len(), 1);
+    after.assert_is(lives[0].candidate());
+    assert!(!survey.more().unwrap(), "there is nothing behind it");
+}
+
+/// Where a processor is known to run Linux, the first look is enough.
+#[test]
+fn a_root_that_is_loaded_tells_which_system_runs() {
+    let after = After::start();
+    let guest = after.guest().with_hint(Cr3::new(after.region.space.root.get()));
+    let mut survey = guest.survey().unwrap();
+    assert!(matches!(survey.kernel(), GuestKernel::Roots(_)), "{:?}", survey.kernel());
+    sleep(survey.wait());
+    let lives = survey.confirm().unwrap();
+    assert_eq!(lives.len(), 1);
+    after.assert_is(lives[0].candidate());
+}
+
+/// A Windows that is paused stands still as well: it stays the result where there is nobody else.
+#[test]
+fn a_windows_that_is_paused_stays_what_it_is() {
+    let windows = WindowsGuest::build(&Layout::named("10 2004"), Shape::FourLevel, Options::default());
+    let guest = Guest::over(windows.ram.clone(), Gpa::new(6 << 30));
+    for guest in [guest, Guest::over(windows.ram.clone(), Gpa::new(6 << 30)).frozen()] {
+        let mut survey = guest.survey().unwrap();
+        sleep(survey.wait());
+        assert!(survey.confirm().unwrap().is_empty());
+        let held = survey.candidates().len();
+        assert!(held > 0 && !survey.more().unwrap());
+        assert_eq!(survey.candidates().len(), held, "it holds what it held");
+        let GuestKernel::Nt(kernel) = survey.kernel() else { panic!("{:?}", survey.kernel()) };
+        windows.assert_kernel(kernel);
+    }
 }
