@@ -131,6 +131,11 @@ impl Gva {
         extended == self.0
     }
 
+    /// Whether a canonical address is in the kernel half: its top bit says so, with four levels and with five.
+    pub(crate) const fn is_in_kernel_half(self) -> bool {
+        self.0 >> 63 == 1
+    }
+
     /// How far into the top table of 4-level paging the entry for this address lies; `None` where it is not canonical
     /// there. Both from the top bits alone, which takes a walk two steps less than asking for one after the other.
     #[inline(always)]

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use super::entry::{Level, Rights};
+use super::level::Level;
+use super::rights::Rights;
 use crate::addr::Gva;
 use crate::phys::PhysError;
 

@@ -6,7 +6,8 @@
 
 use core::fmt;
 
-use super::entry::{Level, Rights};
+use super::level::Level;
+use super::rights::Rights;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};

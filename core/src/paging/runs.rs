@@ -2,10 +2,13 @@
 
 use heapless::{Vec, VecView};
 
-use super::entry::{Grants, Level, Pte, Rights};
+use super::blocks::{BLOCK, Blocks, ENTRIES, WHOLE};
 use super::error::{WalkError, WalkErrorKind};
+use super::level::Level;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution, Resolved};
-use super::table::{BLOCK, WHOLE};
+use super::pieces::{Compare, Join, Pieces};
+use super::pte::Pte;
+use super::rights::Grants;
 use super::trail::Record;
 use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
@@ -93,7 +96,7 @@ impl<R: NotPresentResolver> Record<R> for LastEntry<R::Lookup> {
 
 /// What a resolver is asked with.
 struct Asking<'l, L> {
-    above: Rights,
+    above: Grants,
     lookup: &'l mut L,
 }
 
@@ -104,82 +107,6 @@ enum OneByOne {
     NeedsAWalk,
     /// One of them was not taken.
     Refused,
-}
-
-/// What becomes of the pieces of a range, in order.
-trait Pieces {
-    /// Takes `len` bytes at `gpa`, or says that they are not taken: the range ends before them.
-    fn take(&mut self, gpa: Gpa, len: u64) -> bool;
-}
-
-/// A run, and the address after it.
-#[derive(Clone, Copy)]
-struct Stretch {
-    run: PhysRun,
-    end: u64,
-}
-
-impl Stretch {
-    const NONE: Self = Self { run: PhysRun { gpa: Gpa::new(0), len: 0 }, end: 0 };
-}
-
-/// Joins pieces that touch, and lists the rest.
-struct Join<'o> {
-    out: &'o mut VecView<PhysRun>,
-    /// The last run, which may still grow: none while it has no bytes.
-    open: Stretch,
-}
-
-impl Pieces for Join<'_> {
-    #[inline(always)]
-    fn take(&mut self, gpa: Gpa, len: u64) -> bool {
-        if self.open.end == gpa.get() && self.open.run.len > 0 {
-            self.open.run.len = self.open.run.len.wrapping_add(len);
-        } else if !self.close() {
-            return false;
-        } else {
-            self.open.run = PhysRun { gpa, len };
-        }
-        self.open.end = gpa.get().wrapping_add(len);
-        true
-    }
-}
-
-impl Join<'_> {
-    /// Lists the open run, if the list has room for one more after it.
-    fn close(&mut self) -> bool {
-        if self.open.run.len == 0 {
-            return self.out.capacity() > 0;
-        }
-        let room = self.out.len().wrapping_add(1) < self.out.capacity();
-        room && self.out.push(self.open.run).is_ok()
-    }
-
-    fn finish(self) {
-        if self.open.run.len > 0 {
-            // There is room: no run was opened without.
-            let _ = self.out.push(self.open.run);
-        }
-    }
-}
-
-/// Compares pieces with runs that were joined before.
-struct Compare<'r> {
-    runs: core::slice::Iter<'r, PhysRun>,
-    left: PhysRun,
-}
-
-impl Pieces for Compare<'_> {
-    #[inline(always)]
-    fn take(&mut self, gpa: Gpa, len: u64) -> bool {
-        if self.left.len == 0 {
-            self.left = self.runs.next().copied().unwrap_or_default();
-        }
-        let Some(left) = self.left.len.checked_sub(len) else { return false };
-        let same = self.left.gpa == gpa;
-        self.left = PhysRun { gpa: gpa.wrapping_add(len), len: left };
-        same
-    }
 }
 
 /// The frame of the first of these entries, where every other one has the frame after that of the entry before it.
@@ -222,7 +149,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// As [`runs`](Self::runs), the same code for lists of every length.
     pub(crate) fn runs_into(&self, gva: Gva, len: u64, out: &mut VecView<PhysRun>) -> Result<u64, WalkError> {
         out.clear();
-        let mut join = Join { out, open: Stretch::NONE };
+        let mut join = Join::new(out);
         let covered = self.pieces(gva, len, &mut join);
         join.finish();
         covered
@@ -234,8 +161,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// As [`runs`](Self::runs).
     #[must_use]
     pub fn still_in(&self, gva: Gva, len: u64, runs: &[PhysRun]) -> bool {
-        let mut compare = Compare { runs: runs.iter(), left: PhysRun::default() };
-        self.pieces(gva, len, &mut compare) == Ok(len) && compare.left.len == 0 && compare.runs.next().is_none()
+        let mut compare = Compare::new(runs);
+        self.pieces(gva, len, &mut compare) == Ok(len) && compare.is_at_end()
     }
 
     fn pieces(&self, gva: Gva, len: u64, to: &mut impl Pieces) -> Result<u64, WalkError> {
@@ -295,7 +222,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// Goes on in the leaf table after the entry `last`, which translated `gva`. Returns what is covered and whether
     /// all of it was taken. Stops, with all taken, at the first entry that needs a walk of its own.
     #[inline(always)]
-    fn rest_of_table<const BLOCK: usize>(
+    fn rest_of_table<const N: usize>(
         &self,
         gva: Gva,
         last: &mut LastEntry<R::Lookup>,
@@ -303,20 +230,16 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         len: u64,
         to: &mut impl Pieces,
     ) -> (u64, bool) {
-        let mut left_in_table = 511_u64.wrapping_sub(Level::Pt.index(gva));
-        let above = last.above.rights();
-        let mut at = last.at.wrapping_add(8);
-        let mut block = [0_u64; BLOCK];
-        while left_in_table > 0 && covered < len {
-            let pages = len.wrapping_sub(covered).div_ceil(PAGE_BYTES).min(left_in_table);
-            let count = usize::try_from(pages).unwrap_or(BLOCK).min(BLOCK);
-            let Some(words) = block.get_mut(..count) else { return (covered, true) };
-            if self.mem().load_words(at, words).is_err() {
-                return (covered, true);
-            }
+        let above = last.above;
+        let next = Level::Pt.index(gva).wrapping_add(1);
+        let end = next.saturating_add(len.wrapping_sub(covered).div_ceil(PAGE_BYTES)).min(ENTRIES);
+        let mut blocks = Blocks::<M, N>::new(self.mem(), last.at.align_down(PageSize::Size4K), &(next..end));
+        while blocks.upcoming() > 0 {
+            let first = blocks.index();
+            let Ok(words) = blocks.read() else { return (covered, true) };
             let (sound, all_sound) = self.sound_entries(above, words);
             if let Some(frame) = one_run(words).filter(|_| all_sound) {
-                let take = (count as u64).wrapping_mul(PAGE_BYTES).min(len.wrapping_sub(covered));
+                let take = (words.len() as u64).wrapping_mul(PAGE_BYTES).min(len.wrapping_sub(covered));
                 if !to.take(frame, take) {
                     return (covered, false);
                 }
@@ -335,7 +258,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     return (covered, true);
                 }
                 let rest = words.get(sound..).unwrap_or_default();
-                let index = 512_u64.wrapping_sub(left_in_table).wrapping_add(sound as u64);
+                let index = first.wrapping_add(sound as u64);
                 let page = gva.align_down(PageSize::Size2M).wrapping_add(index << PAGE_SHIFT);
                 let asking = Asking { above, lookup: &mut last.lookup };
                 match self.one_by_one(page, rest, asking, (&mut covered, len), to) {
@@ -344,9 +267,6 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     OneByOne::Refused => return (covered, false),
                 }
             }
-            let count = count as u64;
-            left_in_table = left_in_table.wrapping_sub(count);
-            at = at.wrapping_add(count.wrapping_mul(8));
         }
         (covered, true)
     }
@@ -364,15 +284,16 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         to: &mut impl Pieces,
     ) -> OneByOne {
         let mut gva = page;
+        let above = asking.above.rights();
         for raw in words {
             let entry = Pte::new(*raw);
             let gpa = if entry.is_present() {
-                if !self.follows(asking.above, Grants::START.and(entry)) {
+                if !self.follows(Level::Pt, entry, asking.above, self.need()) {
                     return OneByOne::NeedsAWalk;
                 }
                 entry.frame(PageSize::Size4K)
             } else {
-                let asked = NotPresentEntry { gva, level: Level::Pt, entry: *raw, rights: asking.above };
+                let asked = NotPresentEntry { gva, level: Level::Pt, entry: *raw, rights: above };
                 match self.meaning(&asked, asking.lookup, &mut Budget::unlimited()).map(|answer| answer.resolution) {
                     Ok(Resolution::Page { gpa, rights }) if self.judge_rights(&asked, rights).is_ok() => gpa,
                     // The walk says what is wrong.
@@ -423,62 +344,14 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// How many entries of a page table, from the first on, a walk would follow without asking anybody, and whether
     /// that is all of them.
     #[inline(always)]
-    fn sound_entries(&self, above: Rights, words: &[u64]) -> (usize, bool) {
+    fn sound_entries(&self, above: Grants, words: &[u64]) -> (usize, bool) {
         // What all set and what any sets decide for nearly every block; a page of it that does not fit is found one by
         // one.
-        let mut met = Grants::START;
-        for raw in words {
-            met = met.and(Pte::new(*raw));
-        }
-        if self.follows(above, met) {
+        let met = words.iter().fold(above, |met, raw| met.and(Pte::new(*raw)));
+        if met.follow(self.beyond(), self.need()) {
             return (words.len(), true);
         }
-        let sound = words.iter().take_while(|raw| self.follows(above, Grants::START.and(Pte::new(**raw)))).count();
-        (sound, false)
-    }
-
-    /// The bits of the entries count as they would in a walk, under what the levels above grant.
-    #[inline(always)]
-    fn follows(&self, above: Rights, met: Grants) -> bool {
-        met.present() && met.any_of(self.beyond()) == 0 && above.and(met.rights()).grant(self.need())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn join<const N: usize>(pieces: &[(u64, u64)]) -> (Vec<(u64, u64), N>, usize) {
-        let mut out = Vec::<PhysRun, N>::new();
-        let mut join = Join { out: &mut out, open: Stretch::NONE };
-        let taken = pieces.iter().take_while(|(gpa, len)| join.take(Gpa::new(*gpa), *len)).count();
-        join.finish();
-        (out.iter().map(|run| (run.gpa.get(), run.len)).collect(), taken)
-    }
-
-    #[test]
-    fn pieces_that_touch_are_joined_and_a_full_list_still_grows_its_last_run() {
-        assert_eq!(join::<4>(&[(0, 4096), (4096, 4096), (0x9000, 10)]).0.as_slice(), [(0, 8192), (0x9000, 10)]);
-        let pieces = [(0x1000, 4096), (0x8000, 4096), (0x9000, 4096), (0x3000, 4096)];
-        let (runs, taken) = join::<2>(&pieces);
-        assert_eq!((runs.as_slice(), taken), (&[(0x1000, 4096), (0x8000, 8192)][..], 3));
-        assert_eq!(join::<0>(&pieces).1, 0);
-        // A page at 0 does not touch what is not there, and one at the top of the address space nothing after it.
-        assert_eq!(join::<2>(&[(u64::MAX - 4095, 4096), (0, 4096)]).1, 2);
-    }
-
-    #[test]
-    fn a_comparison_finds_every_difference() {
-        let runs = [PhysRun { gpa: Gpa::new(0x1000), len: 8192 }, PhysRun { gpa: Gpa::new(0x8000), len: 4096 }];
-        let same = |pieces: &[(u64, u64)]| {
-            let mut compare = Compare { runs: runs.iter(), left: PhysRun::default() };
-            pieces.iter().all(|(gpa, len)| compare.take(Gpa::new(*gpa), *len))
-        };
-        assert!(same(&[(0x1000, 4096), (0x2000, 4096), (0x8000, 4096)]));
-        assert!(same(&[(0x1000, 8192), (0x8000, 4096)]));
-        assert!(!same(&[(0x1000, 4096), (0x3000, 4096), (0x8000, 4096)]));
-        assert!(!same(&[(0x1000, 8192), (0x9000, 4096)]));
-        assert!(!same(&[(0x1000, 8193)]));
-        assert!(!same(&[(0x1000, 8192), (0x8000, 4096), (0x9000, 4096)]));
+        let follows = |raw: &&u64| self.follows(Level::Pt, Pte::new(**raw), above, self.need());
+        (words.iter().take_while(follows).count(), false)
     }
 }

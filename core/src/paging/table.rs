@@ -1,61 +1,16 @@
 //! The entries of one table, read in blocks, and the pages that a page table maps.
 
-use core::ops::{ControlFlow, Range};
+use core::ops::Range;
 
-use super::entry::{Level, Pte, Rights};
+use super::blocks::{BLOCK, Blocks, ENTRIES, WHOLE};
+use super::level::Level;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolution};
+use super::pte::Pte;
+use super::rights::{Grants, Rights};
 use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
-
-/// Entries of a table.
-pub(crate) const ENTRIES: u64 = 512;
-/// Entries of a table that are read at a time.
-pub(crate) const BLOCK: usize = 64;
-/// Entries that are read at a time where every read is a system call: all of a table.
-pub(crate) const WHOLE: usize = ENTRIES as usize;
-
-/// Hands the entries `range` of the table at `table` to `each`, in order, until it breaks. They are read 64 at a time,
-/// or all at once where the memory is read in batches; each block is spent on `budget`, which is not asked.
-pub(crate) fn each_entry<M: PhysRead, B>(
-    mem: &M,
-    table: Gpa,
-    range: Range<u64>,
-    budget: &mut Budget,
-    each: impl FnMut(u64, Pte) -> ControlFlow<B>,
-) -> Result<Option<B>, PhysError> {
-    if mem.batch() > 1 {
-        each_entry_by::<M, B, WHOLE>(mem, table, range, budget, each)
-    } else {
-        each_entry_by::<M, B, BLOCK>(mem, table, range, budget, each)
-    }
-}
-
-#[inline]
-fn each_entry_by<M: PhysRead, B, const BLOCK: usize>(
-    mem: &M,
-    table: Gpa,
-    range: Range<u64>,
-    budget: &mut Budget,
-    mut each: impl FnMut(u64, Pte) -> ControlFlow<B>,
-) -> Result<Option<B>, PhysError> {
-    let mut block = [0_u64; BLOCK];
-    let mut index = range.start;
-    while index < range.end {
-        let count = usize::try_from(range.end.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
-        let Some(words) = block.get_mut(..count) else { break };
-        budget.spend(count as u64);
-        mem.load_words(table.wrapping_add(index.wrapping_mul(8)), words)?;
-        for word in words.iter() {
-            if let ControlFlow::Break(found) = each(index, Pte::new(*word)) {
-                return Ok(Some(found));
-            }
-            index = index.wrapping_add(1);
-        }
-    }
-    Ok(None)
-}
 
 /// What 2 MiB of addresses are translated by: a page table, 512 entries of 4 KiB each, or what stands for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,37 +76,35 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         each: impl FnMut(Gva, Gpa, &mut Budget) -> bool,
     ) -> Result<TableRead, PhysError> {
         match table.entries {
-            LeafEntries::At(at) if self.mem().batch() > 1 => self.pages_in::<WHOLE>(table, at, range, budget, each),
-            LeafEntries::At(at) => self.pages_in::<BLOCK>(table, at, range, budget, each),
+            LeafEntries::At(at) if self.mem().batch() > 1 => {
+                self.pages_in(table, &mut Blocks::<M, WHOLE>::new(self.mem(), at, &range), budget, each)
+            }
+            LeafEntries::At(at) => {
+                self.pages_in(table, &mut Blocks::<M, BLOCK>::new(self.mem(), at, &range), budget, each)
+            }
             LeafEntries::Above { level, entry } => Ok(self.pages_below(table, (level, entry), range, budget, each)),
         }
     }
 
-    fn pages_in<const BLOCK: usize>(
+    #[inline(always)]
+    fn pages_in<const N: usize>(
         &self,
         table: &LeafTable,
-        at: Gpa,
-        range: Range<u64>,
+        blocks: &mut Blocks<'_, M, N>,
         budget: &mut Budget,
         mut each: impl FnMut(Gva, Gpa, &mut Budget) -> bool,
     ) -> Result<TableRead, PhysError> {
-        let above = table.rights.grant(self.need());
+        let above = Grants::below(table.rights);
         let mut lookup = R::Lookup::default();
         let mut resolving = 0_u64;
-        let mut block = [0_u64; BLOCK];
-        let mut index = range.start;
-        while index < range.end {
-            let count = usize::try_from(range.end.wrapping_sub(index)).unwrap_or(BLOCK).min(BLOCK);
-            let Some(words) = block.get_mut(..count) else { break };
-            budget.spend(count as u64);
-            self.mem().load_words(at.wrapping_add(index.wrapping_mul(8)), words)?;
-            for word in words.iter() {
+        while blocks.upcoming() > 0 {
+            budget.spend(blocks.upcoming());
+            for (index, word) in (blocks.index()..).zip(blocks.read()?) {
                 let (gva, entry) = (table.page(index), Pte::new(*word));
-                index = index.wrapping_add(1);
                 if entry.is_present() {
-                    let fits = above && entry.rights().grant(self.need()) && !self.is_reserved(Level::Pt, entry);
+                    let fits = self.follows(Level::Pt, entry, above, self.need());
                     if fits && !each(gva, entry.frame(PageSize::Size4K), budget) {
-                        return Ok(TableRead { next: index, resolving });
+                        return Ok(TableRead { next: index.wrapping_add(1), resolving });
                     }
                 } else if *word != 0 && R::RESOLVES {
                     let asked = NotPresentEntry { gva, level: Level::Pt, entry: *word, rights: table.rights };
@@ -160,7 +113,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                     resolving = resolving.saturating_add(cost.spent());
                     budget.spend(cost.spent());
                     if page.is_ok_and(|page| !each(gva, page, budget)) || budget.is_spent() {
-                        return Ok(TableRead { next: index, resolving });
+                        return Ok(TableRead { next: index.wrapping_add(1), resolving });
                     }
                 }
             }
@@ -168,7 +121,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 break;
             }
         }
-        Ok(TableRead { next: index, resolving })
+        Ok(TableRead { next: blocks.index(), resolving })
     }
 
     fn pages_below(

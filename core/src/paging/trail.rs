@@ -1,8 +1,8 @@
 //! What a walk leaves behind: the entries that it used.
 
-use super::entry::Pte;
 use super::error::WalkErrorKind;
 use super::not_present::{NotPresentEntry, NotPresentResolver, Resolved};
+use super::pte::Pte;
 use super::walk::PageWalker;
 use crate::addr::Gpa;
 use crate::budget::Budget;

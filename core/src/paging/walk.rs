@@ -1,59 +1,15 @@
 //! One translation: from `CR3` down to a page.
 
-use super::entry::{Grants, Level, Need, PagingMode, Pte, Rights};
 use super::error::{WalkError, WalkErrorKind};
+use super::level::{Level, PagingMode};
 use super::not_present::{Hardware, NotPresentEntry, NotPresentResolver, Resolution, Resolved};
+use super::pte::Pte;
+use super::rights::{Grants, Need, Rights};
+use super::space::{AddressSpace, Residence, Translation};
 use super::trail::{Record, Trail};
-use crate::addr::{Cr3, Gpa, Gva, PageSize};
+use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
 use crate::phys::{PhysError, PhysRead};
-
-/// A guest address space: its root, how its tables are read, and what its absent entries mean. A small plain value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressSpace<R = Hardware> {
-    /// The root.
-    pub root: Cr3,
-    /// How many levels there are.
-    pub mode: PagingMode,
-    /// Physical address bits of the guest's processor: entries with higher ones are refused. 52 accepts all.
-    pub phys_bits: u32,
-    /// What absent entries mean.
-    pub resolver: R,
-}
-
-impl AddressSpace<Hardware> {
-    /// The space at `root` with 4-level tables and the processor's view of absent entries.
-    #[must_use]
-    pub const fn new(root: Cr3) -> Self {
-        Self { root, mode: PagingMode::FourLevel, phys_bits: 52, resolver: Hardware }
-    }
-}
-
-impl<R> AddressSpace<R> {
-    /// The same space with `mode` levels.
-    #[must_use]
-    pub fn with_mode(self, mode: PagingMode) -> Self {
-        Self { mode, ..self }
-    }
-
-    /// The same space on a processor with `phys_bits` (32 to 52) of physical address.
-    #[must_use]
-    pub fn with_phys_bits(self, phys_bits: u32) -> Self {
-        Self { phys_bits, ..self }
-    }
-
-    /// The same tables, with another meaning of absent entries.
-    #[must_use]
-    pub fn with_resolver<Q>(self, resolver: Q) -> AddressSpace<Q> {
-        AddressSpace { root: self.root, mode: self.mode, phys_bits: self.phys_bits, resolver }
-    }
-
-    /// The same kind of space at another root.
-    #[must_use]
-    pub fn at_root(self, root: Cr3) -> Self {
-        Self { root, ..self }
-    }
-}
 
 /// Translates addresses of one address space, reading the tables anew every time.
 ///
@@ -78,37 +34,6 @@ pub struct PageWalker<M, R = Hardware> {
     beyond: u64,
     /// Whether a page of which the entry does not say what it grants will do.
     takes_unknown: bool,
-}
-
-/// Where an address leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Translation {
-    /// The physical address, offset in the page included.
-    pub gpa: Gpa,
-    /// The size of the page that holds it.
-    pub size: PageSize,
-    /// What the walk grants.
-    pub rights: Rights,
-    /// Whether the processor would have found the page.
-    pub residence: Residence,
-}
-
-impl Translation {
-    /// Bytes from the address to the end of its page.
-    #[must_use]
-    pub const fn bytes_left(&self) -> u64 {
-        self.size.bytes().wrapping_sub(self.gpa.offset_in(self.size))
-    }
-}
-
-/// How a page was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Residence {
-    /// By present entries alone.
-    Present,
-    /// Through an entry without P: the operating system trimmed the page (or its table), but it is still in RAM.
-    Trimmed,
 }
 
 // Cold, so that a walk that finds runs straight through.
@@ -178,8 +103,8 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     }
 
     #[inline]
-    pub(super) const fn need(&self) -> Rights {
-        self.need.rights
+    pub(super) const fn need(&self) -> Need {
+        self.need
     }
 
     #[inline]
@@ -191,6 +116,13 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     #[inline]
     pub(crate) const fn is_reserved(&self, level: Level, entry: Pte) -> bool {
         entry.reserved_bits_beyond(level, self.beyond) != 0
+    }
+
+    /// Whether a walk would follow an entry of `level` without asking anybody, and would find `need` granted under what
+    /// the levels above grant.
+    #[inline(always)]
+    pub(crate) const fn follows(&self, level: Level, entry: Pte, above: Grants, need: Need) -> bool {
+        above.and(entry).follow(entry.reserved_beyond(level, self.beyond), need)
     }
 
     /// Translates one address.
@@ -393,7 +325,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 Resolution::NotResident => Err(WalkErrorKind::NotResident { level, entry: entry.get() }),
             };
         }
-        if entry.reserved_bits_beyond(level, self.beyond) != 0 {
+        if self.is_reserved(level, entry) {
             return Err(WalkErrorKind::Reserved { level, entry: entry.get() });
         }
         passed.grants = passed.grants.and(entry);

@@ -1,22 +1,18 @@
 //! The page-table roots of a guest, from its RAM alone: every set of possible top tables that agree with each other is
 //! a candidate for the guest's kernel.
 
-use super::groups::{GroupPass, HALF, RootGroups, WHOLE};
+use super::groups::{GroupPass, RootGroups};
+use super::kernel_half::{COMPARISON, SECOND_ROOT, is_user_half, shares_kernel_half};
 use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, ENTRIES, all_fit, entries, is_user_half, process_at, reserved, shares_kernel_half};
-use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
+use super::roots::{AHEAD, process_at};
+use super::sieve::{LAST_LINE, PAIR_AT, image_entry, image_entry_in, prefetch};
+use super::top_table::TopTables;
 use super::{Process, ProcessSource, Step};
-use crate::addr::{Cr3, Gpa, PAGE_BYTES};
+use crate::addr::{Cr3, Gpa};
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, Level, PagingMode, Pte};
-use crate::phys::{PageKind, PhysError, PhysRead};
+use crate::paging::{AddressSpace, ENTRIES, Hardware, KERNEL_HALF, PagingMode, Pte, all_entries};
+use crate::phys::{PhysError, PhysRead};
 
-/// Entries of a cache line.
-const LINE: usize = 8;
-/// What the first look behind an image entry costs: a line there, and one here.
-const LINES: u64 = 16;
-/// Where the last line of a table starts.
-const LAST_LINE: u64 = PAGE_BYTES - 64;
 /// Pages that wait for what they lead to.
 const WAITING: usize = 8;
 
@@ -193,7 +189,7 @@ impl<'s> RootElection<'s> {
     /// Keeps the page if it is a root. What its entry leads to is looked at some pages later.
     pub(super) fn consider<M: PhysRead>(&mut self, mem: &M, page: Gpa, entry: Pte, budget: &mut Budget) {
         // Most pages are no table at all, and lead nowhere.
-        if entry.table().get() == 0 || !self.is_ram(mem, entry.table()) {
+        if entry.table().get() == 0 || !self.top_tables().is_ram(mem, entry.table()) {
             return;
         }
         mem.prefetch(entry.table().wrapping_add(LAST_LINE));
@@ -213,102 +209,29 @@ impl<'s> RootElection<'s> {
         }
     }
 
-    /// Whether a page is RAM.
-    fn is_ram<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        self.pages.is_inside(page) || mem.is_ram(page)
+    const fn top_tables(&self) -> TopTables<'_> {
+        TopTables { pages: &self.pages, space: &self.template }
     }
 
     /// Looks at a page whose image entry could be a top table's, some while after the line that tells most was asked
     /// for: that of what the entry leads to. Page tables, which are the most pages that come so far, lead to anything.
     fn judge<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget, page: Gpa, entry: Pte) {
-        budget.spend(LINES);
-        if !self.leads_on(mem, entry.table()) || !self.line_fits(mem, page) {
-            return;
-        }
-        if self.could_be_root(mem, page, entry, budget) {
+        if self.top_tables().is_one(mem, page, entry, budget) {
             self.join(mem, page, budget);
         }
-    }
-
-    /// Whether the first line of a page could be a top table's.
-    fn line_fits<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        let mut line = [0_u64; LINE];
-        mem.load_words(page, &mut line).is_ok() && all_fit(&line, reserved(self.template.phys_bits))
-    }
-
-    /// Whether a table of the second level could lie at `table`, by its last line: present entries there lead to tables
-    /// or are pages of 1 GiB.
-    fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
-        let mut line = [0_u64; LINE];
-        if mem.page_kind(table) == PageKind::Hole {
-            return true;
-        }
-        mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
-            && line.iter().all(|word| {
-                let entry = Pte::new(*word);
-                !entry.is_present() || entry.reserved_bits(Level::Pdpt, self.template.phys_bits) == 0
-            })
-    }
-
-    /// A top table whose image entry leads, table by table, to a page, or to a page table that is empty: Linux ends its
-    /// address space with such (the second table of its fixmap). Each table must read like one; what the page leads to
-    /// is looked at before the rest of it, since it tells sooner.
-    fn could_be_root<M: PhysRead>(&self, mem: &M, page: Gpa, entry: Pte, budget: &mut Budget) -> bool {
-        let top = self.template.mode.top();
-        let Some(second) = top.below() else { return false };
-        if !self.leads_to_a_page(mem, entry.table(), second, budget) {
-            return false;
-        }
-        budget.spend(ENTRIES);
-        self.last_present(mem, page, top).is_some()
-    }
-
-    /// Whether the last entries of tables from `table` of `level` on lead to a page, or to an empty page table.
-    fn leads_to_a_page<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level, budget: &mut Budget) -> bool {
-        let (mut table, mut level) = (table, level);
-        loop {
-            budget.spend(ENTRIES);
-            let Some(last) = self.last_present(mem, table, level) else { return false };
-            let Some(below) = level.below() else { return true };
-            let Some(entry) = last else { return false };
-            if entry.is_leaf(level) {
-                return true;
-            }
-            if !self.is_ram(mem, entry.table()) {
-                return false;
-            }
-            table = entry.table();
-            level = below;
-        }
-    }
-
-    /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such
-    /// table. A hole of a sparse file is an empty table, and is not touched.
-    fn last_present<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> Option<Option<Pte>> {
-        if !self.pages.is_inside(table) && mem.page_kind(table) == PageKind::Hole {
-            return Some(None);
-        }
-        let mut last = None;
-        let fits = entries(mem, table, 0, |_, entry| {
-            if entry.is_present() {
-                last = Some(entry);
-            }
-            !entry.is_present() || entry.reserved_bits(level, self.template.phys_bits) == 0
-        });
-        (fits == Ok(true)).then_some(last)
     }
 
     /// Puts a root into the first group that it agrees with, or makes it one.
     fn join<M: PhysRead>(&mut self, mem: &M, root: Gpa, budget: &mut Budget) {
         let phys_bits = self.template.phys_bits;
         // The half for user mode of the page before is no process of its own.
-        budget.spend(WHOLE);
+        budget.spend(SECOND_ROOT);
         if is_user_half(mem, root, phys_bits) {
             return;
         }
         let mut place = None;
         for (index, group) in self.forming.iter_mut().enumerate().filter(|(_, group)| group.members > 0) {
-            budget.spend(HALF);
+            budget.spend(COMPARISON);
             if shares_kernel_half(mem, group.root, root, phys_bits) {
                 group.members = group.members.saturating_add(1);
                 place = Some(index);
@@ -329,7 +252,7 @@ impl<'s> RootElection<'s> {
     fn begin_group<M: PhysRead>(&mut self, mem: &M, root: Gpa, budget: &mut Budget) -> Option<usize> {
         let mut leads = 0_u32;
         budget.spend(ENTRIES / 2);
-        entries(mem, root, ENTRIES / 2, |_, entry| {
+        all_entries(mem, root, KERNEL_HALF, |_, entry| {
             leads = leads.wrapping_add(u32::from(entry.is_present() && mem.is_ram(entry.table())));
             true
         })
@@ -453,7 +376,7 @@ impl ProcessSource for RootElection<'_> {
                     };
                     self.stage = Stage::HandOut { turn: after, idle: 0 };
                     let Some(reference) = self.found.references().nth(turn) else { continue };
-                    budget.spend(HALF.wrapping_add(WHOLE));
+                    budget.spend(COMPARISON.wrapping_add(SECOND_ROOT));
                     // It is the guest's memory: what was a root may be none now.
                     if shares_kernel_half(mem, reference.root.table(), root, reference.phys_bits) {
                         return Ok(Step::Found(process_at(mem, &reference, root)));

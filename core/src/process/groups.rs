@@ -2,8 +2,9 @@
 //! that a program made up. Memory alone does not show which one runs, so every group is handed out, in turn.
 
 use super::depth::guess_mode;
+use super::kernel_half::{COMPARISON, SECOND_ROOT, first_of_pair, is_given_with, shares_kernel_half};
 use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, KernelHalf, first_of_pair, is_given_with, process_at, shares_kernel_half};
+use super::roots::{AHEAD, KernelHalf, process_at};
 use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
@@ -257,14 +258,14 @@ impl GroupPass {
             let places = self.given.iter_mut().zip(&mut self.next);
             let taking_part = if self.led { 1 } else { RootGroups::MOST };
             for (reference, (given, next)) in groups.references().zip(places).take(taking_part) {
-                budget.spend(HALF);
+                budget.spend(COMPARISON);
                 if !shares_kernel_half(mem, reference.root.table(), page, reference.phys_bits) {
                     continue;
                 }
                 if page >= *next && *given < self.turn {
                     *given = given.wrapping_add(1);
                     *next = page.wrapping_add(PAGE_BYTES);
-                    budget.spend(WHOLE);
+                    budget.spend(SECOND_ROOT);
                     return Ok(Step::Found(process_at(mem, &reference, page)));
                 }
                 // It has had its turn, or gave this one before.
@@ -326,7 +327,3 @@ impl GroupPass {
         from.is_some()
     }
 }
-
-/// Loads of a comparison of two kernel halves, and of a look for the second root of a process.
-pub(super) const HALF: u64 = 768;
-pub(super) const WHOLE: u64 = 1024;

@@ -5,16 +5,14 @@
 
 use core::fmt;
 
+use super::kernel_half::shares_kernel_half;
 use super::linux::LinuxPaging;
 use super::nt::{KernelAttach, KernelPulse, KernelSearch, NtError, NtKernel, NtPaging, ProcessList};
-use super::roots::{
-    ENTRIES, GroupSource, KernelHalf, RootCandidate, RootElection, RootError, RootGroups, guess_mode,
-    shares_kernel_half,
-};
+use super::roots::{GroupSource, KernelHalf, RootCandidate, RootElection, RootError, RootGroups, guess_mode};
 use super::{Process, ProcessSource, Step};
 use crate::addr::Cr3;
 use crate::budget::Budget;
-use crate::paging::{AddressSpace, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolved};
+use crate::paging::{AddressSpace, ENTRIES, Hardware, NotPresentEntry, NotPresentResolver, PagingMode, Resolved};
 use crate::phys::{PhysError, PhysRead};
 
 /// What absent entries mean in a guest that may be Windows or Linux.
@@ -129,7 +127,7 @@ impl GuestKernel {
     }
 
     /// Loads of [`shares_half_with`](Self::shares_half_with) at most.
-    pub(crate) const HALVES: u64 = super::groups::HALF.wrapping_mul(RootGroups::MOST as u64);
+    pub(crate) const HALVES: u64 = super::kernel_half::COMPARISON.wrapping_mul(RootGroups::MOST as u64);
 
     /// Whether `other` is one of its roots, or shares the kernel half of one.
     ///

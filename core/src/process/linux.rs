@@ -54,7 +54,7 @@ impl NotPresentResolver for LinuxPaging {
         _cost: &mut Budget,
     ) -> Result<Resolved, PhysError> {
         // The kernel's own half has no such pages.
-        if asked.gva.get() >> 63 == 1 {
+        if asked.gva.is_in_kernel_half() {
             return Ok(Resolved::for_entry(Resolution::NotMapped));
         }
         Ok(match Self::meaning(asked) {

@@ -9,11 +9,13 @@ mod depth;
 mod election;
 mod groups;
 pub mod guest;
+mod kernel_half;
 pub mod linux;
 pub mod nt;
 mod pages;
 pub mod roots;
 mod sieve;
+mod top_table;
 
 use core::fmt;
 

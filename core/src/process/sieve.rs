@@ -3,8 +3,8 @@
 //! The last 16 entries of a top table, 128 bytes, hold what a 64-bit kernel cannot do without: entry 511 the image of
 //! Linux and of the BSDs (the last 2 GiB), entry 0x1f0 that of Windows. Either will do.
 
+use super::kernel_half::{all_fit, reserved};
 use super::pages::PAIR;
-use super::roots::{all_fit, reserved};
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
 use crate::paging::Pte;
@@ -15,7 +15,7 @@ const LINE: usize = 8;
 /// Where the pair starts in a page: entry 0x1f0.
 pub(super) const PAIR_AT: u64 = PAGE_BYTES - 128;
 /// Where its second line starts.
-const LAST_LINE: u64 = PAGE_BYTES - 64;
+pub(super) const LAST_LINE: u64 = PAGE_BYTES - 64;
 
 /// Asks for the pair of a page that will be looked at.
 #[inline(always)]

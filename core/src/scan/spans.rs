@@ -10,7 +10,8 @@ use crate::abi;
 use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
-    BLOCK, LeafCursor, LeafEntries, LeafStep, LeafTable, Level, NotPresentResolver, PageWalker, Pte, Rights, each_entry,
+    BLOCK, Grants, LeafCursor, LeafEntries, LeafStep, LeafTable, Level, Need, NotPresentResolver, PageWalker, Pte,
+    Rights, each_entry,
 };
 use crate::phys::PhysRead;
 
@@ -251,8 +252,8 @@ fn span_fill<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<&M, R>, sta
         Span::Nothing => return Fill::EMPTY,
         Span::Table { table, rights } => (table, rights),
     };
-    let is_user =
-        |entry: Pte| entry.is_present() && above.and(entry.rights()).user && !walker.is_reserved(Level::Pt, entry);
+    let (above, user) = (Grants::below(above), Need::of(Rights::USER));
+    let is_user = |entry: Pte| walker.follows(Level::Pt, entry, above, user);
     let mem = walker.mem();
     let mut leading = 0_u64;
     let missing = each_entry(mem, table, 0..PAGES, budget, |index, entry| {

@@ -13,7 +13,8 @@ use crate::addr::{Cr3, Gpa, Gva};
 use crate::budget::Budget;
 use crate::paging::{Hardware, PageWalker};
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{KernelHalf, shares_kernel_half};
+use crate::process::kernel_half::shares_kernel_half;
+use crate::process::roots::KernelHalf;
 use crate::process::{Process, ProcessName, ProcessSource, Step};
 
 /// Processes whose table field holds no table and whose tables are looked for in RAM.

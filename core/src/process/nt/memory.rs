@@ -30,5 +30,5 @@ pub(super) fn wire<T: FromBytes + IntoBytes, M: PhysRead, R: NotPresentResolver>
 /// Takes `value` for a pointer into the kernel half: canonical, in the upper half, and a multiple of 8.
 pub(super) const fn pointer(mode: PagingMode, value: u64) -> Option<Gva> {
     let gva = Gva::new(value);
-    if value >> 63 == 1 && value & 7 == 0 && gva.is_canonical(mode.address_bits()) { Some(gva) } else { None }
+    if gva.is_in_kernel_half() && value & 7 == 0 && gva.is_canonical(mode.address_bits()) { Some(gva) } else { None }
 }

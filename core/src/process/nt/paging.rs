@@ -9,7 +9,7 @@ use crate::addr::{Cr3, Gpa, Gva, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{
     AddressSpace, Level, NotPresentEntry, NotPresentResolver, PageWalker, PagingMode, Resolution, Resolved, Rights,
-    WalkError, WalkErrorKind,
+    WalkError, WalkErrorKind, all_entries,
 };
 use crate::phys::{PhysError, PhysRead};
 
@@ -42,9 +42,6 @@ impl NotPresentResolver for KernelPaging {
         }))
     }
 }
-
-/// Prototypes that are read at a time.
-const BLOCK: usize = 64;
 
 /// Where the address descriptors of one process are, and how to tell that the process is still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,20 +214,13 @@ impl<M: PhysRead> Question<'_, '_, M> {
 
     /// How many of the `most` prototypes from `place` on, in one page of RAM, lead nowhere: the first does.
     fn missing_from(&self, place: Gpa, most: u64) -> u64 {
-        let mut block = [0_u64; BLOCK];
         let mut missing = 0_u64;
-        while missing < most {
-            let count = usize::try_from(most.wrapping_sub(missing)).unwrap_or(BLOCK).min(BLOCK);
-            let Some(words) = block.get_mut(..count) else { break };
-            if self.walker.mem().load_words(place.wrapping_add(missing.wrapping_mul(8)), words).is_err() {
-                break;
-            }
-            let run = words.iter().take_while(|word| prototype(**word) == Prototype::NotResident).count();
-            missing = missing.wrapping_add(run as u64);
-            if run < count {
-                break;
-            }
-        }
+        // What cannot be read ends them.
+        let _ = all_entries(self.walker.mem(), place, 0..most, |_, word| {
+            let is_missing = prototype(word.get()) == Prototype::NotResident;
+            missing = missing.wrapping_add(u64::from(is_missing));
+            is_missing
+        });
         missing.max(1)
     }
 
@@ -297,7 +287,7 @@ impl NotPresentResolver for NtPaging {
         lookup: &mut NtLookup,
         cost: &mut Budget,
     ) -> Result<Resolved, PhysError> {
-        if self.phys_bits == 0 || absent.gva >= self.mode.user_end() {
+        if self.phys_bits == 0 || absent.gva.is_in_kernel_half() {
             return KernelPaging.resolve(mem, absent, &mut (), cost);
         }
         let charged = Charged::new(mem, Self::LOADS);

@@ -11,7 +11,8 @@ use crate::addr::{Cr3, Gpa};
 use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::{PhysError, PhysRead};
-use crate::process::roots::{RootCandidate, RootElection, RootGroups, shares_kernel_half};
+use crate::process::kernel_half::shares_kernel_half;
+use crate::process::roots::{RootCandidate, RootElection, RootGroups};
 use crate::process::{ProcessSource, Step};
 
 /// Roots of one kind that are followed to the end.

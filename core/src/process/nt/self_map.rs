@@ -3,46 +3,29 @@
 
 use crate::addr::{Gpa, PAGE_BYTES};
 use crate::budget::Budget;
-use crate::paging::{Level, Pte};
+use crate::paging::{ENTRIES, KERNEL_HALF, Level, Pte, all_entries};
 use crate::phys::PhysRead;
 
-const BLOCK: usize = 64;
-/// Entries of a table.
-const ENTRIES: u64 = 512;
+/// What entries are read with: any processor.
+const PHYS_BITS: u32 = 52;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
 const LEAST: u32 = 6;
 
 /// The entry of the kernel half that leads back to `table`; `None` where there is not exactly one.
 pub(super) fn self_entry<M: PhysRead>(mem: &M, table: Gpa) -> Option<u64> {
     let mut found = None;
-    let mut words = [0_u64; BLOCK];
-    for block in 4..8_u64 {
-        mem.load_words(table.wrapping_add(block.wrapping_mul(512)), &mut words).ok()?;
-        for (n, word) in words.iter().enumerate() {
-            let entry = Pte::new(*word);
-            if entry.is_present() && entry.table() == table {
-                if found.is_some() {
-                    return None;
-                }
-                found = Some(block.wrapping_mul(64).wrapping_add(n as u64));
-            }
-        }
-    }
-    found
+    let alone =
+        all_entries(mem, table, KERNEL_HALF, |index, entry| !leads_to(entry, table) || found.replace(index).is_none());
+    found.filter(|_| alone == Ok(true))
 }
 
 /// Whether entry `index` of `table` leads back to it.
 pub(super) fn names_itself<M: PhysRead>(mem: &M, table: Gpa, index: u64) -> bool {
-    mem.load_u64(table.wrapping_add(index.wrapping_mul(8))).is_ok_and(|word| {
-        let entry = Pte::new(word);
-        entry.is_present() && entry.table() == table
-    })
+    mem.load_u64(table.wrapping_add(index.wrapping_mul(8))).is_ok_and(|word| leads_to(Pte::new(word), table))
 }
 
-/// Whether an entry can stand in a top table.
-fn fits(word: u64) -> bool {
-    let entry = Pte::new(word);
-    !entry.is_present() || entry.reserved_bits(Level::Pml4, 52) == 0
+fn leads_to(entry: Pte, table: Gpa) -> bool {
+    entry.is_present() && entry.table() == table
 }
 
 /// The entry of the page that every Windows shares with user mode: its address is fixed.
@@ -67,7 +50,10 @@ pub(super) fn is_self_mapped<M: PhysRead>(mem: &M, page: Gpa, image: Pte, budget
 
 /// Whether the entry of the shared page is present in a table, read as one of the fourth level.
 fn maps_shared_page<M: PhysRead>(mem: &M, table: Gpa) -> bool {
-    mem.load_u64(table.wrapping_add(SHARED.wrapping_mul(8))).is_ok_and(|word| Pte::new(word).is_present() && fits(word))
+    mem.load_u64(table.wrapping_add(SHARED.wrapping_mul(8))).is_ok_and(|word| {
+        let entry = Pte::new(word);
+        entry.is_present() && entry.fits(Level::Pml4, PHYS_BITS)
+    })
 }
 
 /// Whether the table that entry 511 leads to has the entries of the image and of the shared page: five levels.
@@ -84,18 +70,9 @@ fn names_shared_page<M: PhysRead>(mem: &M, page: Gpa, image: Pte) -> bool {
 
 fn is_table<M: PhysRead>(mem: &M, table: Gpa) -> bool {
     let mut kernel = 0_u32;
-    let mut words = [0_u64; BLOCK];
-    for block in 0..8_u64 {
-        if mem.load_words(table.wrapping_add(block.wrapping_mul(512)), &mut words).is_err() {
-            return false;
-        }
-        if !words.iter().all(|word| fits(*word)) {
-            return false;
-        }
-        if block >= 4 {
-            let present = words.iter().filter(|word| Pte::new(**word).is_present()).count();
-            kernel = kernel.saturating_add(u32::try_from(present).unwrap_or(u32::MAX));
-        }
-    }
-    kernel >= LEAST && self_entry(mem, table).is_some()
+    let fits = all_entries(mem, table, 0..ENTRIES, |index, entry| {
+        kernel = kernel.wrapping_add(u32::from(KERNEL_HALF.contains(&index) && entry.is_present()));
+        entry.fits(Level::Pml4, PHYS_BITS)
+    });
+    fits == Ok(true) && kernel >= LEAST && self_entry(mem, table).is_some()
 }

@@ -7,7 +7,7 @@ use super::super::paging::{KernelPaging, NtPaging};
 use crate::addr::{Cr3, Gpa};
 use crate::paging::PageWalker;
 use crate::phys::PhysRead;
-use crate::process::roots::shares_kernel_half;
+use crate::process::kernel_half::shares_kernel_half;
 
 /// The kernel that objects are read through, and its System process.
 pub(super) struct Sample<'s, 'm, M> {

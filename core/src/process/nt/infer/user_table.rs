@@ -6,7 +6,7 @@ use super::super::self_map::{names_itself, self_entry};
 use super::WITNESSES;
 use super::sample::Sample;
 use crate::addr::{Cr3, Gpa};
-use crate::paging::Pte;
+use crate::paging::{KERNEL_HALF, Pte, all_pairs};
 use crate::phys::PhysRead;
 
 pub(super) const RULE: &str = "names a table that refers to itself and has the process's user half alone";
@@ -100,23 +100,11 @@ impl UserTables {
 
 /// Whether two tables have the same user half, and one at all.
 fn same_user_half<M: PhysRead>(mem: &M, own: Gpa, user: Gpa) -> bool {
-    const BLOCK: usize = 64;
     let mut present = false;
-    let (mut ours, mut theirs) = ([0_u64; BLOCK], [0_u64; BLOCK]);
-    for block in 0..4_u64 {
-        let at = block.wrapping_mul(512);
-        if mem.load_words(own.wrapping_add(at), &mut ours).is_err()
-            || mem.load_words(user.wrapping_add(at), &mut theirs).is_err()
-        {
-            return false;
-        }
-        for (our, their) in ours.iter().zip(&theirs) {
-            let both = (our | their) & Pte::PRESENT != 0;
-            present |= both;
-            if both && (our ^ their) & (Pte::ADDRESS | Pte::PRESENT) != 0 {
-                return false;
-            }
-        }
-    }
-    present
+    let same = all_pairs(mem, [own, user], 0..KERNEL_HALF.start, |_, [ours, theirs]| {
+        let either = ours.is_present() || theirs.is_present();
+        present |= either;
+        !either || (ours.get() ^ theirs.get()) & (Pte::ADDRESS | Pte::PRESENT) == 0
+    });
+    same == Ok(true) && present
 }
