@@ -1,10 +1,13 @@
 //! From one root, or from none, to the regions of a guest: over synthetic guests with real page tables.
 
+mod common;
+
 use std::collections::BTreeSet;
 
+use common::{scan, words};
 use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection, guess_mode};
-use vgpu_perception::scan::{Candidate, Discovery, FoundBy, NoRegion, ScanScratch, ScanStats, probe};
-use vgpu_perception::{Budget, Cr3, Gpa, Gva, PageSize, PagingMode, PhysRead, Process, ProcessSource, Step};
+use vgpu_perception::scan::{Candidate, FoundBy, NoRegion, probe};
+use vgpu_perception::{Budget, Cr3, Gva, PageSize, PagingMode, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::linux::{LinuxOptions, REGION_BASE, StandardLinux, standard_linux};
 use vgpu_perception_testkit::{Field, Placement, Region, RegionImage, Ring, flags};
 
@@ -17,35 +20,6 @@ fn roots<S: ProcessSource>(mem: &impl PhysRead, mut source: S) -> BTreeSet<Cr3> 
             Step::Done => return found,
         }
     }
-}
-
-/// All candidates, with a budget of `budget` a step and scratch memory for `batch` processes and `words` x 64 pages.
-fn scan<S: ProcessSource>(
-    mem: &impl PhysRead,
-    source: S,
-    budget: u64,
-    batch: usize,
-    words: usize,
-) -> (Vec<Candidate<S::Resolver>>, ScanStats)
-where
-    S::Resolver: Default,
-{
-    let mut processes = vec![Process::default(); batch];
-    let mut frames = vec![u64::MAX; words];
-    let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
-    let mut discovery = Discovery::new(source, scratch);
-    let mut candidates = Vec::new();
-    loop {
-        match discovery.step(mem, &mut Budget::new(budget)).unwrap() {
-            Step::Found(candidate) => candidates.push(candidate),
-            Step::Pending => {}
-            Step::Done => return (candidates, discovery.stats()),
-        }
-    }
-}
-
-fn words(end: u64) -> usize {
-    ScanScratch::<()>::page_bitmap_words(Gpa::new(end)) as usize
 }
 
 fn shared(linux: &StandardLinux) -> KernelHalf {

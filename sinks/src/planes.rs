@@ -127,6 +127,33 @@ impl Planes {
     }
 }
 
+/// What a sink of planes is besides `fill`, its own conversion.
+macro_rules! sink_of_planes {
+    ($sink:ty) => {
+        impl FrameSink for $sink {
+            type Refusal = Refusal;
+
+            fn rows_at_once(&self) -> u32 {
+                2
+            }
+
+            fn begin(&mut self, desc: &FrameDesc) -> Result<(), Refusal> {
+                self.0.begin(desc);
+                Ok(())
+            }
+
+            fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+                let made = self.fill(desc, first, rows).is_some();
+                self.0.whole &= made;
+            }
+
+            fn end(&mut self, frame: Option<&FrameInfo>) {
+                self.0.end(frame);
+            }
+        }
+    };
+}
+
 /// Makes NV12 of frames: luma, then U and V in turn.
 #[derive(Debug)]
 pub struct Nv12(Planes);
@@ -144,28 +171,15 @@ impl Nv12 {
         let Planes { width, height, luma, chroma, whole, .. } = &self.0;
         whole.then_some(Nv12Planes { width: *width, height: *height, luma, chroma })
     }
-}
 
-impl FrameSink for Nv12 {
-    type Refusal = Refusal;
-
-    fn rows_at_once(&self) -> u32 {
-        2
-    }
-
-    fn begin(&mut self, desc: &FrameDesc) -> Result<(), Refusal> {
-        self.0.begin(desc);
-        Ok(())
-    }
-
-    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+    /// Converts some rows; `None` where that cannot be done.
+    fn fill(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) -> Option<()> {
         let (count, luma, half) = self.0.place(desc.stride, first, rows);
         let (colors, row) = (self.0.colors, 2 * self.0.half());
         let chroma =
             self.0.chroma.get_mut(half * row..).and_then(|rest| rest.get_mut(..count.div_ceil(2) as usize * row));
         let (Some(luma), Some(chroma)) = (self.0.luma.get_mut(luma), chroma) else {
-            self.0.whole = false;
-            return;
+            return None;
         };
         let mut image = YuvBiPlanarImageMut {
             y_plane: BufferStoreMut::Borrowed(luma),
@@ -175,21 +189,12 @@ impl FrameSink for Nv12 {
             width: desc.width,
             height: count,
         };
-        let made = bgra_to_yuv_nv12(
-            &mut image,
-            rows,
-            desc.stride,
-            colors.range(),
-            colors.matrix(),
-            YuvConversionMode::Balanced,
-        );
-        self.0.whole &= made.is_ok();
-    }
-
-    fn end(&mut self, frame: Option<&FrameInfo>) {
-        self.0.end(frame);
+        bgra_to_yuv_nv12(&mut image, rows, desc.stride, colors.range(), colors.matrix(), YuvConversionMode::Balanced)
+            .ok()
     }
 }
+
+sink_of_planes!(Nv12);
 
 /// Makes I420 of frames: luma, then U, then V.
 #[derive(Debug)]
@@ -209,21 +214,9 @@ impl I420 {
         let (u, v) = chroma.split_at_checked(chroma.len() / 2).filter(|_| *whole)?;
         Some(I420Planes { width: *width, height: *height, luma, u, v })
     }
-}
 
-impl FrameSink for I420 {
-    type Refusal = Refusal;
-
-    fn rows_at_once(&self) -> u32 {
-        2
-    }
-
-    fn begin(&mut self, desc: &FrameDesc) -> Result<(), Refusal> {
-        self.0.begin(desc);
-        Ok(())
-    }
-
-    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+    /// Converts some rows; `None` where that cannot be done.
+    fn fill(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) -> Option<()> {
         let (count, luma, half) = self.0.place(desc.stride, first, rows);
         let (colors, row) = (self.0.colors, self.0.half());
         let place = half * row..(half + count.div_ceil(2) as usize) * row;
@@ -231,8 +224,7 @@ impl FrameSink for I420 {
         let planes = self.0.chroma.split_at_mut_checked(middle);
         let both = planes.and_then(|(u, v)| Some((u.get_mut(place.clone())?, v.get_mut(place)?)));
         let (Some(luma), Some((u, v))) = (self.0.luma.get_mut(luma), both) else {
-            self.0.whole = false;
-            return;
+            return None;
         };
         let mut image = YuvPlanarImageMut {
             y_plane: BufferStoreMut::Borrowed(luma),
@@ -244,12 +236,8 @@ impl FrameSink for I420 {
             width: desc.width,
             height: count,
         };
-        let made =
-            bgra_to_yuv420(&mut image, rows, desc.stride, colors.range(), colors.matrix(), YuvConversionMode::Balanced);
-        self.0.whole &= made.is_ok();
-    }
-
-    fn end(&mut self, frame: Option<&FrameInfo>) {
-        self.0.end(frame);
+        bgra_to_yuv420(&mut image, rows, desc.stride, colors.range(), colors.matrix(), YuvConversionMode::Balanced).ok()
     }
 }
+
+sink_of_planes!(I420);
