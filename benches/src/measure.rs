@@ -17,8 +17,8 @@ impl Medians {
         self.0.iter().find(|(row, _)| *row == name).map_or(f64::NAN, |(_, median)| *median)
     }
 
-    /// What the best of some rows takes: the row that is best in one half of the samples, as timed in the other half, and
-    /// the other way round; the middle of both. The least of many medians would be that of the luckiest row.
+    /// What the best of some rows takes: the row that is best in one half of the samples, as timed in the other half,
+    /// and the other way round; the middle of both. The least of many medians would be that of the luckiest row.
     pub(crate) fn best_of(&self, names: &[&str]) -> f64 {
         let rows = || self.1.iter().filter(|row| names.contains(&row.0));
         let timed_in = |chosen: usize, timed: usize| {

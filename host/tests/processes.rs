@@ -126,8 +126,8 @@ struct Vmm {
 }
 
 impl Vmm {
-    /// Runs `command` with QEMU's options `more`. The test harness takes any value of `--skip`, and of a word without an
-    /// option it makes a filter: both are among the words that are looked at.
+    /// Runs `command` with QEMU's options `more`. The test harness takes any value of `--skip`, and of a word without
+    /// an option it makes a filter: both are among the words that are looked at.
     fn start(mut command: Command, name: &str, more: &[(&str, &str)]) -> Self {
         for (option, value) in [("-name", name)].iter().chain(more) {
             command.args(["--skip", option, value]);
@@ -224,8 +224,8 @@ fn each_obstacle_is_named() {
     check(&apart, None, &[], true, &notices);
 }
 
-/// Two guests whose RAM files have the same relative path: whoever stands in the folder of one reads the other where that
-/// is asked for, and nothing that lies beside.
+/// Two guests whose RAM files have the same relative path: whoever stands in the folder of one reads the other where
+/// that is asked for, and nothing that lies beside.
 #[test]
 fn a_file_of_the_same_name_beside() {
     role();

@@ -25,8 +25,8 @@ impl TopTables<'_> {
         self.pages.is_inside(page) || mem.is_ram(page)
     }
 
-    /// Whether `page` is a top table; `entry` is its image entry, and the line that tells most of what that leads to was
-    /// asked for some while before.
+    /// Whether `page` is a top table; `entry` is its image entry, and the line that tells most of what that leads to
+    /// was asked for some while before.
     ///
     /// # Bound
     /// 16 loads, and 512 for each level where these tell nothing.

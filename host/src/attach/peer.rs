@@ -92,8 +92,8 @@ fn tcp(table: &str, local: SocketAddr, remote: SocketAddr) -> Vec<u64> {
     table.lines().skip(1).filter_map(of).collect()
 }
 
-/// `0100007F:115C`: the bytes of an address as words of this machine, and a port. An IPv4 address in IPv6's form is taken
-/// for what it is.
+/// `0100007F:115C`: the bytes of an address as words of this machine, and a port. An IPv4 address in IPv6's form is
+/// taken for what it is.
 fn address(field: &str) -> Option<(IpAddr, u16)> {
     let (ip, port) = field.rsplit_once(':')?;
     let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());

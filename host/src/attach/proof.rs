@@ -62,8 +62,8 @@ pub(super) fn sense<M: PhysRead>(ram: &M) -> Option<Sense> {
     Some(sense)
 }
 
-/// Which of `rams` makes most sense, and its score: the best of all, or of those up to the first that is both certain and
-/// better than all before it. Each comes with the guest physical addresses whose blocks could be one another's.
+/// Which of `rams` makes most sense, and its score: the best of all, or of those up to the first that is both certain
+/// and better than all before it. Each comes with the guest physical addresses whose blocks could be one another's.
 ///
 /// # Bound
 /// That of [`sense`] for each.

@@ -6,8 +6,8 @@
 //!
 //! A trial is two copies to the same part of the buffer, a frame apart: the first one [primes](Primed) the part, the
 //! second one is measured. Once the record has settled there are two that prime. Where copies are read, a part that is
-//! measured is read when the rest of its frame was copied; one that primes is read at once, so that a first frame is not
-//! copied to its end by a guess that was bad.
+//! measured is read when the rest of its frame was copied; one that primes is read at once, so that a first frame is
+//! not copied to its end by a guess that was bad.
 //!
 //! # What it costs
 //!

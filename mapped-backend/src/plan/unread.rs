@@ -1,8 +1,8 @@
 //! Trials that were copied and wait to be read.
 //!
-//! What a copy costs whoever reads it next shows only when all of the frame was copied: a part that is read at once lies
-//! in the nearest cache, wherever its method stored it, and one that the rest of the frame has followed does not. So
-//! the part is left where it is, and read when the frame is complete.
+//! What a copy costs whoever reads it next shows only when all of the frame was copied: a part that is read at once
+//! lies in the nearest cache, wherever its method stored it, and one that the rest of the frame has followed does not.
+//! So the part is left where it is, and read when the frame is complete.
 
 use super::atomics::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
