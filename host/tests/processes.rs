@@ -4,6 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -128,8 +129,9 @@ struct Vmm {
 impl Vmm {
     /// Runs `command` with QEMU's options `more`. The test harness takes any value of `--skip`, and of a word without
     /// an option it makes a filter: both are among the words that are looked at.
-    fn start(mut command: Command, name: &str, more: &[(&str, &str)]) -> Self {
-        for (option, value) in [("-name", name)].iter().chain(more) {
+    fn start(mut command: Command, name: &str, more: &[(&str, String)]) -> Self {
+        command.args(["--skip", "-name", name]);
+        for (option, value) in more {
             command.args(["--skip", option, value]);
         }
         let mut child = command.env(ROLE, "vmm").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -220,8 +222,20 @@ fn each_obstacle_is_named() {
     check(&secret, nobody, &[], false, &["(not dumpable); run as root", "setcap cap_sys_ptrace=ep"]);
     let weak = ["setpriv", "--bounding-set", "-sys_ptrace"];
     check(&theirs, None, &weak, false, &["this is root without the capability CAP_SYS_PTRACE", "SYS_PTRACE"]);
+    // A monitor that this user may not connect to is told from one that nobody serves, or that another client holds.
+    let socket = programs.0.join("monitor");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o600)).unwrap();
+    let said = programs.seen_by(&format!("qmp:{}", socket.display()), &[], nobody);
+    assert!(said.contains("attach Bad") && said.contains("this user may not connect to it: run as"), "{said}");
     let notices = ["namespace Notice: it has a mnt namespace", "namespace Notice: it has a pid namespace"];
     check(&apart, None, &[], true, &notices);
+}
+
+/// QEMU's options for RAM in a file.
+fn in_file(path: &str) -> [(&'static str, String); 2] {
+    let backend = format!("memory-backend-file,id=ram,size=128M,mem-path={path},share=on");
+    [("-object", backend), ("-machine", "pc,memory-backend=ram".to_owned())]
 }
 
 /// Two guests whose RAM files have the same relative path: whoever stands in the folder of one reads the other where
@@ -238,9 +252,7 @@ fn a_file_of_the_same_name_beside() {
         file.write_all_at(&[index], 0).unwrap();
         let mut command = programs.command("open", &[], None);
         command.current_dir(&folder);
-        let backend = "memory-backend-file,id=ram,size=128M,mem-path=ram,share=on";
-        let more = [("-object", backend), ("-machine", "pc,memory-backend=ram")];
-        (Vmm::start(command, &own_name(&folder.file_name().unwrap().to_string_lossy()), &more), folder)
+        (Vmm::start(command, &own_name(&format!("beside{index}")), &in_file("ram")), folder)
     };
     let guests = [start(1), start(2)];
     for (index, (guest, _)) in (1..).zip(&guests) {
@@ -254,4 +266,33 @@ fn a_file_of_the_same_name_beside() {
             }
         }
     }
+}
+
+/// In its mount namespace a guest has another file at the path of its command line than there is here.
+#[test]
+fn a_file_of_the_same_path_in_another_mount_namespace() {
+    role();
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: another mount namespace; only root can make one");
+        return;
+    }
+    let programs = Programs::new("mounts");
+    let folder = programs.0.join("ram-files");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("ram");
+    let here = File::create(&path).unwrap();
+    here.set_len(RAM).unwrap();
+    here.write_all_at(&[1], 0).unwrap();
+    // A file system of its own over the folder; the file in it begins with another byte.
+    let script = "mount -t tmpfs none \"$PWD/ram-files\" && cd ram-files && printf '\\002' >ram && truncate -s 128M ram \
+                  && exec \"$0\" \"$@\"";
+    let command = programs.command("open", &["unshare", "--mount", "sh", "-c", script], None);
+    let guest = Vmm::start(command, &own_name("mounts"), &in_file(&path.display().to_string()));
+    for word in [format!("pid:{}", guest.pid()), guest.name.clone()] {
+        let said = programs.seen_by(&word, &[], None);
+        assert!(said.contains("first byte: Some(2)") && said.contains(", mapped"), "{word}: {said}");
+        assert!(said.contains("it has a mnt namespace of its own"), "{said}");
+    }
+    let said = programs.seen_by(&format!("ram:{}", path.display()), &[], None);
+    assert!(said.contains("sharing Notice: no virtual machine"), "the file that is here is nobody's: {said}");
 }
