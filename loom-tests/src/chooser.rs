@@ -109,9 +109,9 @@ pub fn trials_are_read_once(outcomes: &Outcomes) {
     let waiting = Arc::new(Waiting::new());
     assert!(waiting.leave(trial(1)).is_none(), "all slots are empty");
     let other = waiting.clone();
-    let second = thread::spawn(move || other.leave(trial(2)));
-    let first = waiting.take(7..8);
-    let gone = second.join().expect("the other thread ends");
+    let second = thread::spawn(move || other.take(7..8));
+    let gone = waiting.leave(trial(2));
+    let first = second.join().expect("the other thread ends");
     let mut out: Vec<Unread> = [first, gone].into_iter().flatten().collect();
     out.extend(core::iter::from_fn(|| waiting.take(0..u64::MAX)));
     assert!(out.iter().all(|one| one.reserved == u64::from(one.rate) * 1000), "{out:?}");

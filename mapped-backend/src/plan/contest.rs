@@ -11,7 +11,7 @@ use super::record::Rate;
 /// Frames of a contest: four by each.
 const FRAMES: u64 = 8;
 /// Frames in a row that were not copied whole by this contest before it is given up: other threads copy too.
-const PATIENCE: u64 = 8;
+pub(crate) const PATIENCE: u64 = 8;
 const RUNNING: u64 = 1 << 63;
 
 /// How a contest ended.
@@ -121,51 +121,5 @@ impl Contest {
         let (winner, loser) =
             if rates[0] <= rates[1] { (first(state), second(state)) } else { (second(state), first(state)) };
         Some(Outcome { winner, loser, rates: [rates[0].min(rates[1]), rates[0].max(rates[1])] })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Copies whole frames until the contest ends; gives the methods that did, and the outcome.
-    fn held(contest: &Contest, nanoseconds: impl Fn(u8) -> u64) -> (Vec<u8>, Option<Outcome>) {
-        let mut methods = Vec::new();
-        while let Some(method) = contest.method() {
-            methods.push(method);
-            contest.add(1 << 19, nanoseconds(method) / 2);
-            contest.add(1 << 19, nanoseconds(method) / 2);
-            if let Some(outcome) = contest.frame_done(1 << 20, 5) {
-                return (methods, Some(outcome));
-            }
-        }
-        (methods, None)
-    }
-
-    #[test]
-    fn the_faster_of_two_wins_after_four_frames_of_each() {
-        for (times, winner) in [([100_000, 90_000], 11), ([80_000, 90_000], 2)] {
-            let contest = Contest::new();
-            contest.begin([2, 11]);
-            let (methods, outcome) = held(&contest, |method| times[usize::from(method == 11)]);
-            assert_eq!(methods, [2, 2, 2, 2, 11, 11, 11, 11]);
-            let outcome = outcome.expect("it ends");
-            assert_eq!(outcome.winner, winner);
-            assert!(outcome.rates[0] < outcome.rates[1]);
-            assert!(!contest.is_running());
-        }
-    }
-
-    #[test]
-    fn frames_that_others_copied_too_do_not_count_and_end_it_in_time() {
-        let contest = Contest::new();
-        contest.begin([2, 11]);
-        for _ in 0..PATIENCE {
-            assert!(contest.is_running());
-            contest.add(3 << 20, 1000);
-            assert_eq!(contest.frame_done(1 << 20, 0), None);
-        }
-        assert!(!contest.is_running());
-        assert_eq!(contest.frame_done(1 << 20, 0), None);
     }
 }

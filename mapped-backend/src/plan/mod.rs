@@ -17,6 +17,8 @@ mod method;
 mod primed;
 mod record;
 #[cfg(test)]
+mod shared_tests;
+#[cfg(test)]
 mod simulation;
 mod unread;
 

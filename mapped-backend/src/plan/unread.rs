@@ -7,7 +7,7 @@
 use super::atomics::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// Trials that can wait at once: as many as a frame has parts.
-const SLOTS: usize = 8;
+pub(crate) const SLOTS: usize = 8;
 /// What a slot holds that is empty, and one that a thread is about to fill or to empty.
 const EMPTY: u64 = 0;
 const CLAIMED: u64 = 1;
@@ -96,36 +96,5 @@ impl Waiting {
             slot.store(EMPTY, Release);
             Some(Unread::of(word, reserved))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: Unread = Unread { page: 0x7_f123_4567, class: 47, method: 15, rate: 0xfedc, reserved: 1 << 40 };
-
-    #[test]
-    fn a_trial_comes_back_as_it_was_left_once_and_only_from_its_place() {
-        let waiting = Waiting::new();
-        assert_eq!(waiting.leave(ONE), None);
-        assert_eq!(waiting.take(0..ONE.page), None);
-        assert_eq!(waiting.take(ONE.page..ONE.page + 1), Some(ONE));
-        assert_eq!(waiting.take(0..u64::MAX), None);
-    }
-
-    #[test]
-    fn a_place_that_is_copied_to_again_and_a_full_list_give_back_what_was_there() {
-        let waiting = Waiting::new();
-        let nth = |nth: u64| Unread { page: 100 + nth, reserved: nth, ..ONE };
-        for at in 0..SLOTS as u64 {
-            assert_eq!(waiting.leave(nth(at)), None);
-        }
-        let again = Unread { rate: 7, ..nth(3) };
-        assert_eq!(waiting.leave(again), Some(nth(3)));
-        assert_eq!(waiting.leave(nth(50)), Some(nth(0)), "the oldest place goes");
-        let mut left: Vec<u64> = core::iter::from_fn(|| waiting.take(0..u64::MAX)).map(|one| one.page - 100).collect();
-        left.sort_unstable();
-        assert_eq!(left, [1, 2, 3, 4, 5, 6, 7, 50]);
     }
 }

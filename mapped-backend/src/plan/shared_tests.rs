@@ -1,0 +1,76 @@
+//! Tests of the files that `loom-tests` runs too: apart, since the model's atomics work only inside a model.
+
+mod contest {
+    use crate::plan::contest::*;
+
+    /// Copies whole frames until the contest ends; gives the methods that did, and the outcome.
+    fn held(contest: &Contest, nanoseconds: impl Fn(u8) -> u64) -> (Vec<u8>, Option<Outcome>) {
+        let mut methods = Vec::new();
+        while let Some(method) = contest.method() {
+            methods.push(method);
+            contest.add(1 << 19, nanoseconds(method) / 2);
+            contest.add(1 << 19, nanoseconds(method) / 2);
+            if let Some(outcome) = contest.frame_done(1 << 20, 5) {
+                return (methods, Some(outcome));
+            }
+        }
+        (methods, None)
+    }
+
+    #[test]
+    fn the_faster_of_two_wins_after_four_frames_of_each() {
+        for (times, winner) in [([100_000, 90_000], 11), ([80_000, 90_000], 2)] {
+            let contest = Contest::new();
+            contest.begin([2, 11]);
+            let (methods, outcome) = held(&contest, |method| times[usize::from(method == 11)]);
+            assert_eq!(methods, [2, 2, 2, 2, 11, 11, 11, 11]);
+            let outcome = outcome.expect("it ends");
+            assert_eq!(outcome.winner, winner);
+            assert!(outcome.rates[0] < outcome.rates[1]);
+            assert!(!contest.is_running());
+        }
+    }
+
+    #[test]
+    fn frames_that_others_copied_too_do_not_count_and_end_it_in_time() {
+        let contest = Contest::new();
+        contest.begin([2, 11]);
+        for _ in 0..PATIENCE {
+            assert!(contest.is_running());
+            contest.add(3 << 20, 1000);
+            assert_eq!(contest.frame_done(1 << 20, 0), None);
+        }
+        assert!(!contest.is_running());
+        assert_eq!(contest.frame_done(1 << 20, 0), None);
+    }
+}
+
+mod unread {
+    use crate::plan::unread::*;
+
+    const ONE: Unread = Unread { page: 0x7_f123_4567, class: 47, method: 15, rate: 0xfedc, reserved: 1 << 40 };
+
+    #[test]
+    fn a_trial_comes_back_as_it_was_left_once_and_only_from_its_place() {
+        let waiting = Waiting::new();
+        assert_eq!(waiting.leave(ONE), None);
+        assert_eq!(waiting.take(0..ONE.page), None);
+        assert_eq!(waiting.take(ONE.page..ONE.page + 1), Some(ONE));
+        assert_eq!(waiting.take(0..u64::MAX), None);
+    }
+
+    #[test]
+    fn a_place_that_is_copied_to_again_and_a_full_list_give_back_what_was_there() {
+        let waiting = Waiting::new();
+        let nth = |nth: u64| Unread { page: 100 + nth, reserved: nth, ..ONE };
+        for at in 0..SLOTS as u64 {
+            assert_eq!(waiting.leave(nth(at)), None);
+        }
+        let again = Unread { rate: 7, ..nth(3) };
+        assert_eq!(waiting.leave(again), Some(nth(3)));
+        assert_eq!(waiting.leave(nth(50)), Some(nth(0)), "the oldest place goes");
+        let mut left: Vec<u64> = core::iter::from_fn(|| waiting.take(0..u64::MAX)).map(|one| one.page - 100).collect();
+        left.sort_unstable();
+        assert_eq!(left, [1, 2, 3, 4, 5, 6, 7, 50]);
+    }
+}
