@@ -208,7 +208,7 @@ fn description(kind: &Kind<'_>, dir: &Path) -> String {
     format!(
         "<domain type='qemu'><name>{}</name><memory unit='MiB'>512</memory>{}<vcpu>1</vcpu>\
          <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{dir}/kernel</kernel><initrd>{dir}/initramfs</initrd>\
-         <cmdline>console=ttyS0 quiet panic=-1</cmdline></os><devices>\
+         <cmdline>console=ttyS0 quiet panic=-1 no_timer_check</cmdline></os><devices>\
          <emulator>/usr/bin/qemu-system-x86_64</emulator>\
          <serial type='file'><source path='{dir}/console'/><target type='isa-serial' port='0'/></serial>\
          <serial type='unix'><source mode='bind' path='{dir}/wire'/><target type='isa-serial' port='1'/></serial>\
