@@ -1,12 +1,13 @@
 //! A region that is read: a candidate and its reader.
 
+use vgpu_perception::abi::{LATEST_NONE, producer, slot_offset};
 use vgpu_perception::find::{Rank, Verdict};
 use vgpu_perception::process::guest::GuestPaging;
 use vgpu_perception::region::{
     CursorSnapshot, FrameInfo, FrameStretch, GeometrySnapshot, Pulse, ReadError, Reader, Sample, StatusSnapshot,
 };
 use vgpu_perception::scan::Candidate;
-use vgpu_perception::{CopyOptions, PhysError, PhysRead};
+use vgpu_perception::{CopyOptions, PageWalker, PhysError, PhysRead};
 
 use crate::memory::Shared;
 
@@ -55,6 +56,18 @@ impl<M: PhysRead> Live<M> {
     #[must_use]
     pub fn rank(&self) -> Rank {
         Rank::of(&self.candidate, if self.pulse.is_some() { Verdict::Alive } else { Verdict::Unknown })
+    }
+
+    /// Whether the first page of its latest frame is in RAM where the region says; true where it has no frame yet.
+    pub(crate) fn reaches_its_frame(&self) -> bool {
+        let walker = PageWalker::new(self.reader.memory(), self.candidate.process.space);
+        let at = |offset| self.candidate.base.wrapping_add(offset);
+        let mut latest = [0; 4];
+        walker.read(at(producer::LATEST), &mut latest).is_ok()
+            && match u32::from_le_bytes(latest) {
+                LATEST_NONE => true,
+                slot => slot_offset(slot).is_some_and(|offset| walker.translate(at(offset)).is_ok()),
+            }
     }
 
     /// How frames are copied from now on: what the caller does with them next, or a fixed method.

@@ -264,6 +264,13 @@ impl<M: PhysRead> Survey<M> {
         }
         self.sightings.sort_by_key(Sighting::rank);
         lives.sort_by_key(Live::rank);
+        // Tables of the boot before can lead to the page of a producer that lives: its heart beats there too, but
+        // hardly ever is its frame there.
+        let pages: Vec<_> = lives.iter().map(|live| live.candidate().found.page).collect();
+        lives.sort_by_cached_key(|live| {
+            let page = live.candidate().found.page;
+            pages.iter().filter(|other| **other == page).count() > 1 && !live.reaches_its_frame()
+        });
         lives
     }
 

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashSet;
 use std::thread::sleep;
 
-use vgpu_perception::{Gpa, Gva};
+use vgpu_perception::{Gpa, Gva, PageSize, abi};
 use vgpu_perception_host::{Guest, Limits, Sample, Survey, SurveyError};
 use vgpu_perception_testkit::{LinuxOptions, Ram, StandardLinux, flags, standard_linux};
 
@@ -121,4 +121,27 @@ fn a_search_can_be_broken_off_and_reports_how_far_it_is() {
     let error = guest.survey_with(|_| ControlFlow::Break(())).unwrap_err();
     assert!(matches!(error, SurveyError::Cancelled), "{error}");
     assert!(matches!(guest.kernel_with(|_| ControlFlow::Break(())), Err(SurveyError::Cancelled) | Ok(_)));
+}
+
+/// Tables of the boot before lead to the producer's first pages at another place: its heart beats there as well, and
+/// the place whose frame can be read is given first.
+#[test]
+fn a_place_without_the_frame_comes_behind_the_one_that_has_it() {
+    let mut linux = standard_linux(LinuxOptions::default());
+    let pages = [0, abi::CONTROL_OFFSET].map(|offset| (offset, linux.region.gpa(offset).unwrap()));
+    let base = Gva::new(0x5e_3000_0000);
+    for (_, process) in linux.processes.iter().enumerate().filter(|(n, _)| *n != linux.producer) {
+        for (offset, page) in pages {
+            linux.guest.map(process.space, base.wrapping_add(offset), page, PageSize::Size4K, flags::USER_RW);
+        }
+        process.sync(&linux.guest);
+    }
+    let guest = Guest::over(linux.guest.ram.clone(), END);
+    let mut survey = guest.survey().unwrap();
+    linux.region.tick(&linux.guest.ram);
+    let lives = survey.poll();
+    assert_eq!(lives.len(), linux.processes.len(), "one heart beats in all of them");
+    let place = |n: usize| (lives[n].candidate().process.space.root.table(), lives[n].candidate().base);
+    assert_eq!(place(0), (linux.processes[linux.producer].space.root, linux.region.base));
+    assert!((1..lives.len()).all(|n| place(n).1 == base));
 }
