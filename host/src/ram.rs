@@ -7,6 +7,7 @@ use vgpu_perception_process::ProcessRam;
 /// The RAM of a guest: mapped from its files, or read through the process that holds it.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "one a guest, and a box is a load more before each read")]
 pub enum Ram {
     /// Files, mapped read-only.
     Mapped(GuestRam),
@@ -70,7 +71,7 @@ impl PhysRead for Ram {
     }
     #[inline]
     fn copied(&self, dst: &[u8], hint: CopyHint) {
-        each!(self, ram => ram.copied(dst, hint))
+        each!(self, ram => ram.copied(dst, hint));
     }
     #[inline]
     fn fence_acquire(&self) {

@@ -104,7 +104,7 @@ impl Contest {
         let nth = done(state);
         let is_last = nth + 1 == FRAMES;
         let next = if is_last { 0 } else { (state + (1 << 8)) & !(0xf << 12) };
-        if nth % (FRAMES / 2) != 0 {
+        if !nth.is_multiple_of(FRAMES / 2) {
             let rate = super::record::rate(nanoseconds, bytes).saturating_add(reading);
             let at = if nth < FRAMES / 2 { 0 } else { 16 };
             let rates = self.rates.load(Relaxed);
