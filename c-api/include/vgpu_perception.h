@@ -113,7 +113,7 @@ int vgpup_read_cursor(vgpup_region* r, vmie_mem* m, vgpup_cursor* out);
 /* 1, 0 or < 0. */
 int vgpup_read_geometry(vgpup_region* r, vmie_mem* m, vgpup_geometry* out);
 
-/* 0 or < 0. Remembers run_epoch. A page that the guest moves at every try is VGPUX_E_READ. */
+/* 0 or < 0. Remembers run_epoch. A page that the guest moves at every try, or whose use it is sampling, is VGPUX_E_READ: try again. */
 int vgpup_read_status(vgpup_region* r, vmie_mem* m, vgpup_status* out);
 
 /* The run_epoch of the last vgpup_read_status; 0 before the first and where r is not a handle. */

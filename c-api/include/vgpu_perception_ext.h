@@ -53,7 +53,8 @@ int vgpux_last_error_code(void);
 #define VGPUX_SKIP_BAD_DESCRIPTOR 8u /* a descriptor that cannot be */
 #define VGPUX_SKIP_TOO_SMALL 9u      /* the frame is larger than the buffer */
 #define VGPUX_SKIP_BUSY_HANDLE 10u   /* another call is taking a frame through this handle */
-#define VGPUX_SKIP_OTHER 99u         /* a reason that this header does not know */
+#define VGPUX_SKIP_SAMPLED 11u       /* the guest is sampling who uses the region's first page: try again */
+#define VGPUX_SKIP_OTHER 99u         /* none of these. Later versions may add numbers: take one that you do not know as this one */
 
 /* Why a read was skipped; fields that the reason does not name are 0. */
 typedef struct vgpux_skip {
@@ -86,11 +87,17 @@ int vgpux_read_heartbeat(vgpup_region* r, vmie_mem* m, uint64_t* out_heartbeat, 
 
 /* ---- how long a call can take ------------------------------------------------------------------------------------------ */
 
-/* What garbage or a hostile guest can make the library do is bounded. A read of the headers is bounded by a few thousand loads, and a
- * frame by its bytes, each times eight tries. The searches of one call (vmie_win32_open with kcr3 0, vgpup_open,
- * vgpup_discover_candidate, vgpux_candidates) make at most 256 loads for each 4 KiB of the guest's RAM and 16777216 besides; one that
- * comes to that end gives what it found so far, or VGPUX_E_BUDGET. A program that cannot wait so long searches in steps:
- * vgpux_scan_begin. */
+/* What garbage or a hostile guest can make the library do is bounded, in words of 8 bytes that it reads, by whatever function of a
+ * vgpux_reader. What it asks for ahead counts as well.
+ *
+ * One call reads at most 256 words for each 4 KiB of the guest's RAM and 16777216 besides. Calls that search can come near that:
+ * vmie_win32_open, vmie_proc_list, vgpup_open, vgpup_discover_candidate, vgpux_candidates, and where the guest is Windows
+ * vgpux_region_open and vgpup_confirm_alive, which look the process up. One that comes to that end is VGPUX_E_BUDGET; vgpup_open and
+ * vgpup_discover_candidate give a candidate that they found before it. A program that cannot wait so long searches in steps:
+ * vgpux_scan_begin reads at most 65536 words, and vgpux_scan_step its budget and 32768 besides.
+ *
+ * A read through a vgpup_region has eight tries. In each it reads some 50 words, where Windows trimmed the producer page from the
+ * working set up to 8192 more, and a frame's bytes and page tables. */
 
 /* ---- candidates ----------------------------------------------------------------------------------------------------- */
 
@@ -120,7 +127,8 @@ typedef struct vgpux_scan vgpux_scan;
 #define VGPUX_SCAN_PENDING 2 /* the budget is spent: call again */
 
 /* As a scan, and one that begins with the guest's kernel: the whole way from a vmie_mem to candidates, in steps. kcr3 as in
- * vmie_win32_open; 0 finds the kernel, within the steps. NULL where kcr3 cannot serve. A step that finds no kernel is VGPUX_E_NOT_FOUND. */
+ * vmie_win32_open; 0 finds the kernel. NULL where kcr3 is seen at once not to serve, as nearly all that do not; otherwise the step that
+ * sees it is VGPUX_E_READ. A step that finds no kernel is VGPUX_E_NOT_FOUND. After either, a step is VGPUX_SCAN_DONE. */
 vgpux_scan* vgpux_scan_begin(vmie_mem* m, uint64_t kcr3);
 
 /* A vmie_win32 of the kernel that s found. NULL (VGPUX_E_NOT_FOUND) before it is found. */
@@ -153,8 +161,8 @@ typedef struct vgpux_scan_stats {
     uint64_t truncated;  /* address spaces that were left early because they have too many tables */
 } vgpux_scan_stats;
 
-/* Goes on with about `budget` loads; a step can overdraw it by 32768 at most. VGPUX_SCAN_*, or < 0 where the memory fails as a
- * whole; the call may then be repeated. */
+/* Goes on until `budget` words were read; what is begun is finished, at most 32768 more. VGPUX_SCAN_*, or < 0 where the memory fails as
+ * a whole; the call may then be repeated. */
 int vgpux_scan_step(vgpux_scan* s, uint64_t budget, vgpux_candidate* out);
 
 /* What was looked at so far. 0 or < 0. */

@@ -29,8 +29,8 @@ typedef struct process {
  * Pages of a Windows process that were trimmed but are still in RAM are read; how its objects are laid out is told from the
  * guest at hand, without symbols, and what nothing proves is 0 or "".
  *
- * Work: with kcr3, bounded by a constant; without, two passes over RAM of one line a page, and a table for each page that
- * looks like one. */
+ * Work: with kcr3, a few thousand words where that is the root of a sound guest; without, two passes over RAM of two lines a page, and
+ * a table for each page that looks like one. At most what vgpu_perception_ext.h says of one call. */
 vmie_win32* vmie_win32_open(vmie_mem* m, uint64_t kcr3);
 
 /* Releases the handle, not its vmie_mem. Does nothing on NULL. */
@@ -40,7 +40,7 @@ void vmie_win32_close(vmie_win32* v);
 vmie_mem* vmie_win32_mem(vmie_win32* v);
 
 /* Lists live processes: fills at most cap entries of out and returns how many there are, < 0 on failure. out may be NULL where cap
- * is 0. */
+ * is 0. Where the guest's lists do not end, the call does: VGPUX_E_BUDGET, see vgpu_perception_ext.h. */
 int vmie_proc_list(vmie_win32* v, process* out, size_t cap);
 
 /* The same under its old name. In the static library it is weak: a program that has a proc_list of its own keeps that. */

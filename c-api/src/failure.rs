@@ -49,9 +49,9 @@ impl Failure {
 
     /// A search in one call came to the end of what it may read.
     #[cold]
-    pub(crate) fn budget(loads: u64) -> Self {
+    pub(crate) fn budget(words: u64) -> Self {
         let text = format_args!(
-            "the search was left after {loads} loads, its bound for this much RAM: search in steps (vgpux_scan_begin)"
+            "the search was left after {words} words, its bound for this much RAM: search in steps (vgpux_scan_begin)"
         );
         Self::new(code::BUDGET, text)
     }

@@ -36,18 +36,24 @@ pub(crate) fn no_kernel() -> Failure {
 }
 
 /// The address space of the process of `kernel` whose root is `cr3`: unlike the kernel's own at that root, it knows the
-/// process's address descriptors.
-pub(crate) fn space_of_process(ram: &impl PhysRead, kernel: &GuestKernel, cr3: Cr3) -> Option<AddressSpace<Paging>> {
+/// process's address descriptors. Reads `bound` words at most, as any search in one call.
+pub(crate) fn space_of_process(
+    ram: &impl PhysRead,
+    kernel: &GuestKernel,
+    cr3: Cr3,
+    bound: u64,
+) -> Option<AddressSpace<Paging>> {
     // Roots have nothing to add, and to list them takes a pass over RAM.
     let GuestKernel::Nt(kernel) = kernel else { return None };
     let mut source = kernel.processes();
+    let mut budget = Budget::new(bound);
     loop {
-        match source.next_process(ram, &mut Budget::unlimited()) {
+        match source.next_process(ram, &mut budget) {
             Ok(Step::Found(process)) if process.space.root.table() == cr3.table() => {
                 return Some(process.map_resolver(GuestPaging::Nt).space);
             }
-            Ok(Step::Found(_) | Step::Pending) => {}
-            Ok(Step::Done) | Err(_) => return None,
+            Ok(Step::Found(_) | Step::Pending) if !budget.is_spent() => {}
+            Ok(_) | Err(_) => return None,
         }
     }
 }

@@ -154,6 +154,7 @@ fn surface(ours: &mut Ours) {
         ("BAD_DESCRIPTOR", reason::BAD_DESCRIPTOR),
         ("TOO_SMALL", reason::TOO_SMALL),
         ("BUSY_HANDLE", reason::BUSY_HANDLE),
+        ("SAMPLED", reason::SAMPLED),
         ("OTHER", reason::OTHER),
     ];
     for (name, value) in reasons {

@@ -53,7 +53,7 @@ impl Mem {
     /// The address space of the process at `cr3`: where the guest lists its processes, with all that is known of it.
     pub(crate) fn process_space(&self, cr3: u64) -> AddressSpace<Paging> {
         let kernel = self.kernel.get();
-        space_of_process(&self.ram, &kernel, Cr3::new(cr3)).unwrap_or_else(|| self.space(cr3))
+        space_of_process(&self.ram, &kernel, Cr3::new(cr3), self.ram.bound()).unwrap_or_else(|| self.space(cr3))
     }
 
     pub(crate) fn walker(&self, cr3: u64) -> PageWalker<&Ram, Paging> {

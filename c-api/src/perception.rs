@@ -287,7 +287,8 @@ export! {
             });
         })?;
         // This function has no "come back later": a page that moves at every try cannot be read.
-        if read == 1 { Ok(0) } else { Err(Failure::read("the guest remapped the producer page at every try")) }
+        let why = "the guest remapped the producer page at every try, or is sampling who uses it: try again";
+        if read == 1 { Ok(0) } else { Err(Failure::read(why)) }
     }
 
     /// See `vgpu_perception.h`.

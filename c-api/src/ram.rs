@@ -3,16 +3,20 @@
 #[cfg(feature = "std")]
 use vgpu_perception_mapped::GuestRam;
 
-use vgpu_perception::{CopyHint, Extent, Gpa, Line, PAGE_BYTES, PageKind, PhysError, PhysRead, PhysRun, Window};
+use vgpu_perception::{
+    Budget, CopyHint, Extent, Gpa, Line, PAGE_BYTES, PageKind, PhysError, PhysRead, PhysRun, Window,
+};
 
 use crate::failure::Failure;
-use crate::ram_map::SEGMENTS;
 use crate::reader::Reader;
 
-/// What a search in one call may load, whatever the guest's size.
-const LOADS: u64 = 1 << 24;
+/// The words that a search in one call may read, whatever the guest's size: 16777216 in all, with what its last piece
+/// overdraws, what the candidates that are looked at besides cost to judge, and what finding the map of RAM takes.
+const WORDS: u64 = (1 << 24) - Budget::PIECE - BESIDES;
+/// A current candidate that is judged again, and the questions about where RAM lies.
+const BESIDES: u64 = (1 << 19) + (1 << 20);
 /// And for each page of RAM: a quarter of it may be page tables that are read twice.
-const LOADS_A_PAGE: u64 = 256;
+const WORDS_A_PAGE: u64 = 256;
 
 /// Where the bytes come from.
 #[derive(Debug)]
@@ -57,16 +61,15 @@ impl Ram {
         }
     }
 
-    /// The loads that a search in one call may make: see `vgpu_perception_ext.h`.
+    /// The words that a search in one call may read: see `vgpu_perception_ext.h`.
     pub(crate) fn bound(&self) -> u64 {
-        // A map has at most 1024 stretches, but a file's data may lie in any number: RAM counts, not data.
-        #[cfg(feature = "std")]
-        if let Self::Mapped(ram) = self {
-            return LOADS + LOADS_A_PAGE * (ram.map().ram_bytes() / PAGE_BYTES);
-        }
-        let extents = self.extents().take(SEGMENTS).map_while(Result::ok);
-        let pages = extents.fold(0_u64, |pages, extent| pages.saturating_add(extent.len / PAGE_BYTES));
-        LOADS.saturating_add(LOADS_A_PAGE.saturating_mul(pages))
+        let bytes = match self {
+            // RAM counts, not data, which may lie in any number of stretches.
+            #[cfg(feature = "std")]
+            Self::Mapped(ram) => ram.map().ram_bytes(),
+            Self::Reader(ram) => ram.ram_bytes(),
+        };
+        WORDS.saturating_add(WORDS_A_PAGE.saturating_mul(bytes / PAGE_BYTES))
     }
 }
 

@@ -86,6 +86,9 @@ const LINES: usize = 256;
 /// The most.
 const MOST_LINES: usize = 1024;
 
+/// Stretches of data that are asked for to see how much RAM there is.
+const STRETCHES: usize = 4096;
+
 /// Guest memory behind callbacks.
 pub(crate) struct Reader {
     read: ReadFn,
@@ -183,6 +186,17 @@ impl Reader {
         let last = self.map.get().and_then(|map| map.extents().last().copied());
         // Without a map, data is RAM, and nobody says where it ends.
         Ok(last.map_or(0, |extent| extent.end().get()))
+    }
+
+    /// How much RAM there is: by the map, or where nobody says more, the first stretches of data.
+    pub(crate) fn ram_bytes(&self) -> u64 {
+        let sum = |bytes: u64, extent: Extent| bytes.saturating_add(extent.len);
+        if self.map.get().is_none() && self.more.next_data.is_some() {
+            return self.extents().take(STRETCHES).map_while(Result::ok).fold(0, sum);
+        }
+        // Finds the map where nobody has yet.
+        let _ = self.next_ram(Gpa::new(0));
+        self.map.get().map_or(0, |map| map.extents().iter().copied().fold(0, sum))
     }
 
     /// RAM at or after `from`, holes too.

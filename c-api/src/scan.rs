@@ -1,6 +1,6 @@
 //! Searches for regions: all at once, and in steps.
 
-use vgpu_perception::process::guest::{GuestKernel, GuestSearch};
+use vgpu_perception::process::guest::{GuestAttach, GuestKernel, GuestSearch};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::scan::{self, Candidate, Discovery, ScanScratch, ScanStats, probe};
 use vgpu_perception::{Budget, Cr3, Process, Step};
@@ -12,6 +12,9 @@ use crate::ffi::{Handle, Object, Scratch};
 use crate::kernel::{Paging, Source, no_kernel};
 use crate::memory::{Mem, MemHandle};
 use crate::win32::Win32;
+
+/// The words that the beginning of a search at a known root may read: [`Budget::PIECE`] more than these, 65536.
+const FIRST: u64 = (1 << 16) - Budget::PIECE;
 
 /// A `vgpux_scan`.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(crate) struct Work {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one a search, and a build without a heap cannot box")]
 enum Stage {
+    /// From a root that is known.
+    Attach(GuestAttach),
     Kernel(GuestSearch<'static>),
     Scan(Discovery<'static, Source>),
     End,
@@ -69,7 +74,7 @@ impl Work {
 
     fn progress(&self) -> Progress {
         match &self.stage {
-            Stage::Kernel(_) => Progress { stats: ScanStats::default(), scan: None, ended: false },
+            Stage::Attach(_) | Stage::Kernel(_) => Progress { stats: ScanStats::default(), scan: None, ended: false },
             Stage::Scan(scan) => Progress { stats: scan.stats(), scan: Some(scan.progress()), ended: false },
             Stage::End => Progress { stats: ScanStats::default(), scan: None, ended: true },
         }
@@ -79,33 +84,37 @@ impl Work {
 impl Scan {
     /// A scan of a kernel that was found.
     pub(crate) fn new(win32: &Win32, scratch: Scratch) -> Self {
-        Self::over(win32.mem(), Some(win32.kernel), scratch)
+        let mut work = Work { stage: Stage::End, scratch };
+        work.scan(&win32.kernel);
+        Self::over(win32.mem(), Some(win32.kernel), work)
     }
 
     /// A search that begins with the kernel: at `kcr3`, or where that is 0 with nothing known.
+    ///
+    /// # Errors
+    /// `kcr3` is seen not to serve within the first [`FIRST`] words.
     pub(crate) fn begin(id: u64, m: MemHandle, mem: &Mem, kcr3: u64, scratch: Scratch) -> Result<Self, Failure> {
-        let kernel = match kcr3 {
-            0 => None,
-            kcr3 => {
-                let kernel =
-                    mem.caught(|| GuestKernel::attach(mem.ram(), Cr3::new(kcr3), None).map_err(Failure::read))?;
-                mem.learn(kernel);
-                Some(kernel)
+        let mut work = Work { stage: Stage::End, scratch };
+        if kcr3 == 0 {
+            let (roots, _) = work.scratch.split_for_owner(RootElection::CANDIDATES, RootCandidate::default(), 0_u8);
+            work.stage = Stage::Kernel(GuestSearch::new(None, roots));
+            return Ok(Self::over((m, id), None, work));
+        }
+        // Nearly all roots that cannot serve are refused here, as any other wrong argument is.
+        let mut attach = GuestAttach::new(Cr3::new(kcr3), None);
+        let step = mem.caught(|| attach.step(mem.ram(), &mut Budget::new(FIRST)).map_err(Failure::read))?;
+        let kernel = if let Step::Found(kernel) = step { Some(kernel) } else { None };
+        match &kernel {
+            Some(kernel) => {
+                mem.learn(*kernel);
+                work.scan(kernel);
             }
-        };
-        Ok(Self::over((m, id), kernel, scratch))
+            None => work.stage = Stage::Attach(attach),
+        }
+        Ok(Self::over((m, id), kernel, work))
     }
 
-    fn over((mem, mem_id): (MemHandle, u64), kernel: Option<GuestKernel>, scratch: Scratch) -> Self {
-        let mut work = Work { stage: Stage::End, scratch };
-        match &kernel {
-            Some(kernel) => work.scan(kernel),
-            None => {
-                let n = RootElection::CANDIDATES;
-                let (roots, _) = work.scratch.split_for_owner(n, RootCandidate::default(), 0_u8);
-                work.stage = Stage::Kernel(GuestSearch::new(None, roots));
-            }
-        }
+    fn over((mem, mem_id): (MemHandle, u64), kernel: Option<GuestKernel>, work: Work) -> Self {
         let progress = Latest::new(work.progress());
         Self { mem, mem_id, work: TryLock::new(work), progress, kernel: Once::new(kernel) }
     }
@@ -126,6 +135,18 @@ impl Scan {
     fn stepped(&self, mem: &Mem, work: &mut Work, budget: &mut Budget) -> Result<Step<Candidate<Paging>>, Failure> {
         loop {
             match &mut work.stage {
+                Stage::Attach(attach) => match attach.step(mem.ram(), budget) {
+                    Ok(Step::Found(kernel)) => {
+                        mem.learn(kernel);
+                        self.kernel.set(kernel);
+                        work.scan(&kernel);
+                    }
+                    Ok(Step::Pending | Step::Done) => return Ok(Step::Pending),
+                    Err(error) => {
+                        work.stage = Stage::End;
+                        return Err(Failure::read(error));
+                    }
+                },
                 Stage::Kernel(search) => match search.step(mem.ram(), budget).map_err(Failure::read)? {
                     Step::Found(kernel) => {
                         mem.learn(kernel);

@@ -15,6 +15,7 @@ pub(crate) mod reason {
     pub(crate) const BAD_DESCRIPTOR: u32 = 8;
     pub(crate) const TOO_SMALL: u32 = 9;
     pub(crate) const BUSY_HANDLE: u32 = 10;
+    pub(crate) const SAMPLED: u32 = 11;
     pub(crate) const OTHER: u32 = 99;
 }
 
@@ -45,6 +46,7 @@ impl SkipC {
             Skip::Busy { seq } => Self { reason: reason::BUSY, seq, ..none },
             Skip::Torn { seq } => Self { reason: reason::TORN, seq, ..none },
             Skip::Moved => Self { reason: reason::MOVED, ..none },
+            Skip::Sampled => Self { reason: reason::SAMPLED, ..none },
             Skip::NoFrame => Self { reason: reason::NO_FRAME, ..none },
             Skip::Unchanged { frame_id } => Self { reason: reason::UNCHANGED, frame_id, ..none },
             Skip::Older { frame_id, last } => Self { reason: reason::OLDER, frame_id, last, ..none },

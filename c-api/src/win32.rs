@@ -102,10 +102,12 @@ fn list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> Result<c_int, Failure
     v.read(|win32| {
         win32.read_mem(|mem| {
             mem.caught(|| {
+                let bound = mem.ram().bound();
+                let mut budget = Budget::new(bound);
                 let mut source = win32.kernel.processes();
                 let mut count = 0_usize;
                 loop {
-                    match source.next_process(mem.ram(), &mut Budget::unlimited()).map_err(Failure::read)? {
+                    match source.next_process(mem.ram(), &mut budget).map_err(Failure::read)? {
                         Step::Found(process) => {
                             out.put(
                                 count,
@@ -119,6 +121,7 @@ fn list(v: Win32Handle, out: Out<ProcessC>, cap: usize) -> Result<c_int, Failure
                             );
                             count = count.saturating_add(1);
                         }
+                        Step::Pending if budget.is_spent() => return Err(Failure::budget(bound)),
                         Step::Pending => {}
                         Step::Done => return Ok(c_int::try_from(count).unwrap_or(c_int::MAX)),
                     }

@@ -64,12 +64,11 @@ fn any_call_in_any_order_over_a_guest_that_lies() {
 }
 
 #[test]
-fn a_search_in_one_call_ends_at_its_bound() {
-    let dir = Dir::new("budget");
+fn a_guest_that_samples_a_page_is_waited_for() {
+    let dir = Dir::new("sampled");
     shared_library(&dir);
-    let program = program(&dir, "tests/c/budget.c");
-    let output = run(&mut command(&program, [""; 0]));
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.ends_with("bounded\n"), "{text}");
-    print!("{text}");
+    let program = program(&dir, "tests/c/sampled.c");
+    let guest = LiveGuest::new(&dir, LinuxOptions::default());
+    let output = run(&mut command(&program, guest.test_args()));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "sampled\n");
 }

@@ -1,7 +1,7 @@
 //! All pages that an address space maps in a range, in ascending order: resumable, and bounded against tables that lead
 //! back to themselves.
 
-use super::blocks::{Blocks, WHOLE};
+use super::ahead::Ahead;
 use super::error::{WalkError, WalkErrorKind};
 use super::leaf_cursor::{LeafCursor, Open};
 use super::level::Level;
@@ -63,10 +63,11 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// anything. Holes of a sparse RAM file are not touched.
     ///
     /// # Bound
-    /// One entry load a step of `budget`, which one answer of the resolver can overdraw. In all at most 512 loads for
-    /// each of the cursor's tables, and one answer: what the resolver reads is taken off the limit of tables, and so is
-    /// each page that an entry above the page tables leads to. A table that leads to itself or to a table above it is
-    /// passed over, and so is an entry equal to the one before it.
+    /// Each load is spent on `budget`, which one answer of the resolver can overdraw, or where the memory is read in
+    /// batches half a table. In all at most 512 loads for each of the cursor's tables (1024 in batches: entries are
+    /// read ahead, and those behind a page are read again), and one answer: what the resolver reads is taken off the
+    /// limit of tables, and so is each page that an entry above the page tables leads to. A table that leads to itself
+    /// or to a table above it is passed over, and so is an entry equal to the one before it.
     pub fn next_leaf(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> LeafStep {
         loop {
             cursor.leap(self.space().mode);
@@ -110,39 +111,32 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// same directory, give another. The cursor moves past them. For a caller that wants to know what is there at all.
     ///
     /// # Bound
-    /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again.
+    /// A load for each, and for one more that [`next_leaf`](Self::next_leaf) then loads again; twice as many where the
+    /// memory is read in batches.
     pub(crate) fn more_spans(&self, cursor: &mut LeafCursor, budget: &mut Budget) -> u64 {
         let Some(open) = cursor.open(Level::Pd).filter(|_| cursor.stop_at_tables) else { return 0 };
         let at = Level::Pd.entry_in(open.table, Gva::new(cursor.next));
         if self.mem().batch() > 1 {
-            return self.more_spans_at_once(cursor, open, at, budget);
+            return self.more_spans_ahead(cursor, open, at, budget);
         }
-        self.count_spans(cursor, open, budget, |n| self.mem().load_u64(at.wrapping_add(n.wrapping_mul(8))).ok())
+        self.count_spans(cursor, open, |n| {
+            budget.spend(1).then(|| self.mem().load_u64(at.wrapping_add(n.wrapping_mul(8))).ok()).flatten()
+        })
     }
 
-    /// The same by one load. Apart: it takes a table's worth of stack.
+    /// The same where every read is a system call. Apart: it takes half a table's worth of stack.
     #[inline(never)]
-    fn more_spans_at_once(&self, cursor: &mut LeafCursor, open: Open, at: Gpa, budget: &mut Budget) -> u64 {
-        if budget.is_spent() {
-            return 0;
-        }
-        let mut block = Blocks::<M, WHOLE>::new(self.mem(), at, &(0..cursor.entries_left(Level::Pd)));
-        let Ok(words) = block.read() else { return 0 };
-        self.count_spans(cursor, open, budget, |n| words.get(usize::try_from(n).ok()?).copied())
+    fn more_spans_ahead(&self, cursor: &mut LeafCursor, open: Open, at: Gpa, budget: &mut Budget) -> u64 {
+        let mut ahead = Ahead::new(at, cursor.entries_left(Level::Pd));
+        self.count_spans(cursor, open, |n| ahead.word(self.mem(), n, budget).ok().flatten())
     }
 
     #[inline(always)]
-    fn count_spans(
-        &self,
-        cursor: &mut LeafCursor,
-        open: Open,
-        budget: &mut Budget,
-        load: impl Fn(u64) -> Option<u64>,
-    ) -> u64 {
+    fn count_spans(&self, cursor: &mut LeafCursor, open: Open, mut load: impl FnMut(u64) -> Option<u64>) -> u64 {
         let most = cursor.entries_left(Level::Pd);
         let (above, need) = (Grants::below(open.rights), Need::of(cursor.need));
         let mut count = 0_u64;
-        while count < most && cursor.tables_left > 0 && budget.spend(1) {
+        while count < most && cursor.tables_left > 0 {
             let Some(raw) = load(count) else { break };
             let entry = Pte::new(raw);
             let plain = self.follows(Level::Pd, entry, above, need);
@@ -169,7 +163,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         let most = cursor.entries_left(level);
         let mut at = level.entry_in(table, Gva::new(cursor.next));
         if self.mem().batch() > 1 {
-            return self.next_entry_at_once(at, most, budget);
+            return self.next_entry_ahead(at, most, budget);
         }
         for skipped in 0..most {
             if !budget.spend(1) {
@@ -184,23 +178,16 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         (most, Entry::NoMore)
     }
 
-    /// The same by one load of all entries that are left. Apart: it takes a table's worth of stack.
+    /// The same where every read is a system call. Apart: it takes half a table's worth of stack.
     #[inline(never)]
-    fn next_entry_at_once(&self, at: Gpa, most: u64, budget: &mut Budget) -> (u64, Entry) {
-        if budget.is_spent() {
-            return (0, Entry::Pending);
-        }
-        let mut block = Blocks::<M, WHOLE>::new(self.mem(), at, &(0..most));
-        let words = match block.read() {
-            Ok(words) => words,
-            Err(error) => return (0, Entry::Unreadable(error)),
-        };
-        for (skipped, raw) in (0_u64..).zip(words.iter()) {
-            if !budget.spend(1) {
-                return (skipped, Entry::Pending);
-            }
-            if *raw != 0 {
-                return (skipped, Entry::There(Pte::new(*raw)));
+    fn next_entry_ahead(&self, at: Gpa, most: u64, budget: &mut Budget) -> (u64, Entry) {
+        let mut ahead = Ahead::new(at, most);
+        for skipped in 0..most {
+            match ahead.word(self.mem(), skipped, budget) {
+                Ok(Some(0)) => {}
+                Ok(Some(raw)) => return (skipped, Entry::There(Pte::new(raw))),
+                Ok(None) => return (skipped, Entry::Pending),
+                Err(error) => return (skipped, Entry::Unreadable(error)),
             }
         }
         (most, Entry::NoMore)

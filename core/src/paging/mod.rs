@@ -2,6 +2,7 @@
 //!
 //! Nothing here is remembered from one call to the next. What a caller keeps (a [`Trail`]) it has to re-validate.
 
+mod ahead;
 mod blocks;
 mod error;
 mod leaf_cursor;

@@ -48,8 +48,8 @@ impl Pages {
 
     /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of
     /// lines lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in
-    /// batches, only pages that pass are handed out, and each pair is spent on `budget` as one. Elsewhere each page is,
-    /// for the caller to look at.
+    /// batches, only pages that pass are handed out, and each pair, 16 words, is spent on `budget`: 64 pairs at once can
+    /// overdraw it. Elsewhere each page is, for the caller to look at.
     #[inline(always)]
     pub(super) fn advance_to<M: PhysRead>(
         &mut self,
@@ -111,7 +111,7 @@ impl Pages {
             count = count.wrapping_add(2);
             page = if count < at.len() { self.advance_below(mem, end)? } else { None };
         }
-        budget.spend(count as u64 / 2);
+        budget.spend((count as u64).wrapping_mul(PAIR as u64 / 2));
         let mut lines = [Line::default(); 2 * BATCH];
         let mut done = 0_usize;
         while let Some(wanted) = at.get(done..count).filter(|rest| !rest.is_empty()) {

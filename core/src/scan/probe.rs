@@ -19,7 +19,7 @@ use crate::structure::{JUDGED, Refusal, check_control, check_producer};
 const PAGE_LOADS: u64 = JUDGED.div_ceil(8) as u64;
 const CONTROL_LOADS: u64 = 3;
 /// Words of the line that refuses most pages.
-pub(super) const LINE_LOADS: usize = 5;
+const LINE_LOADS: usize = 5;
 
 /// What stands at an address that satisfies every structural rule. Whether a producer is behind it is another question:
 /// [`Region::confirm_alive`].

@@ -3,7 +3,7 @@
 use heapless::Vec;
 
 use super::marked::Marked;
-use super::probe::{LINE_LOADS, looks_like_producer, status_could_be_producers};
+use super::probe::{looks_like_producer, status_could_be_producers};
 use crate::abi;
 use crate::addr::{Gpa, PAGE_BYTES, PAGE_SHIFT};
 use crate::budget::Budget;
@@ -14,6 +14,9 @@ const GROUP: u32 = PAGE_SHIFT + 6;
 
 /// Pages whose lines are asked for by one load, where that pays.
 const BATCH: usize = 64;
+
+/// Words of a line.
+const LINE: usize = 8;
 
 /// Where a sweep stands.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +84,7 @@ impl Sweep {
     ) -> Result<Swept, PhysError> {
         let mut pages = Vec::<Gpa, BATCH>::new();
         let mut at = [Gpa::new(0); BATCH];
-        let mut lines = [[0_u64; 8]; BATCH];
+        let mut lines = [[0_u64; LINE]; BATCH];
         loop {
             if marked.is_full() {
                 return Ok(Swept::Full);
@@ -123,7 +126,7 @@ impl Sweep {
                         return Err(error);
                     }
                 };
-                budget.spend((LINE_LOADS as u64).wrapping_mul(loaded as u64));
+                budget.spend((LINE as u64).wrapping_mul(loaded as u64));
                 for (n, (page, line)) in rest.iter().zip(&lines).take(loaded).enumerate() {
                     if marked.is_full() {
                         self.put_back(marked, rest.get(n..).unwrap_or_default());

@@ -55,7 +55,7 @@ impl KernelAttach {
 }
 
 /// Loads with which a way begins: the shared page under two readings of the tables, and its clock.
-const BEGINNING: u64 = 64;
+pub(super) const BEGINNING: u64 = 64;
 
 /// The exported variable that holds the address of the System process's object.
 const INITIAL_SYSTEM_PROCESS: &str = "PsInitialSystemProcess";

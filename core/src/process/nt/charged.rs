@@ -9,7 +9,7 @@ use crate::phys::{CopyHint, Extent, PageKind, PhysError, PhysErrorKind, PhysRead
 /// Counts the loads that go through to a memory. Once the allowance is used up every load fails, so that a piece of
 /// work ends soon after, whatever the guest made of it.
 ///
-/// A word and a line of a copy count as one load each, so that the count is never below the accesses that are made.
+/// Each word counts, of a copy too, so that the count is never below what is read.
 #[derive(Debug)]
 pub(super) struct Charged<'m, M> {
     mem: &'m M,
@@ -47,13 +47,14 @@ impl<'m, M: PhysRead> Charged<'m, M> {
     }
 }
 
-const fn lines(bytes: usize) -> u64 {
-    (bytes as u64 / 64).wrapping_add(1)
+/// Words that a copy of `bytes` touches: one more where it begins within one.
+const fn words(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(8).wrapping_add(1)
 }
 
 impl<M: PhysRead> PhysRead for Charged<'_, M> {
     fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
-        self.charge(gpa, lines(dst.len()))?;
+        self.charge(gpa, words(dst.len()))?;
         self.mem.read(gpa, dst)
     }
 
@@ -77,7 +78,7 @@ impl<M: PhysRead> PhysRead for Charged<'_, M> {
 
     fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
         let at = runs.first().map_or(Gpa::new(0), |run| run.gpa);
-        self.charge(at, lines(dst.len()).wrapping_add(runs.len() as u64))?;
+        self.charge(at, words(dst.len()).wrapping_add(runs.len() as u64))?;
         self.mem.read_runs(runs, dst, hint)
     }
 

@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use super::attach::Attempt;
+use super::attach::{Attempt, BEGINNING};
 use super::error::NtError;
 use super::kernel::{KernelPulse, NtKernel, RootOrigin};
 use super::self_map::is_self_mapped;
@@ -19,15 +19,13 @@ use crate::process::{ProcessSource, Step};
 const ATTEMPTS: u32 = 16;
 /// Kernels that are put aside: those of so many boots.
 const ASIDE: usize = 4;
-/// Loads after which the clock of a kernel that was put aside is looked at again, and what that costs.
+/// Loads after which the clock of a kernel that was put aside is looked at again, and what that costs for each.
 const LOOK_AGAIN: u64 = 1 << 14;
-const PULSES: u64 = 6 * ASIDE as u64;
+const PULSE: u64 = 6;
 /// Loads to see that a root has a self-reference and the page shared with user mode.
 const FOLLOW: u64 = 320;
 /// Loads to compare a table's kernel half with those of the kernels that were put aside.
 const HALVES: u64 = 768 * ASIDE as u64;
-/// Loads for the start blocks of low memory.
-const BLOCKS: u64 = 1 << 10;
 
 /// Whether a kernel's clock went on since it was found, or there is none to tell by.
 fn moves<M: PhysRead>(mem: &M, kernel: &NtKernel) -> bool {
@@ -52,7 +50,7 @@ enum Stage {
 ///
 /// # Bound
 /// 256 pages of low memory; one pass over the pages of RAM that hold data, which looks for both kinds of roots as
-/// [`RootElection`] does, with 515 loads more for a page that could be one; and for at most 16 roots of each kind that
+/// [`RootElection`] does, with 774 loads more for a page that could be one; and for at most 16 roots of each kind that
 /// have the page shared with user mode what [`NtKernel::attach`] reads. A step overdraws its budget by
 /// [`Budget::PIECE`] loads at most, in whatever garbage.
 ///
@@ -170,6 +168,7 @@ impl<'s> KernelSearch<'s> {
                     }
                 }
             }
+            budget.spend(PULSE.wrapping_mul(self.aside.len() as u64));
             let at_the_end = matches!(self.stage, Stage::Roots | Stage::End);
             let moving = self.aside.iter().find(|kernel| moves(mem, kernel)).copied();
             if let Some(kernel) = moving.or(self.aside.first().copied().filter(|_| at_the_end)) {
@@ -182,9 +181,9 @@ impl<'s> KernelSearch<'s> {
             }
             match self.stage {
                 Stage::End => return Ok(Step::Done),
-                Stage::StartBlocks => match self.blocks.next(mem) {
+                Stage::StartBlocks => match self.blocks.next(mem, budget) {
                     Some(block) => {
-                        budget.spend(BLOCKS);
+                        budget.spend(BEGINNING);
                         let mode = self.mode.or(block.mode);
                         self.attempt =
                             Some(Attempt::new(mem, block.root, mode, Some(block.code), RootOrigin::StartBlock));
@@ -226,7 +225,7 @@ impl<'s> KernelSearch<'s> {
         let mut piece = Budget::new(budget.left().min(LOOK_AGAIN));
         let step = self.next_self_map(mem, &mut piece)?;
         // All of it, what was overdrawn too.
-        budget.spend(piece.spent().wrapping_add(PULSES));
+        budget.spend(piece.spent());
         let Step::Found(table) = step else { return Ok(step) };
         budget.spend(HALVES);
         // Of the same kernel there are as many roots as there are processes.

@@ -6,6 +6,8 @@ use crate::budget::Budget;
 use crate::paging::{ENTRIES, KERNEL_HALF, Level, Pte, all_entries};
 use crate::phys::PhysRead;
 
+/// Loads that see a table whole, and its kernel half once more.
+const WHOLE_AND_HALF: u64 = 768;
 /// What entries are read with: any processor.
 const PHYS_BITS: u32 = 52;
 /// Entries of the kernel half below which a table is taken for a dummy: even a small guest has more.
@@ -38,13 +40,13 @@ const SHARED: u64 = 0x1ef;
 /// page that is shared with user mode. A top table of five levels has entry 511, and these one table down.
 ///
 /// # Bound
-/// Three loads, and for a page that has the shared page 512 more, twice.
+/// Six loads, and for a page that has the shared page 768 more.
 pub(super) fn is_self_mapped<M: PhysRead>(mem: &M, page: Gpa, image: Pte, budget: &mut Budget) -> bool {
-    budget.spend(3);
+    budget.spend(6);
     if !maps_shared_page(mem, page) && !names_shared_page(mem, page, image) {
         return false;
     }
-    budget.spend(ENTRIES);
+    budget.spend(WHOLE_AND_HALF);
     is_table(mem, page)
 }
 

@@ -5,6 +5,7 @@
 //! from the readers that rely on it.
 
 use crate::addr::{Cr3, Gpa, Gva, PAGE_BYTES};
+use crate::budget::Budget;
 use crate::paging::PagingMode;
 use crate::phys::PhysRead;
 
@@ -36,7 +37,7 @@ pub(super) struct StartBlock {
 /// The start blocks of a guest, ascending. A page that cannot be read has none.
 ///
 /// # Bound
-/// At most four loads for each of the first 256 pages but the first.
+/// At most four loads for each of the first 256 pages but the first, all at once where there is none.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StartBlocks {
     next: u64,
@@ -47,11 +48,11 @@ impl StartBlocks {
         Self { next: PAGE_BYTES }
     }
 
-    pub(super) fn next<M: PhysRead>(&mut self, mem: &M) -> Option<StartBlock> {
+    pub(super) fn next<M: PhysRead>(&mut self, mem: &M, budget: &mut Budget) -> Option<StartBlock> {
         while self.next < END {
             let page = Gpa::new(self.next);
             self.next = self.next.wrapping_add(PAGE_BYTES);
-            if let Some(block) = read(mem, page) {
+            if let Some(block) = read(mem, page, budget) {
                 return Some(block);
             }
         }
@@ -59,11 +60,14 @@ impl StartBlocks {
     }
 }
 
-fn read<M: PhysRead>(mem: &M, page: Gpa) -> Option<StartBlock> {
+fn read<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> Option<StartBlock> {
     if !mem.holds_data(page) {
         return None;
     }
-    let at = |offset| mem.load_u64(page.wrapping_add(offset)).ok();
+    let mut at = |offset| {
+        budget.spend(1);
+        mem.load_u64(page.wrapping_add(offset)).ok()
+    };
     let (mask, jump) = JUMP;
     if at(0)? & mask != jump {
         return None;
