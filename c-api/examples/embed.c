@@ -91,7 +91,6 @@ static int fail(const char* what, int status)
     return status;
 }
 
-/* The handshake: a region that is found, and whose heartbeat advances. Candidates that stand still are given up one by one. */
 /* Says which process has that root, where the guest's kernel lists its processes. */
 static void name_process(vmie_win32* v, uint64_t cr3)
 {
@@ -106,6 +105,7 @@ static void name_process(vmie_win32* v, uint64_t cr3)
     }
 }
 
+/* The handshake: a region that is found, and whose heartbeat advances. Candidates that stand still are given up one by one. */
 static vgpup_region* find_live(vmie_win32* v)
 {
     vmie_mem* m = vmie_win32_mem(v);

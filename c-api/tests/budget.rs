@@ -32,7 +32,7 @@ fn endless() -> WindowsGuest {
         }
     }
     let slot = Level::Pml4.index(windows.truth.nt_base) * 8;
-    let mut lead = |root: Gpa, entry: u64| guest.ram.write_u64(root.wrapping_add(slot), entry);
+    let lead = |root: Gpa, entry: u64| guest.ram.write_u64(root.wrapping_add(slot), entry);
     for process in &windows.truth.processes {
         lead(process.space.root, table.get() | flags::KERNEL_TABLE);
     }

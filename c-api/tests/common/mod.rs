@@ -133,7 +133,10 @@ pub(crate) struct LiveGuest {
 
 impl LiveGuest {
     pub(crate) fn new(dir: &Dir, options: LinuxOptions) -> Self {
-        let linux = standard_linux(options);
+        Self::of(dir, standard_linux(options))
+    }
+
+    pub(crate) fn of(dir: &Dir, linux: StandardLinux) -> Self {
         let path = dir.join("ram");
         let segments = linux.guest.ram.to_file(&path).unwrap();
         let heart = Heart::start(&path, &segments, &linux.region, &linux.guest.ram);
