@@ -48,8 +48,8 @@ impl Pages {
 
     /// The next whole page, after a first look where looking is expensive: `offset` in a page is where the pair of
     /// lines lies that tells most, a multiple of 128, and `passes` is asked about it. Where the memory is read in
-    /// batches, only pages that pass are handed out, and each pair, 16 words, is spent on `budget`: 64 pairs at once can
-    /// overdraw it. Elsewhere each page is, for the caller to look at.
+    /// batches, only pages that pass are handed out, and each pair, 16 words, is spent on `budget`: 64 pairs at once
+    /// can overdraw it. Elsewhere each page is, for the caller to look at.
     #[inline(always)]
     pub(super) fn advance_to<M: PhysRead>(
         &mut self,
