@@ -24,12 +24,7 @@ impl Ahead {
     }
 
     /// Entry `n`, asked for in order; `None` where the budget is spent before it is read.
-    pub(super) fn word<M: PhysRead>(
-        &mut self,
-        mem: &M,
-        n: u64,
-        budget: &mut Budget,
-    ) -> Result<Option<u64>, PhysError> {
+    pub(super) fn word<M: PhysRead>(&mut self, mem: &M, n: u64, budget: &mut Budget) -> Result<Option<u64>, PhysError> {
         if n >= self.first.wrapping_add(self.len) {
             if budget.is_spent() {
                 return Ok(None);
