@@ -108,7 +108,7 @@ impl PhysRead for Ram {
     }
 
     fn copied(&self, dst: &[u8], hint: CopyHint) {
-        either!(self, ram => ram.copied(dst, hint))
+        either!(self, ram => ram.copied(dst, hint));
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

@@ -1,7 +1,8 @@
 //! The boundary's own tests.
 
+use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 use super::*;
@@ -142,6 +143,44 @@ fn threads_open_use_and_close_at_once() {
     });
     assert_eq!(count(shared), Err(code::HANDLE));
     assert_eq!(there.load(Ordering::Relaxed), 0);
+}
+
+/// Two threads that add to a value which `add` takes for them, or not; how often it did.
+fn added(add: impl Fn() -> bool + Sync) -> u64 {
+    let rounds = || (0..10_000).filter(|_| add()).count() as u64;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(rounds);
+        rounds() + other.join().unwrap()
+    })
+}
+
+#[test]
+fn a_lock_hands_its_value_on_from_thread_to_thread() {
+    let lock = cells::TryLock::new(0_u64);
+    let taken = added(|| lock.take().map(|mut value| *value += 1).is_some());
+    assert_eq!(*lock.take().unwrap(), taken);
+}
+
+/// What ThreadSanitizer has to find: as long as it does not, its silence about the lock above proves nothing.
+#[test]
+#[ignore = "a data race: `.ci/c-api full` runs it under ThreadSanitizer, which has to report it"]
+fn the_same_lock_without_its_orderings_is_a_race() {
+    struct Broken(AtomicBool, UnsafeCell<u64>);
+    // SAFETY: it is not sound, which is what this test is about; nothing else uses it.
+    unsafe impl Sync for Broken {}
+    impl Broken {
+        fn add(&self) -> bool {
+            let taken = !self.0.swap(true, Ordering::Relaxed);
+            if taken {
+                // SAFETY: one thread at a time comes here, but nothing orders what they do.
+                unsafe { *self.1.get() += 1 };
+                self.0.store(false, Ordering::Relaxed);
+            }
+            taken
+        }
+    }
+    let broken = Broken(AtomicBool::new(false), UnsafeCell::new(0));
+    assert!(added(|| broken.add()) > 0);
 }
 
 #[test]
