@@ -14,6 +14,7 @@ pub mod flat_view;
 pub mod json_stream;
 pub mod layout;
 mod list;
+mod low_part;
 pub mod maps;
 mod monitor;
 mod obstacle;

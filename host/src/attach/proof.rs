@@ -6,10 +6,16 @@ use vgpu_perception::process::guest::{GuestKernel, GuestSearch};
 use vgpu_perception::process::roots::{RootCandidate, RootElection};
 use vgpu_perception::{Budget, Gpa, PagingMode, PhysRead, Step};
 
+use super::low_part::LowPart;
+
 /// How many tables below a root are looked at.
 const TABLES: usize = 4096;
 /// Tables that make a layout certain where none reads otherwise: a kernel has more, and a stray page leads to fewer.
 const ENOUGH: i64 = 8;
+
+/// Where the RAM ends that is searched first. Processors wake up below it, in real mode: kernels keep a root there for
+/// them, Linux in its trampoline and Windows in its start block.
+const LOW: Gpa = Gpa::new(1 << 20);
 
 /// What a guest's RAM says under a layout.
 #[derive(Clone, Debug)]
@@ -65,18 +71,24 @@ pub(super) fn sense<M: PhysRead>(ram: &M) -> Option<Sense> {
 /// Which of `rams` makes most sense, and its score: the best of all, or of those up to the first that is both certain
 /// and better than all before it. Each comes with the guest physical addresses whose blocks could be one another's.
 ///
+/// A kernel is looked for below 1 MiB of each first: that is enough where what it leads to is certain.
+///
 /// # Bound
-/// That of [`sense`] for each.
+/// Twice that of [`sense`] for each, the first time over 1 MiB.
 pub(super) fn best<'a, M: PhysRead + 'a>(
     rams: impl IntoIterator<Item = (&'a M, Vec<Range<u64>>)>,
 ) -> Option<(usize, Option<i64>)> {
     let mut best: Option<(usize, Option<i64>)> = None;
     for (index, (ram, blocks)) in rams.into_iter().enumerate() {
-        let sense = sense(ram);
+        let known = best.map(|(_, score)| score);
+        let is_better = |score: Option<i64>| known.is_none_or(|known| score > known);
+        let ends = |sense: &Sense| sense.is_certain(&blocks) && is_better(Some(sense.score));
+        let quick = sense(&LowPart { ram, end: LOW }).filter(ends);
+        let sense = quick.or_else(|| sense(ram));
         let score = sense.as_ref().map(|sense| sense.score);
-        if best.is_none_or(|(_, known)| score > known) {
+        if is_better(score) {
             best = Some((index, score));
-            if sense.is_some_and(|sense| sense.is_certain(&blocks)) {
+            if sense.is_some_and(|sense| ends(&sense)) {
                 break;
             }
         }
@@ -250,6 +262,22 @@ mod tests {
         assert_eq!(looked.get(), 1);
         let nothing = Ram::flat(BLOCK);
         assert_eq!(best([&nothing, &nothing].map(|ram| (ram, blocks(1)))), Some((0, None)));
+    }
+
+    /// Where no root below 1 MiB leads to enough tables, all of RAM is searched.
+    #[test]
+    fn a_kernel_is_found_wherever_its_roots_lie() {
+        let high = three_blocks();
+        let root = sense(&high).unwrap().kernel.space().root.get() & ADDRESS;
+        let low = three_blocks();
+        low.write_u8s(Gpa::new(0x9_a000), &low.bytes(Gpa::new(root), 4096));
+        let is_enough = |ram| sense(&LowPart { ram, end: LOW }).is_some_and(|sense| sense.is_certain(&blocks(3)));
+        assert!(is_enough(&low) && !is_enough(&high));
+        for ram in [high, low] {
+            let wrong = in_the_wrong_order(&ram);
+            let order = [&wrong, &ram].map(|ram| (ram, blocks(3)));
+            assert_eq!(best(order), Some((1, Some(sense(&ram).unwrap().score))));
+        }
     }
 
     #[test]
