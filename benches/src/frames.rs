@@ -279,7 +279,7 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
                 ours(nth);
             }
         }
-        let mut both = interleave_timed(rounds, 2, variants, &mut prepare);
+        let mut both = interleave_timed(rounds, IN_A_ROW, IN_A_ROW, variants, &mut prepare);
         if choices {
             print!("{}", ram.calibration());
         }
@@ -292,12 +292,15 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
     })
 }
 
+/// Frames that each variant takes in a row before its times count, and as many whose times do: whoever copies frames
+/// copies one after the other, and how the caches treat a buffer depends on how often it came back.
+const IN_A_ROW: usize = 4;
 /// Frames that are taken before anything is timed.
 const SETTLING: usize = 100;
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&str) -> bool) {
-    let rounds = if quick { 4 } else { 24 };
+    let rounds = if quick { 2 } else { 8 };
     let any_state = State::ALL.into_iter().any(|state| has(state.word()));
     let any_size = has("1080p") || has("4K");
     for (large, title) in [(false, "1080p"), (true, "4K")] {

@@ -56,16 +56,18 @@ pub(crate) fn interleave(rounds: usize, calls: usize, variants: Vec<Variant<'_>>
         });
         (name, both)
     });
-    let [medians, _] = interleave_timed(rounds, calls, variants.collect(), &mut |_| {});
+    let [medians, _] = interleave_timed(rounds, 1, calls, variants.collect(), &mut |_| {});
     medians
 }
 
 /// A variant that takes its own times: what it does, and that with what its consumer does, in nanoseconds.
 pub(crate) type Timed<'v> = Box<dyn FnMut(usize) -> [f64; 2] + 'v>;
 
-/// As [`interleave`], with two times a call, and `prepare` before every call, untimed.
+/// As [`interleave`], with two times a call, `untimed` calls before those that are timed, and `prepare` before every
+/// call.
 pub(crate) fn interleave_timed(
     rounds: usize,
+    untimed: usize,
     calls: usize,
     mut variants: Vec<(&'static str, Timed<'_>)>,
     prepare: &mut dyn FnMut(usize),
@@ -81,11 +83,11 @@ pub(crate) fn interleave_timed(
             order.swap(last, below(&mut seed, last as u64 + 1) as usize);
         }
         for &index in &order {
-            for call in 0..=calls {
+            for call in 0..untimed + calls {
                 prepare(nth);
                 let took = (variants[index].1)(nth);
                 nth += 1;
-                if call > 0 {
+                if call >= untimed {
                     for (samples, took) in samples.iter_mut().zip(took) {
                         samples[index].push(took);
                     }

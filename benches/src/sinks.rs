@@ -139,7 +139,7 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
         prepare(nth);
         copy(nth, &mut settling);
     }
-    let [medians, _] = interleave_timed(rounds, 2, variants, &mut prepare);
+    let [medians, _] = interleave_timed(rounds, 1, 2, variants, &mut prepare);
     medians
 }
 

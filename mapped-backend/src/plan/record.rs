@@ -192,6 +192,11 @@ impl Record {
                     };
                 }
                 self.give(reserved.saturating_mul(self.parts()), 0);
+            } else if self.settled.load(Relaxed) == 0 && self.primed.methods() == 0 && self.has_samples_of_all(wanted) {
+                // Nothing is left to learn more from at once; what is known has to do.
+                if let Some(fastest) = self.estimate(best) {
+                    self.settle(wanted, fastest);
+                }
             }
         }
         // Up to where the next trial goes on.
@@ -363,6 +368,14 @@ impl Record {
         let next = worth.find(|method| self.expected(wanted, *method, fastest) * 3 <= Self::cap(wanted))?;
         self.turn.store(next as u64, Relaxed);
         Some(next)
+    }
+
+    /// Whether each usable method was measured.
+    fn has_samples_of_all(&self, wanted: Wanted) -> bool {
+        let vague = self.vague.load(Relaxed);
+        (0..METHODS)
+            .filter(|method| wanted.may_use(*method))
+            .all(|method| vague >> method & 1 == 0 && self.estimate(method).is_some())
     }
 
     /// All is known for now. Where the best method has become much faster or slower than it was, the frames lie

@@ -18,13 +18,15 @@ struct Machine {
     noise: u64,
     /// Percent that a copy takes more where another method copied last.
     switch: u64,
+    /// Percent that stores into the caches take less where only a part of a frame is copied by them.
+    part: u64,
     /// The method that copied last to each part of 64 KiB of the buffer.
     last: BTreeMap<u64, usize>,
 }
 
 impl Machine {
     fn new(copy: Vec<u64>, read: Vec<u64>, noise: u64) -> Self {
-        Self { copy, read, noise, switch: 0, last: BTreeMap::new() }
+        Self { copy, read, noise, switch: 0, part: 0, last: BTreeMap::new() }
     }
 
     /// What a copy of `bytes` to `at` takes for a byte, and what it leaves behind.
@@ -92,7 +94,10 @@ fn copy_frame_to(
             let method = usize::from(step.method);
             assert!(method < machine.copy.len(), "a method that exists");
             let nanoseconds = |rate: u64| rate * bytes / 16_000;
-            let rate = machine.copies(method, at, bytes);
+            let mut rate = machine.copies(method, at, bytes);
+            if (step.is_trial || step.is_primer) && STREAMS >> method & 1 == 0 {
+                rate -= rate * machine.part / 100;
+            }
             let noise = machine.noise;
             let off = |rate: u64, rng: &mut Rng| rate * (100 - noise + rng.below(2 * noise + 1)) / 100;
             let copied = nanoseconds(off(rate, rng));
@@ -220,5 +225,22 @@ fn a_method_that_is_slow_only_after_another_one_is_found_where_the_buffer_comes_
             }
         }
         assert_eq!(record.chosen().0, best, "comes back: {comes_back}, {:?}", record.rates());
+    }
+}
+
+#[test]
+fn a_kind_that_is_faster_only_in_whole_frames_is_found() {
+    for (frame, call) in SHAPES {
+        for reads in [false, true] {
+            let mut machine = Machine::new(vec![1300, 1000, 1250, 1050, 1350, 1900], vec![300; 6], 2);
+            machine.part = 30;
+            let mut rng = Rng::new(4);
+            let record = Record::new(0);
+            for _ in 0..100 {
+                copy_frame(&record, &mut machine, &mut rng, frame, call, reads);
+            }
+            let chosen = record.chosen().0;
+            assert_eq!(chosen & 1, 1, "frames of {frame} in {call}, read {reads}: {chosen} {:?}", record.rates());
+        }
     }
 }
