@@ -12,6 +12,8 @@ use super::record::Rate;
 const FRAMES: u64 = 8;
 /// Frames in a row that were not copied whole by this contest before it is given up: other threads copy too.
 pub(crate) const PATIENCE: u64 = 8;
+/// Bytes of a frame that nobody measures: a last piece that is too short for a method.
+const CRUMBS: u64 = 64 << 10;
 const RUNNING: u64 = 1 << 63;
 
 /// How a contest ended.
@@ -95,7 +97,7 @@ impl Contest {
         if state & RUNNING == 0 {
             return None;
         }
-        if bytes != frame {
+        if bytes > frame || bytes.saturating_add(CRUMBS) < frame {
             // Another thread's frame is in it, or a frame that began before the contest.
             let next = if lost(state) + 1 >= PATIENCE { 0 } else { state + (1 << 12) };
             let _ = self.state.compare_exchange(state, next, Relaxed, Relaxed);

@@ -33,6 +33,8 @@ const STEADY: u64 = 250;
 const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
 /// Of what is copied, the part that contests may take: one byte in so many.
 const CONTEST: u64 = 800;
+/// Frames between two contests, at least.
+const REST: u64 = 250;
 /// How much slower the best method of the other kind may look, in parts of the frame, and still be compared in whole
 /// frames: in hundredths.
 const CLOSE: u64 = 130;
@@ -222,13 +224,19 @@ impl Record {
     /// A frame of so many bytes is complete. Where it was copied whole for a contest, `reading` nanoseconds is what
     /// `read` bytes of it took to be read.
     pub(crate) fn frame_done(&self, wanted: Wanted, bytes: u64, read: u64, reading: u64) {
+        let was_running = self.contest.is_running();
         if let Some(outcome) = self.contest.frame_done(bytes, rate_or_zero(reading, read)) {
             let [faster, slower] = outcome.rates.map(u64::from);
             // What the next one is going to cost: four frames by whoever loses it.
             let cost = 4 * bytes * (slower - faster) / faster;
-            self.rest.store(cost.saturating_mul(CONTEST).max(250 * bytes), Relaxed);
+            self.rest.store(cost.saturating_mul(CONTEST).max(REST * bytes), Relaxed);
             self.kind.store(wanted.kind(usize::from(outcome.winner)), Relaxed);
             self.best.store(u64::from(outcome.winner), Relaxed);
+            return;
+        }
+        if was_running && !self.contest.is_running() {
+            // Given up: the next one would fare no better.
+            self.rest.store(REST * bytes, Relaxed);
             return;
         }
         let rest = self.rest.load(Relaxed);

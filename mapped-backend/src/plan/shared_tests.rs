@@ -32,6 +32,17 @@ mod contest {
     }
 
     #[test]
+    fn a_last_piece_that_no_method_copied_does_not_matter() {
+        let contest = Contest::new();
+        contest.begin([2, 11]);
+        let outcome = core::iter::repeat_with(|| {
+            contest.add((1 << 20) - 2048, 100_000);
+            contest.frame_done(1 << 20, 0)
+        });
+        assert!(outcome.take(8).flatten().next().is_some(), "it ends with an outcome");
+    }
+
+    #[test]
     fn frames_that_others_copied_too_do_not_count_and_end_it_in_time() {
         let contest = Contest::new();
         contest.begin([2, 11]);

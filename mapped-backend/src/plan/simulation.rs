@@ -244,3 +244,23 @@ fn a_kind_that_is_faster_only_in_whole_frames_is_found() {
         }
     }
 }
+
+#[test]
+fn frames_of_two_threads_end_contests_and_cost_little() {
+    let mut machine = Machine::new(vec![1000, 1200, 1250, 1300], vec![300; 4], 0);
+    let mut rng = Rng::new(4);
+    let record = Record::new(0);
+    let (frame, call) = SHAPES[0];
+    let wanted = Wanted { usable: 0xf, streams: STREAMS, left: 0, frame, reads: false, at: 0 };
+    for _ in 0..20 {
+        copy_frame(&record, &mut machine, &mut rng, frame, call, false);
+    }
+    let mut running = 0;
+    for _ in 0..1000 {
+        // Another thread's frame is said to be complete in the middle of each.
+        record.frame_done(wanted, frame, 0, 0);
+        copy_frame(&record, &mut machine, &mut rng, frame, call, false);
+        running += usize::from(record.is_in_contest());
+    }
+    assert!(running <= 1000 / 20, "{running} of 1000 frames were copied for contests");
+}
