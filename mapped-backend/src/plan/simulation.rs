@@ -246,7 +246,7 @@ fn a_kind_that_is_faster_only_in_whole_frames_is_found() {
 }
 
 #[test]
-fn frames_of_two_threads_end_contests_and_cost_little() {
+fn contests_that_others_disturb_end_and_are_rare() {
     let mut machine = Machine::new(vec![1000, 1200, 1250, 1300], vec![300; 4], 0);
     let mut rng = Rng::new(4);
     let record = Record::new(0);
@@ -255,12 +255,14 @@ fn frames_of_two_threads_end_contests_and_cost_little() {
     for _ in 0..20 {
         copy_frame(&record, &mut machine, &mut rng, frame, call, false);
     }
-    let mut running = 0;
+    let mut begun = 0;
     for _ in 0..1000 {
-        // Another thread's frame is said to be complete in the middle of each.
-        record.frame_done(wanted, frame, 0, 0);
         copy_frame(&record, &mut machine, &mut rng, frame, call, false);
-        running += usize::from(record.is_in_contest());
+        begun += usize::from(record.is_in_contest());
+        // Frames of another thread are said to be complete, and are none that the contest copied.
+        while record.is_in_contest() {
+            record.frame_done(wanted, frame, 0, 0);
+        }
     }
-    assert!(running <= 1000 / 20, "{running} of 1000 frames were copied for contests");
+    assert!((1..=5).contains(&begun), "{begun} contests in 1000 frames");
 }
