@@ -160,7 +160,8 @@ fn lies(u: &mut Unstructured<'_>, windows: &WindowsGuest, undo: &mut Vec<(Ram, G
 
 /// A number below 2^16 that any change of the input changes.
 fn drawn(data: &[u8]) -> u64 {
-    data.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)) >> 48
+    data.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+        >> 48
 }
 
 fn run(u: &mut Unstructured<'_>, guest: &Guest, lies: usize, part: u64) -> Result<()> {
