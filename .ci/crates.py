@@ -15,6 +15,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A README or a license is small; a corpus or a picture in a package is a mistake.
@@ -79,7 +80,35 @@ def readme(package):
         text.append(line.rstrip())
     more = f"Documentation: <https://docs.rs/{package['name']}>. " if library(package) else ""
     end = ["", f"{more}Rust {package['rust_version']} or newer.", "", "License: MIT OR Apache-2.0.", ""]
-    return "\n".join([f"# {package['name']}", "", *text, *end])
+    return "\n".join([f"# {package['name']}", "", *wrapped(text), *end])
+
+
+def wrapped(lines):
+    """The lines of a document with its paragraphs and list items at most 100 columns wide."""
+    out, paragraph, lead, code = [], [], "", False
+
+    def close():
+        if paragraph:
+            text = " ".join(paragraph)
+            out.extend(textwrap.wrap(text, 100, subsequent_indent=lead, break_long_words=False, break_on_hyphens=False))
+            paragraph.clear()
+
+    for line in lines:
+        fence = line.lstrip().startswith("```")
+        item = re.match(r"\s*([-*+]|\d+[.)]) ", line)
+        if code or fence or not line.strip() or line.lstrip().startswith(("|", "#", ">")):
+            close()
+            out.append(line)
+            code = code != fence
+            continue
+        if item or not paragraph:
+            close()
+            lead = " " * item.end() if item else ""
+            paragraph.append(line)
+        else:
+            paragraph.append(line.strip())
+    close()
+    return out
 
 
 def faults_of(package):

@@ -44,9 +44,7 @@ def long_lines(name, text):
     """The lines that are too long."""
     kind = pathlib.Path(name).suffix
     limit = LIMITS.get(kind)
-    # The packages' READMEs are written by .ci/crates.py, out of documentation that is wrapped as Rust is.
-    generated = name.endswith("/README.md") and (pathlib.Path(name).parent / "Cargo.toml").exists()
-    if limit is None or generated or (kind == "" and not text.startswith("#!")):
+    if limit is None or (kind == "" and not text.startswith("#!")):
         return
     code = False
     for number, line in enumerate(text.splitlines(), 1):

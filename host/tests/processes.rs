@@ -1,5 +1,5 @@
 //! Guests by their processes, which this test plays: names that two have, and whatever stands between a user and a
-//! process. Each obstacle is a real one, and is told from the others.
+//! process. Each obstacle is a real one, and is distinguished from the others.
 
 use std::fs::{self, File, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -222,7 +222,8 @@ fn each_obstacle_is_named() {
     check(&secret, nobody, &[], false, &["(not dumpable); run as root", "setcap cap_sys_ptrace=ep"]);
     let weak = ["setpriv", "--bounding-set", "-sys_ptrace"];
     check(&theirs, None, &weak, false, &["this is root without the capability CAP_SYS_PTRACE", "SYS_PTRACE"]);
-    // A monitor that this user may not connect to is told from one that nobody serves, or that another client holds.
+    // A monitor that this user may not connect to is distinguished from one that nobody serves, or that another client
+    // holds.
     let socket = programs.0.join("monitor");
     let _listener = UnixListener::bind(&socket).unwrap();
     fs::set_permissions(&socket, Permissions::from_mode(0o600)).unwrap();
@@ -284,7 +285,8 @@ fn a_file_of_the_same_path_in_another_mount_namespace() {
     here.set_len(RAM).unwrap();
     here.write_all_at(&[1], 0).unwrap();
     // A file system of its own over the folder; the file in it begins with another byte.
-    let script = "mount -t tmpfs none \"$PWD/ram-files\" && cd ram-files && printf '\\002' >ram && truncate -s 128M ram \
+    let script = "mount -t tmpfs none \"$PWD/ram-files\" && cd ram-files && printf '\\002' >ram && truncate -s 128M \
+         ram \
                   && exec \"$0\" \"$@\"";
     let command = programs.command("open", &["unshare", "--mount", "sh", "-c", script], None);
     let guest = Vmm::start(command, &own_name("mounts"), &in_file(&path.display().to_string()));
