@@ -106,7 +106,8 @@ pub(crate) fn run(goals: &mut Goals, quick: bool) {
         );
     }
     println!(
-        "\nbytes a guest: Region {}, GuestRam {} and {} for what its copies were measured to take; bytes a thread: FrameScratch {}",
+        "\nbytes a guest: Region {}, GuestRam {} and {} for what its copies were measured to take; bytes a thread: \
+         FrameScratch {}",
         size_of::<Region>(),
         size_of::<GuestRam>(),
         GuestRam::MEASURED_BYTES,

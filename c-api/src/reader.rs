@@ -152,8 +152,8 @@ impl Reader {
         }
         let (gpa, last) = (self.failures.gpa.load(Ordering::Relaxed), self.failures.code.load(Ordering::Relaxed));
         let text = format_args!(
-            "nothing was found, but the memory callback failed {count} times meanwhile, the last time at guest physical \
-             {gpa:#x} with code {last}: mend that and search again"
+            "nothing was found, but the memory callback failed {count} times meanwhile, the last time at guest \
+             physical {gpa:#x} with code {last}: mend that and search again"
         );
         Failure::new(code::READ, text)
     }

@@ -50,8 +50,8 @@ pub(crate) fn wait_ms(text: &str) -> Result<u64, String> {
     let range = format!("give {HEARTBEAT_PERIOD_MS} to {LONGEST_WAIT_MS}");
     match text.parse() {
         Ok(ms) if ms < HEARTBEAT_PERIOD_MS => Err(format!(
-            "{ms} ms is less than the heartbeat period: a producer beats every {HEARTBEAT_PERIOD_MS} ms, so after {ms} ms \
-             nothing is known of one that has not; {range}"
+            "{ms} ms is less than the heartbeat period: a producer beats every {HEARTBEAT_PERIOD_MS} ms, so after \
+             {ms} ms nothing is known of one that has not; {range}"
         )),
         Ok(ms) if ms > LONGEST_WAIT_MS => {
             Err(format!("{ms} ms is too long; {range}, or --wait-for SECONDS to wait for a guest that is not up yet"))

@@ -189,16 +189,16 @@ pub(crate) fn advice(look: &Look) -> String {
     }
     match look.change {
         Some(Change::Frozen { pages }) => format!(
-            "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not shared \
-             with the file (share=off)"
+            "{what}; none of {pages} pages of this RAM changed meanwhile: the guest is paused, or its RAM is not \
+             shared with the file (share=off)"
         ),
         _ => {
             let mut text = format!("{what}; is the producer running in the guest?");
             let skipped = look.survey.stats().skipped;
             if look.survey.candidates().is_empty() && skipped > 0 {
                 text.push_str(&format!(
-                    " {skipped} stretches of page tables lie outside of this RAM: if its map was given or assumed, is it \
-                     right (--machine, --map)?"
+                    " {skipped} stretches of page tables lie outside of this RAM: if its map was given or assumed, is \
+                     it right (--machine, --map)?"
                 ));
             }
             text

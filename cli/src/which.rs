@@ -121,8 +121,8 @@ pub(crate) fn several(taken: &Sighting, others: &[(Live<Ram>, Sighting)]) -> Opt
     }
     let lines: Vec<_> = others.iter().take(8).map(|(_, one)| show::line(one)).collect();
     Some(format!(
-        "{} regions live; this is the one at base {:#x}, cr3 {:#x}. --base, --process or --cr3 choose another, sample --all \
-         takes each:\n  {}",
+        "{} regions live; this is the one at base {:#x}, cr3 {:#x}. --base, --process or --cr3 choose another, sample \
+         --all takes each:\n  {}",
         others.len() + 1,
         taken.candidate.base.get(),
         taken.candidate.process.space.root.get(),

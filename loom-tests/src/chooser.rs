@@ -5,7 +5,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use self::record::{Record, Wanted};
-use self::unread::{Unread, Waiting};
+use self::unread::{Unread, UnreadTrials};
 use crate::Outcomes;
 
 mod atomics {
@@ -106,7 +106,7 @@ pub fn samples_are_kept_or_lost_whole(outcomes: &Outcomes) {
 pub fn trials_are_read_once(outcomes: &Outcomes) {
     // What is set aside is a thousand times the rate.
     let trial = |rate: u16| Unread { page: 7, class: 1, method: 2, rate, reserved: u64::from(rate) * 1000 };
-    let waiting = Arc::new(Waiting::new());
+    let waiting = Arc::new(UnreadTrials::new());
     assert!(waiting.leave(trial(1)).is_none(), "all slots are empty");
     let other = waiting.clone();
     let second = thread::spawn(move || other.take(7..8));

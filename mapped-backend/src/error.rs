@@ -151,7 +151,8 @@ impl fmt::Display for OpenError {
             }
             Self::NotReadOnly { path, source } => write!(
                 f,
-                "{}: is open for writing and cannot be opened again read-only ({source}); hand over a read-only descriptor",
+                "{}: is open for writing and cannot be opened again read-only ({source}); hand over a read-only \
+                 descriptor",
                 path.display()
             ),
             Self::GuardFull { max } => write!(f, "more than {max} RAM files are guarded: close some"),

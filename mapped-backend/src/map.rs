@@ -307,7 +307,8 @@ impl fmt::Display for MapError {
             }
             Self::Number { index, text, field, value } => write!(
                 f,
-                "segment {index} {text:?}: {field} {value:?} is not a number (decimal or 0x…, with K, M, G or T, below 2^64)"
+                "segment {index} {text:?}: {field} {value:?} is not a number (decimal or 0x…, with K, M, G or T, \
+                 below 2^64)"
             ),
             Self::ZeroLength { segment } => write!(f, "segment {segment} has no bytes: leave it out"),
             Self::NotPages { segment, field, value } => {

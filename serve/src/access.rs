@@ -23,7 +23,8 @@ pub struct BadToken;
 impl fmt::Display for BadToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "a token has 16 to 256 letters, digits, - or _; make one: head -c 32 /dev/urandom | base64 | tr -dc a-zA-Z0-9",
+            "a token has 16 to 256 letters, digits, - or _; make one: head -c 32 /dev/urandom | base64 | tr -dc \
+             a-zA-Z0-9",
         )
     }
 }

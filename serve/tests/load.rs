@@ -136,9 +136,9 @@ fn a_hundred_viewers_and_64_guests() {
         let share = (processor() - cpu) / at.elapsed().as_secs_f64();
         end.store(true, Ordering::Relaxed);
         println!(
-            "figure: load: {guests} guests, {viewers} viewers, {seconds} s: {} frames sent, {} of them checked, {} stills checked pixel by \
-             pixel; memory {} MiB after a tenth of the time, {} MiB at the end, {} MiB at most; {share:.2} processors, clients and \
-             producers included",
+            "figure: load: {guests} guests, {viewers} viewers, {seconds} s: {} frames sent, {} of them checked, {} \
+             stills checked pixel by pixel; memory {} MiB after a tenth of the time, {} MiB at the end, {} MiB at \
+             most; {share:.2} processors, clients and producers included",
             frames.load(Ordering::Relaxed),
             checked.load(Ordering::Relaxed),
             stills.load(Ordering::Relaxed),

@@ -19,8 +19,8 @@ create_exception!(
     vgpu_perception,
     Unreadable,
     Error,
-    "The guest's memory cannot be used: not shared, encrypted, split in an unknown way, without a kernel, or its monitor \
-     does not answer."
+    "The guest's memory cannot be used: not shared, encrypted, split in an unknown way, without a kernel, or its \
+     monitor does not answer."
 );
 create_exception!(
     vgpu_perception,

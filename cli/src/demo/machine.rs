@@ -83,7 +83,8 @@ impl Remains {
 
 fn ended(status: ExitStatus) -> String {
     format!(
-        "the demo's producer has ended by itself: {status} (SIGBUS: no room where the RAM file is; else somebody ended it)"
+        "the demo's producer has ended by itself: {status} (SIGBUS: no room where the RAM file is; else somebody \
+         ended it)"
     )
 }
 

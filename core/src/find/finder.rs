@@ -108,8 +108,8 @@ impl fmt::Display for FindError {
             Self::Memory(error) => write!(f, "{error}"),
             Self::Root(error) => write!(f, "{error}; give another page-table root (CR3), or none"),
             Self::NoKernel => f.write_str(
-                "no page of this RAM reads like the top page table of a process; is it a 64-bit guest that has booted, and \
-                 is the map of its RAM right?",
+                "no page of this RAM reads like the top page table of a process; is it a 64-bit guest that has \
+                 booted, and is the map of its RAM right?",
             ),
         }
     }

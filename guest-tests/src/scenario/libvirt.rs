@@ -35,7 +35,8 @@ const KINDS: [Kind<'static>; 3] = [
     Kind {
         name: "vgpu-cells",
         memory: "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\
-            <cpu><numa><cell id='0' cpus='0' memory='256' unit='MiB'/><cell id='1' memory='256' unit='MiB'/></numa></cpu>",
+            <cpu><numa><cell id='0' cpus='0' memory='256' unit='MiB'/><cell id='1' memory='256' \
+            unit='MiB'/></numa></cpu>",
         mapped: true,
     },
 ];

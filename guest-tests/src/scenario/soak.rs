@@ -116,7 +116,8 @@ fn soak_cursors(
     let written = producer.cursor_seq().wrapping_sub(first) / 2;
     let (seconds, tally) = (begun.elapsed().as_secs_f64(), watcher.tally);
     println!(
-        "figure: soak: {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} met the writer at every try; it wrote {written}",
+        "figure: soak: {} cursors in {seconds:.1} s, none torn; {changes} were others than the one before, {} met the \
+         writer at every try; it wrote {written}",
         tally.cursors, tally.skips
     );
     Ok(())

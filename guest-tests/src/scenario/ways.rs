@@ -153,7 +153,8 @@ fn every_way(options: Options, devices_mib: u64) -> Result<()> {
         };
         let kind = if way.contains("127.0.0.1") { "tcp" } else { way.split(':').next().unwrap_or_default() };
         println!(
-            "  {memory:?}, {machine:?} {ram_mib} MiB, by {kind}: {how}, attached in {:.1} ms, found in {:.1} ms, {FRAMES} frames right{}",
+            "  {memory:?}, {machine:?} {ram_mib} MiB, by {kind}: {how}, attached in {:.1} ms, found in {:.1} ms, \
+             {FRAMES} frames right{}",
             attached.as_secs_f64() * 1e3,
             found.as_secs_f64() * 1e3,
             attachment.notes.iter().map(|note| format!("; {note}")).collect::<String>()

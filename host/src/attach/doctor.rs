@@ -111,7 +111,8 @@ fn share(guest: Option<(&Vm, u64)>) -> String {
              <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
         ));
         lines.push(format!(
-            "QEMU: -object memory-backend-memfd,id=ram,size={size},share=on -machine memory-backend=ram (the size of -m)"
+            "QEMU: -object memory-backend-memfd,id=ram,size={size},share=on -machine memory-backend=ram (the size of \
+             -m)"
         ));
     }
     if of(Vmm::CloudHypervisor) {
@@ -240,14 +241,14 @@ pub fn why_frozen(path: &Path) -> Option<String> {
     match mappers.first() {
         Some(_) if mappers.iter().any(|one| one.shared) => None,
         Some(one) => Some(format!(
-            "process {pid} has private copies of {} (share=off), so that the file never shows what the guest writes: give \
-             pid:{pid}, or start the guest with share=on",
+            "process {pid} has private copies of {} (share=off), so that the file never shows what the guest writes: \
+             give pid:{pid}, or start the guest with share=on",
             path.display(),
             pid = one.pid
         )),
         None => Some(format!(
-            "no virtual machine of this host that is known here has {} mapped: the one that had it has ended, and `vgpu list` \
-             shows what runs",
+            "no virtual machine of this host that is known here has {} mapped: the one that had it has ended, and \
+             `vgpu list` shows what runs",
             path.display()
         )),
     }

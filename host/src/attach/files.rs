@@ -17,9 +17,9 @@ pub(super) fn open(spec: &GuestSpec, paths: &[PathBuf], notes: &mut Vec<String>)
             return Err(AttachError::new(
                 AttachErrorKind::NotShared,
                 format!(
-                    "{}: lies on hugetlbfs and not all of its huge pages exist: reading the others would allocate them. Give \
-                     pid:N or name:NAME of the virtual machine, whose page map tells them apart, or preallocate its RAM \
-                     (prealloc=on)",
+                    "{}: lies on hugetlbfs and not all of its huge pages exist: reading the others would allocate \
+                     them. Give pid:N or name:NAME of the virtual machine, whose page map tells them apart, or \
+                     preallocate its RAM (prealloc=on)",
                     path.display()
                 ),
             ));
@@ -53,7 +53,8 @@ fn layout(spec: &GuestSpec, files: &[RamFile], notes: &mut Vec<String>) -> Resul
         AttachErrorKind::Layout,
         format!(
             "{first}: {} of RAM are split around a hole, and where cannot be guessed; give --machine \
-             pc|q35|microvm|ch|firecracker|crosvm, --map GPA:LEN:OFFSET[:FILE], or attach by qmp:SOCKET, pid:N or name:NAME",
+             pc|q35|microvm|ch|firecracker|crosvm, --map GPA:LEN:OFFSET[:FILE], or attach by qmp:SOCKET, pid:N or \
+             name:NAME",
             bytes(total)
         ),
     ))

@@ -141,8 +141,8 @@ fn block(backend: &Backend, areas: &[Area]) -> Result<Block, AttachError> {
     fit.reverse();
     if fit.is_empty() {
         return Err(unknown(format!(
-            "no mapping of the process fits its memory backend {} ({} as the command line says): give qmp:SOCKET of its \
-             monitor",
+            "no mapping of the process fits its memory backend {} ({} as the command line says): give qmp:SOCKET of \
+             its monitor",
             backend.id,
             bytes(backend.size)
         )));
@@ -332,7 +332,8 @@ mod tests {
     fn cells_of_one_size_have_two_orders() {
         let line = words(
             "qemu -M pc -m 2G -object memory-backend-memfd,id=a,size=1G -object memory-backend-memfd,id=b,size=1G \
-             -numa node,memdev=a -numa node,memdev=b -object memory-backend-ram,id=d,size=512M -device pc-dimm,memdev=d",
+             -numa node,memdev=a -numa node,memdev=b -object memory-backend-ram,id=d,size=512M -device \
+             pc-dimm,memdev=d",
         );
         let (low, high) = (0x7000_0000_0000, 0x7100_0000_0000);
         let memfd = "/memfd:memory-backend-memfd (deleted)";

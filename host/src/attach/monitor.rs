@@ -79,8 +79,8 @@ impl Monitor {
                 let Some(target) = loopback else {
                     return refuse(
                         AttachErrorKind::Monitor,
-                        "is no address of this host's loopback: the guest's RAM is read on the host that runs it, so run \
-                         vgpu there and give qmp:127.0.0.1:PORT, or pid:N"
+                        "is no address of this host's loopback: the guest's RAM is read on the host that runs it, so \
+                         run vgpu there and give qmp:127.0.0.1:PORT, or pid:N"
                             .into(),
                     );
                 };
@@ -227,8 +227,8 @@ impl Monitor {
             MonitorAddress::Unix(path) if is_held(path) => self.failed(
                 AttachErrorKind::MonitorBusy,
                 &format!(
-                    "did not answer within {seconds} s: another client (libvirt?) holds this monitor, which serves one at a \
-                     time; give name:NAME or pid:N instead, which need no monitor"
+                    "did not answer within {seconds} s: another client (libvirt?) holds this monitor, which serves \
+                     one at a time; give name:NAME or pid:N instead, which need no monitor"
                 ),
             ),
             _ => self.failed(

@@ -102,25 +102,26 @@ impl fmt::Display for Obstacle {
             }
             Self::RootWithoutCapability { user } => write!(
                 f,
-                "it belongs to user {user}, and this is root without the capability CAP_SYS_PTRACE (in a container?): give \
-                 it that, or run as user {user}"
+                "it belongs to user {user}, and this is root without the capability CAP_SYS_PTRACE (in a container?): \
+                 give it that, or run as user {user}"
             ),
             Self::Group { group, own } => write!(
                 f,
-                "it runs with group {group}, this process with {own}: both have to be the same (sg, newgrp), or run as root"
+                "it runs with group {group}, this process with {own}: both have to be the same (sg, newgrp), or run \
+                 as root"
             ),
             Self::NotDumpable => f.write_str(
                 "it has changed its user or was started with more rights than its user has, and may not be looked into \
                  (not dumpable); run as root",
             ),
             Self::Yama(NOBODY) => f.write_str(
-                "Yama forbids it to everybody (kernel.yama.ptrace_scope is 3): boot the host with another value, or start \
-                 the guest with shared memory",
+                "Yama forbids it to everybody (kernel.yama.ptrace_scope is 3): boot the host with another value, or \
+                 start the guest with shared memory",
             ),
             Self::Yama(level) => write!(
                 f,
-                "Yama forbids it (kernel.yama.ptrace_scope is {level}); run as root, give vgpu CAP_SYS_PTRACE, or set it \
-                 to 0"
+                "Yama forbids it (kernel.yama.ptrace_scope is {level}); run as root, give vgpu CAP_SYS_PTRACE, or set \
+                 it to 0"
             ),
             Self::Confined(label) => write!(
                 f,

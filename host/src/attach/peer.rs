@@ -58,8 +58,8 @@ pub(super) fn vm_behind(monitor: &Monitor, address: &MonitorAddress) -> Result<V
     Err(AttachError::new(
         AttachErrorKind::Monitor,
         format!(
-            "{address}: the monitor is answered by {who}: whose RAM this is cannot be proven; give pid:N of the virtual \
-             machine's process (`vgpu list` shows them)"
+            "{address}: the monitor is answered by {who}: whose RAM this is cannot be proven; give pid:N of the \
+             virtual machine's process (`vgpu list` shows them)"
         ),
     ))
 }

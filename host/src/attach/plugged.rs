@@ -82,8 +82,8 @@ pub(super) fn with_plugged(
         return Ok((ram, plan));
     }
     notes.push(format!(
-        "the guest's kernel maps {place}, which was plugged in after the start, and which of the process's mappings that \
-         is cannot be told: give qmp:SOCKET of its monitor to read it"
+        "the guest's kernel maps {place}, which was plugged in after the start, and which of the process's mappings \
+         that is cannot be told: give qmp:SOCKET of its monitor to read it"
     ));
     Ok((ram, plan))
 }

@@ -60,7 +60,8 @@ pub(super) fn choose(vm: &Vm, layouts: Vec<Layout>, notes: &mut Vec<String>) -> 
     if several {
         said.push(match score {
             Some(score) => format!(
-                "of {count} layouts that fit, one was taken under which the kernel's page tables make sense ({score} do)"
+                "of {count} layouts that fit, one was taken under which the kernel's page tables make sense ({score} \
+                 do)"
             ),
             None => format!("{count} layouts fit, and no kernel is found under any: the first was taken"),
         });

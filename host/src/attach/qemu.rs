@@ -69,8 +69,8 @@ pub(super) fn encrypted(vm: &Vm, by: &str) -> AttachError {
     AttachError::new(
         AttachErrorKind::Encrypted,
         format!(
-            "the RAM of this guest (pid {}) is encrypted ({by}): nobody outside can read it. Start it without SEV or TDX, or \
-             read the screen inside the guest",
+            "the RAM of this guest (pid {}) is encrypted ({by}): nobody outside can read it. Start it without SEV or \
+             TDX, or read the screen inside the guest",
             vm.pid()
         ),
     )
@@ -86,8 +86,8 @@ fn locate(monitor: &mut Monitor, stretch: &RamStretch) -> Result<Piece, AttachEr
         return Err(AttachError::new(
             AttachErrorKind::Layout,
             format!(
-                "RAM {} at guest physical {} is not one piece in QEMU's memory ({first:#x} to {last:#x}); if memory was just \
-                 plugged, try again",
+                "RAM {} at guest physical {} is not one piece in QEMU's memory ({first:#x} to {last:#x}); if memory \
+                 was just plugged, try again",
                 stretch.name, stretch.gpa
             ),
         ));
@@ -102,7 +102,8 @@ fn host_address(monitor: &mut Monitor, stretch: &RamStretch, gpa: Gpa) -> Result
         _ => Err(AttachError::new(
             AttachErrorKind::Layout,
             format!(
-                "QEMU has no address for guest physical {gpa} in {}: it answers {:?}; if memory was just plugged, try again",
+                "QEMU has no address for guest physical {gpa} in {}: it answers {:?}; if memory was just plugged, try \
+                 again",
                 stretch.name,
                 answer.trim()
             ),

@@ -83,9 +83,9 @@ pub(super) fn plan(proc: &ProcDir, pieces: &[Piece]) -> Result<Plan, AttachError
             return Err(AttachError::new(
                 AttachErrorKind::Layout,
                 format!(
-                    "process {} has no single mapping at {:#x}..{:#x}, where guest physical {:#x} should be: it is another \
-                     process than the one that was asked, or its RAM just changed; try again, or give pid:N of the virtual \
-                     machine",
+                    "process {} has no single mapping at {:#x}..{:#x}, where guest physical {:#x} should be: it is \
+                     another process than the one that was asked, or its RAM just changed; try again, or give pid:N \
+                     of the virtual machine",
                     proc.pid,
                     range(piece).start,
                     range(piece).end,
@@ -223,8 +223,8 @@ fn compare(ram: &GuestRam, piece: &Piece, held: &Held) -> Result<(), AttachError
             return Err(AttachError::new(
                 AttachErrorKind::NotShared,
                 format!(
-                    "{name}: what was opened is another file than the guest's: guest physical {gpa} is {} at {:#x} in the \
-                     virtual machine's process, and {ours} here; nothing was read",
+                    "{name}: what was opened is another file than the guest's: guest physical {gpa} is {} at {:#x} in \
+                     the virtual machine's process, and {ours} here; nothing was read",
                     theirs.0, theirs.1
                 ),
             ));

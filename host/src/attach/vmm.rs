@@ -67,8 +67,8 @@ impl Vm {
         Err(AttachError::new(
             AttachErrorKind::NotFound,
             format!(
-                "process {pid} ({program:?}) is no virtual machine that is known here (QEMU, cloud-hypervisor, Firecracker, \
-                 crosvm); `vgpu list` shows those that run, and ram:FILE with a map reads any other"
+                "process {pid} ({program:?}) is no virtual machine that is known here (QEMU, cloud-hypervisor, \
+                 Firecracker, crosvm); `vgpu list` shows those that run, and ram:FILE with a map reads any other"
             ),
         ))
     }

@@ -16,9 +16,11 @@ pub struct Foreign {
 
 const DUMP: &str =
     "make an ELF core: `dump-guest-memory FILE` in QEMU's monitor, or `virsh dump --memory-only GUEST FILE`";
-const MAKEDUMPFILE: &str = "make an ELF core instead (`dump-guest-memory FILE` without -z, -l, -s, -R; `virsh dump --memory-only --format elf`)";
-const STATE: &str = "a saved state holds compressed pages and devices, not RAM in its order: load it into a virtual machine, \
-                     and make an ELF core of that (`dump-guest-memory FILE`, `virsh dump --memory-only GUEST FILE`)";
+const MAKEDUMPFILE: &str = "make an ELF core instead (`dump-guest-memory FILE` without -z, -l, -s, -R; `virsh dump \
+     --memory-only --format elf`)";
+const STATE: &str = "a saved state holds compressed pages and devices, not RAM in its order: load it into a virtual \
+                     machine, and make an ELF core of that (`dump-guest-memory FILE`, `virsh dump --memory-only GUEST \
+                     FILE`)";
 const UNPACK: &str = "unpack it first";
 const AVML: &str = "convert it first: `avml-convert FILE OUTPUT` gives a LiME dump without compression";
 const WINDOWS: &str =

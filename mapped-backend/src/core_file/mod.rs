@@ -202,12 +202,13 @@ impl fmt::Display for CoreError {
         match self {
             Self::Foreign(foreign) => foreign.fmt(f),
             Self::Unknown => f.write_str(
-                "neither an ELF core nor a LiME dump; for the RAM file of a guest give it as such, with its machine or map",
+                "neither an ELF core nor a LiME dump; for the RAM file of a guest give it as such, with its machine \
+                 or map",
             ),
             Self::NotACore { what } => write!(
                 f,
-                "{what}, not a 64-bit ELF core; make one with `dump-guest-memory FILE` in QEMU's monitor or `virsh dump \
-                 --memory-only` while the guest's system is running"
+                "{what}, not a 64-bit ELF core; make one with `dump-guest-memory FILE` in QEMU's monitor or `virsh \
+                 dump --memory-only` while the guest's system is running"
             ),
             Self::OfAProcess => f.write_str(
                 "the core of a process, not of a guest; make one of the guest with `dump-guest-memory FILE` in QEMU's \
@@ -216,8 +217,8 @@ impl fmt::Display for CoreError {
             Self::Bad { what, value } => write!(f, "a damaged dump: {what} is {value:#x}; make it anew"),
             Self::Truncated { needs, len } => write!(
                 f,
-                "the dump ends at {len:#x}, but its headers name bytes up to {needs:#x}: it was cut off, or is still being \
-                 written"
+                "the dump ends at {len:#x}, but its headers name bytes up to {needs:#x}: it was cut off, or is still \
+                 being written"
             ),
             Self::Map(error) => write!(f, "the dump's segments make no map: {error}"),
             Self::Open(error) => error.fmt(f),

@@ -7,7 +7,7 @@ use vgpu_perception::{CopyHint, NextUse};
 use super::atomics::{AtomicU64, Ordering::Relaxed};
 use super::method::candidates;
 use super::record::{METHODS, Record, Step, Wanted, rate};
-use super::unread::{Unread, Waiting};
+use super::unread::{Unread, UnreadTrials};
 use super::{Cpu, Method, Shape, read_once};
 
 /// How the pages of a copy lie: the average length of its pieces.
@@ -81,7 +81,7 @@ impl Class {
 /// What was measured of the copies of one guest. Nothing in it is locked, and nothing allocates once it was made.
 pub(crate) struct Chooser {
     records: Box<[Record]>,
-    waiting: Waiting,
+    unread: UnreadTrials,
     usable: u16,
     streams: u16,
     /// The class of the last copy: the frame that is said to be complete next is one of it, or else of another thread,
@@ -100,14 +100,14 @@ pub(crate) struct Copying<'c> {
 
 impl Chooser {
     /// Bytes of the records.
-    pub(crate) const BYTES: usize = Class::COUNT * size_of::<Record>() + size_of::<Waiting>();
+    pub(crate) const BYTES: usize = Class::COUNT * size_of::<Record>() + size_of::<UnreadTrials>();
 
     pub(crate) fn new(cpu: Cpu) -> Self {
         let usable = candidates(cpu).fold(0, |mask, method| mask | 1 << method.number());
         let records = Class::all().map(|class| Record::new(class.guess(cpu).number())).collect();
         let streams = Method::ALL.into_iter().filter(|method| method.streams());
         let streams = streams.fold(0, |mask, method| mask | 1 << method.number());
-        Self { records, waiting: Waiting::new(), usable, streams, last: AtomicU64::new(0) }
+        Self { records, unread: UnreadTrials::new(), usable, streams, last: AtomicU64::new(0) }
     }
 
     /// Begins a copy; `None` where it is to be plain.
@@ -146,8 +146,8 @@ impl Chooser {
         // A part begins inside its first page.
         let pages = start >> 12..(start + dst.len() as u64).div_ceil(1 << 12);
         // Each once: what other threads leave meanwhile is not this frame's.
-        for _ in 0..Waiting::SLOTS {
-            let Some(unread) = self.waiting.take(pages.clone()) else { return };
+        for _ in 0..UnreadTrials::SLOTS {
+            let Some(unread) = self.unread.take(pages.clone()) else { return };
             let Some((class, record)) = Class::all().zip(&self.records).nth(usize::from(unread.class)) else {
                 continue;
             };
@@ -198,7 +198,7 @@ impl Copying<'_> {
             rate: rate(copied, bytes),
             reserved: step.reserved,
         };
-        if let Some(gone) = self.chooser.waiting.leave(unread)
+        if let Some(gone) = self.chooser.unread.leave(unread)
             && let Some(record) = self.chooser.records.get(usize::from(gone.class))
         {
             record.forgo(gone.reserved);

@@ -123,9 +123,19 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// The measured part of a trial, copied earlier.
+    /// A copy of which nothing is to be learned.
+    const fn plain(method: u8, limit: u64) -> Self {
+        Self { method, limit, is_trial: false, is_primer: false, is_contest: false, is_timed: false, reserved: 0 }
+    }
+
+    /// The measured part of a trial.
     pub(crate) const fn trial(method: u8, limit: u64, reserved: u64) -> Self {
-        Self { method, limit, is_trial: true, is_primer: false, is_contest: false, is_timed: true, reserved }
+        Self { is_trial: true, is_timed: true, reserved, ..Self::plain(method, limit) }
+    }
+
+    /// An earlier part of a trial.
+    const fn primer(method: u8, limit: u64, reserved: u64) -> Self {
+        Self { is_primer: true, is_timed: true, reserved, ..Self::plain(method, limit) }
     }
 }
 
@@ -154,44 +164,19 @@ impl Record {
         if let Some(method) = self.contest.method()
             && wanted.may_use(usize::from(method))
         {
-            let (is_trial, is_primer) = (false, false);
-            return Step {
-                method,
-                limit: u64::MAX,
-                is_trial,
-                is_primer,
-                is_contest: true,
-                is_timed: true,
-                reserved: 0,
-            };
+            return Step { is_contest: true, is_timed: true, ..Step::plain(method, u64::MAX) };
         }
         if wanted.left >= trial {
             if let Some((method, is_trial)) = self.primed.take(wanted.at, wanted.frame) {
                 let reserved = self.expected(wanted, usize::from(method), self.estimate(best).unwrap_or(1));
-                return Step {
-                    method,
-                    limit: trial,
-                    is_trial,
-                    is_primer: !is_trial,
-                    is_contest: false,
-                    is_timed: true,
-                    reserved,
-                };
+                let step = if is_trial { Step::trial } else { Step::primer };
+                return step(method, trial, reserved);
             }
             if let Some(method) = self.to_try(wanted, best)
                 && let Some(reserved) = self.reserve(wanted, method, best)
             {
                 if self.primed.wait(wanted.at, method as u8, self.settled.load(Relaxed) == 0) {
-                    let method = method as u8;
-                    return Step {
-                        method,
-                        limit: trial,
-                        is_trial: false,
-                        is_primer: true,
-                        is_contest: false,
-                        is_timed: true,
-                        reserved,
-                    };
+                    return Step::primer(method as u8, trial, reserved);
                 }
                 self.give(reserved.saturating_mul(self.parts()), 0);
             } else if self.settled.load(Relaxed) == 0 && self.primed.methods() == 0 && self.has_samples_of_all(wanted) {
@@ -204,7 +189,7 @@ impl Record {
         // Up to where the next trial goes on.
         let limit = self.primed.next_after(wanted.at, wanted.left).unwrap_or(u64::MAX);
         let is_timed = !wanted.reads && wanted.left.min(limit) >= trial / 2;
-        Step { method: best as u8, limit, is_trial: false, is_primer: false, is_contest: false, is_timed, reserved: 0 }
+        Step { is_timed, ..Step::plain(best as u8, limit) }
     }
 
     /// Takes in that `bytes` were copied by `step`, in `copied` nanoseconds, and read in `read` ones.
@@ -228,15 +213,15 @@ impl Record {
         if let Some(outcome) = self.contest.frame_done(bytes, rate_or_zero(reading, read)) {
             let [faster, slower] = outcome.rates.map(u64::from);
             // What the next one is going to cost: four frames by whoever loses it.
-            let cost = 4 * bytes * (slower - faster) / faster;
-            self.rest.store(cost.saturating_mul(CONTEST).max(REST * bytes), Relaxed);
+            let cost = bytes.saturating_mul(4 * (slower - faster)) / faster;
+            self.rest.store(cost.saturating_mul(CONTEST).max(bytes.saturating_mul(REST)), Relaxed);
             self.kind.store(wanted.kind(usize::from(outcome.winner)), Relaxed);
             self.best.store(u64::from(outcome.winner), Relaxed);
             return;
         }
         if was_running && !self.contest.is_running() {
             // Given up: the next one would fare no better.
-            self.rest.store(REST * bytes, Relaxed);
+            self.rest.store(bytes.saturating_mul(REST), Relaxed);
             return;
         }
         let rest = self.rest.load(Relaxed);

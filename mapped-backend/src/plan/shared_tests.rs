@@ -63,7 +63,7 @@ mod unread {
 
     #[test]
     fn a_trial_comes_back_as_it_was_left_once_and_only_from_its_place() {
-        let waiting = Waiting::new();
+        let waiting = UnreadTrials::new();
         assert_eq!(waiting.leave(ONE), None);
         assert_eq!(waiting.take(0..ONE.page), None);
         assert_eq!(waiting.take(ONE.page..ONE.page + 1), Some(ONE));
@@ -72,7 +72,7 @@ mod unread {
 
     #[test]
     fn a_place_that_is_copied_to_again_and_a_full_list_give_back_what_was_there() {
-        let waiting = Waiting::new();
+        let waiting = UnreadTrials::new();
         let nth = |nth: u64| Unread { page: 100 + nth, reserved: nth, ..ONE };
         for at in 0..SLOTS as u64 {
             assert_eq!(waiting.leave(nth(at)), None);

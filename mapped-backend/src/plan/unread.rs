@@ -50,11 +50,11 @@ impl Unread {
 
 /// The trials of one guest that wait. Several threads share it without a lock: a slot is claimed, then filled or
 /// emptied whole.
-pub(crate) struct Waiting {
+pub(crate) struct UnreadTrials {
     slots: [(AtomicU64, AtomicU64); SLOTS],
 }
 
-impl Waiting {
+impl UnreadTrials {
     /// How many can wait.
     pub(crate) const SLOTS: usize = SLOTS;
 
