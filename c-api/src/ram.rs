@@ -111,6 +111,10 @@ impl PhysRead for Ram {
         either!(self, ram => ram.copied(dst, hint));
     }
 
+    fn ram_end(&self) -> Gpa {
+        either!(self, ram => ram.ram_end())
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         either!(self, ram => ram.next_extent(from))
     }

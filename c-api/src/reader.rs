@@ -344,6 +344,12 @@ impl PhysRead for Reader {
         if rest.is_empty() { Ok(()) } else { Err(PhysError::new(Gpa::new(0), PhysErrorKind::BadLength)) }
     }
 
+    fn ram_end(&self) -> Gpa {
+        // Who gives no map has one searched for: it holds what was found, not what there is.
+        let map = self.map.get().filter(|_| self.told);
+        map.and_then(|map| map.extents().last()).map_or(Gpa::new(u64::MAX), |last| last.end())
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         let Some(data) = self.more.next_data else { return Ok(self.next_ram(from)) };
         let mut at = from;

@@ -76,6 +76,10 @@ impl<M: PhysRead> PhysRead for Shared<M> {
         self.0.fence_acquire();
     }
     #[inline]
+    fn ram_end(&self) -> Gpa {
+        self.0.ram_end()
+    }
+    #[inline]
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.0.next_extent(from)
     }

@@ -86,6 +86,10 @@ impl PhysRead for Ram {
         each!(self, ram => ram.batch())
     }
     #[inline]
+    fn ram_end(&self) -> Gpa {
+        each!(self, ram => ram.ram_end())
+    }
+    #[inline]
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         each!(self, ram => ram.next_extent(from))
     }

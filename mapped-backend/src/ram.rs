@@ -320,6 +320,11 @@ impl PhysRead for GuestRam {
         self.space.load_words(gpa.get(), dst)
     }
 
+    #[inline]
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        self.space.load_columns(at.map(Gpa::get), stride, dst)
+    }
+
     fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
         self.space.read_runs(runs, dst, hint)
     }
@@ -328,6 +333,11 @@ impl PhysRead for GuestRam {
         if hint.policy == CopyPolicy::Auto {
             self.space.chooser().frame_done(dst, hint);
         }
+    }
+
+    fn ram_end(&self) -> Gpa {
+        let end = self.map.segments().last().map_or(0, |last| last.gpa.get().saturating_add(last.len));
+        Gpa::new(end)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

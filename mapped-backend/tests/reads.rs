@@ -74,6 +74,44 @@ fn words_cross_from_one_segment_to_its_neighbour() {
 }
 
 #[test]
+fn columns_are_what_single_words_are_or_their_first_error() {
+    let ram = scattered();
+    assert_eq!(ram.ram_end(), gpa(0x10_6000));
+    let mut numbers = Rng::new(3);
+    let (mut whole, mut broken) = (0, 0);
+    for _ in 0..20_000 {
+        let base = [0, 0x1_0000, 0x10_0000, 0x10_2000, u64::MAX - 0x1fff][numbers.below(5) as usize];
+        let stride = [8, 0x400, PAGE, 0, 12, u64::MAX - 7][numbers.below(6) as usize];
+        let low = base.wrapping_add(numbers.below(0x400) * 8);
+        let high = [low, low.wrapping_add(120), low.wrapping_add(numbers.below(0x1004))][numbers.below(3) as usize];
+        let at = if numbers.below(2) == 0 { [low, high] } else { [high, low] };
+        let mut words = vec![[0; 2]; numbers.below(9) as usize];
+        let mut right = Ok(Vec::new());
+        let mut here = at;
+        for _ in 0..words.len() {
+            let row = ram.load_u64(gpa(here[0])).and_then(|one| Ok([one, ram.load_u64(gpa(here[1]))?]));
+            match (&mut right, row) {
+                (Ok(rows), Ok(row)) => rows.push(row),
+                (Ok(_), Err(error)) => right = Err(error),
+                (Err(_), _) => {}
+            }
+            here = here.map(|at| at.wrapping_add(stride));
+        }
+        match (ram.load_columns(at.map(gpa), stride, &mut words), right) {
+            (Ok(()), Ok(right)) => {
+                assert_eq!(words, right, "{at:x?}, {stride:#x} apart");
+                whole += 1;
+            }
+            (result, right) => {
+                assert_eq!(result, right.map(drop), "{at:x?}, {stride:#x} apart");
+                broken += 1;
+            }
+        }
+    }
+    assert!(whole > 2000 && broken > 2000, "{whole} whole, {broken} broken");
+}
+
+#[test]
 fn any_range_is_read_whole_or_names_its_first_hole() {
     let ram = scattered();
     let mut numbers = Rng::new(1);

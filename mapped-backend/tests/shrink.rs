@@ -32,10 +32,11 @@ fn with_the_guard_a_lost_page_is_an_error() {
     let guard = SigbusGuard::install().unwrap();
     let options = RamOptions::new().guard(guard);
     type Load = fn(&GuestRam, Gpa);
-    let loads: [Load; 6] = [
+    let loads: [Load; 7] = [
         |ram, at| lost(ram.load_u64(at)),
         |ram, at| lost(ram.load_u32(at)),
         |ram, at| lost(ram.load_words(at, &mut [0; 16])),
+        |ram, at| lost(ram.load_columns([at; 2], 512, &mut [[0; 2]; 4])),
         |ram, at| lost(ram.read(at, &mut [0; 3 * PAGE as usize])),
         |ram, at| lost(runs(ram, at, NextUse::ReadSoon)),
         |ram, at| lost(runs(ram, at, NextUse::Handoff)),

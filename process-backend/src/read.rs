@@ -224,6 +224,10 @@ impl PhysRead for ProcessRam {
         RANGES
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.end()
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.extent_from(from.get())
     }

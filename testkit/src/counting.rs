@@ -123,6 +123,10 @@ impl<M: PhysRead> PhysRead for Counting<M> {
         counted.unwrap_or(PageKind::Gap)
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.inner.ram_end()
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.count(self.inner.next_extent(from), |counts| counts.extents += 1)
     }

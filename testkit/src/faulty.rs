@@ -78,6 +78,10 @@ impl<M: PhysRead, F: FnMut(ReadEvent)> PhysRead for Hooked<M, F> {
         self.inner.page_kind(page)
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.inner.ram_end()
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.inner.next_extent(from)
     }
@@ -130,6 +134,10 @@ impl<M: PhysRead> PhysRead for Flaky<M> {
 
     fn page_kind(&self, page: Gpa) -> PageKind {
         self.inner.page_kind(page)
+    }
+
+    fn ram_end(&self) -> Gpa {
+        self.inner.ram_end()
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
@@ -198,6 +206,10 @@ impl<M: PhysRead> PhysRead for Mutating<M> {
 
     fn page_kind(&self, page: Gpa) -> PageKind {
         self.inner.page_kind(page)
+    }
+
+    fn ram_end(&self) -> Gpa {
+        self.inner.ram_end()
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {

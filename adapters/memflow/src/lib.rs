@@ -197,6 +197,10 @@ impl<M: PhysicalMemory> PhysRead for Memflow<M> {
         self.request(parts.into_iter(), len).map_err(|error| at_least(error, first))
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.extents.last().map_or(Gpa::new(0), |last| last.end())
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         Ok(next_in(&self.extents, from))
     }

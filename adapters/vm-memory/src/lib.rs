@@ -189,6 +189,10 @@ impl<B: GuestMemoryBackend + ?Sized> PhysRead for VmMemory<'_, B> {
         }
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.stretches.last().map_or(Gpa::new(0), |last| Gpa::new(last.start.saturating_add(last.len)))
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         for stretch in &self.stretches {
             let skip = from.get().saturating_sub(stretch.start);

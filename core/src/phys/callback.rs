@@ -81,6 +81,10 @@ impl<F: Fn(Gpa, &mut [u8]) -> i32> PhysRead for CallbackRam<'_, F> {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.map.iter().map(|extent| extent.end()).max().unwrap_or(Gpa::new(0))
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         Ok(next_in(self.map, from))
     }

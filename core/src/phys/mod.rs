@@ -79,6 +79,25 @@ pub trait PhysRead {
         Ok(())
     }
 
+    /// Loads two aligned `u64`s of each stretch of `stride` bytes: those at `at`, those `stride` bytes further and so on,
+    /// each as [`load_u64`](Self::load_u64) would; where both are one, it is loaded once.
+    ///
+    /// This is how a pass looks at every page of RAM: a backend that looks the addresses up once leaves the processor
+    /// room to have many of the loads, each a cache miss, in flight.
+    ///
+    /// # Errors
+    /// As [`load_u64`](Self::load_u64) of the first that cannot be loaded; `dst` is then unspecified.
+    #[inline]
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        let [mut one, mut other] = at;
+        for [first, second] in dst {
+            *first = self.load_u64(one)?;
+            *second = if one == other { *first } else { self.load_u64(other)? };
+            (one, other) = (one.wrapping_add(stride), other.wrapping_add(stride));
+        }
+        Ok(())
+    }
+
     /// Copies several physical ranges, in order, into `dst`, whose length is the sum of theirs.
     ///
     /// This is how frames travel: a backend that is handed all runs of a stretch can overlap their cache misses. The
@@ -153,6 +172,16 @@ pub trait PhysRead {
     /// # Errors
     /// [`PhysError`] where the backend cannot tell.
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError>;
+
+    /// An address that no RAM lies at or above, as long as this memory is used: the end of RAM where the backend knows
+    /// it.
+    ///
+    /// A pass over physical memory tells by it what cannot be the address of a page. The provided method says the end of
+    /// the address space, which is always right; such a pass then looks twice at more pages.
+    #[inline]
+    fn ram_end(&self) -> Gpa {
+        Gpa::new(u64::MAX)
+    }
 
     /// All stretches of RAM that hold data, in ascending order, as [`next_extent`](Self::next_extent) gives them: two
     /// that touch may be one. An error ends them.
@@ -249,6 +278,14 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
         (**self).next_extent(from)
     }
     #[inline]
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        (**self).load_columns(at, stride, dst)
+    }
+
+    fn ram_end(&self) -> Gpa {
+        (**self).ram_end()
+    }
+
     fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
         (**self).load_lines(at, lines)
     }

@@ -3,9 +3,9 @@
 
 use super::groups::{GroupPass, RootGroups};
 use super::kernel_half::{COMPARISON, SECOND_ROOT, is_user_half, shares_kernel_half};
-use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, process_at};
-use super::sieve::{LAST_LINE, PAIR_AT, image_entry, image_entry_in, prefetch};
+use super::pages::Pages;
+use super::roots::process_at;
+use super::sieve::{ImageLook, LAST_LINE, image_entry};
 use super::top_table::TopTables;
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa};
@@ -33,7 +33,7 @@ pub struct RootCandidate {
 /// kernel half maps no code is none.
 ///
 /// # Bound
-/// Ten loads at most for every page of RAM that holds data; for each that passes, 16 and at most 512 for every level,
+/// Two loads for every page of RAM that holds data, or 16 in batches; for each that passes, 26 and at most 512 for every level,
 /// 1024, and 768 for each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each
 /// root that is kept. Where more pages pass than `candidates` holds, those beyond are found by a second pass, as by a
 /// [`GroupSource`](super::roots::GroupSource).
@@ -169,17 +169,16 @@ impl<'s> RootElection<'s> {
         budget: &mut Budget,
     ) -> Result<Step<(Gpa, Pte)>, PhysError> {
         let phys_bits = self.template.phys_bits;
+        let look = ImageLook::new(mem, phys_bits);
         loop {
             if budget.is_spent() {
                 return Ok(Step::Pending);
             }
-            let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, phys_bits).is_some();
-            let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+            let page = match self.pages.advance_to(mem, &look, budget)? {
                 Step::Found(page) => page,
                 Step::Pending => return Ok(Step::Pending),
                 Step::Done => return Ok(Step::Done),
             };
-            prefetch(mem, page.wrapping_add(AHEAD));
             if let Some(entry) = image_entry(mem, page, phys_bits, budget) {
                 return Ok(Step::Found((page, entry)));
             }

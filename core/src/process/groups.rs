@@ -3,9 +3,9 @@
 
 use super::depth::guess_mode;
 use super::kernel_half::{COMPARISON, SECOND_ROOT, first_of_pair, is_given_with, shares_kernel_half};
-use super::pages::{PAIR, Pages};
-use super::roots::{AHEAD, KernelHalf, process_at};
-use super::sieve::{PAIR_AT, image_entry, image_entry_in, prefetch};
+use super::pages::Pages;
+use super::roots::{KernelHalf, process_at};
+use super::sieve::{ImageLook, image_entry};
 use super::{Process, ProcessSource, Step};
 use crate::addr::{Cr3, Gpa, PAGE_BYTES};
 use crate::budget::Budget;
@@ -281,12 +281,11 @@ impl GroupPass {
         groups: &RootGroups,
         budget: &mut Budget,
     ) -> Result<Step<Gpa>, PhysError> {
-        let first_look = |pair: &[u64; PAIR]| image_entry_in(pair, groups.phys_bits).is_some();
-        let page = match self.pages.advance_to(mem, PAIR_AT, budget, first_look)? {
+        let look = ImageLook::new(mem, groups.phys_bits);
+        let page = match self.pages.advance_to(mem, &look, budget)? {
             Step::Found(page) => page,
             other => return Ok(other),
         };
-        prefetch(mem, page.wrapping_add(AHEAD));
         if image_entry(mem, page, groups.phys_bits, budget).is_none() {
             return Ok(Step::Pending);
         }

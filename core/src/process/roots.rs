@@ -14,25 +14,18 @@
 pub use super::depth::guess_mode;
 pub use super::election::{RootCandidate, RootElection};
 pub use super::groups::{GroupSource, RootGroups};
-use crate::addr::{Cr3, Gpa, PAGE_BYTES};
+use crate::addr::{Cr3, Gpa};
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, ENTRIES, Hardware, KERNEL_HALF, Level, Pte, all_entries};
 use crate::phys::{PhysError, PhysRead};
 use crate::process::kernel_half::{
     COMPARED, COMPARISON, SECOND_ROOT, first_of_pair, is_given_with, isolation_partner, shares_kernel_half,
 };
-use crate::process::pages::{PAIR, PAIR_BYTES, Pages};
+use crate::process::pages::{FirstLook, PAIR, Pages};
 use crate::process::{Process, ProcessSource, Step};
 
-/// How far ahead the pass asks for lines, so that their misses overlap with its work.
-pub(super) const AHEAD: u64 = 16 * PAGE_BYTES;
 /// Entries of a pair of lines.
 const PAIR_ENTRIES: u64 = PAIR as u64;
-
-/// The entry of `table` at `index`.
-fn entry<M: PhysRead>(mem: &M, table: Gpa, index: u64) -> Result<Pte, PhysError> {
-    mem.load_u64(table.wrapping_add(index.wrapping_mul(8))).map(Pte::new)
-}
 
 /// The roots that share the kernel half of a known one, the known one included.
 ///
@@ -59,30 +52,20 @@ struct Sieve {
     entries: [(u64, u64); 2],
 }
 
-impl Sieve {
-    /// Where the pair of lines lies in a page.
-    const fn pair_at(&self) -> u64 {
-        let [(index, _), _] = self.entries;
-        index.wrapping_mul(8) & !PAIR_BYTES.wrapping_sub(1)
+impl FirstLook for Sieve {
+    #[inline(always)]
+    fn at(&self) -> [u64; 2] {
+        self.entries.map(|(index, _)| index.wrapping_mul(8))
     }
 
-    /// Whether a pair that was read passes.
-    fn passes_in(&self, pair: &[u64; PAIR]) -> bool {
-        self.entries.iter().any(|(index, value)| {
-            let found = usize::try_from(*index).ok().and_then(|index| pair.get(index % PAIR));
-            found.is_some_and(|found| found & COMPARED == *value)
-        })
+    #[inline(always)]
+    fn passes(&self, [one, other]: [u64; 2]) -> bool {
+        let [(_, first), (_, second)] = self.entries;
+        (one & COMPARED == first) | (other & COMPARED == second)
     }
 
-    #[inline]
-    fn passes<M: PhysRead>(&self, mem: &M, page: Gpa, budget: &mut Budget) -> bool {
-        let [first, second] = self.entries;
-        // A page that is gone again is no root.
-        let mut has = |(index, value): (u64, u64)| {
-            budget.spend(1);
-            entry(mem, page, index).is_ok_and(|found| found.get() & COMPARED == value)
-        };
-        has(first) || (second != first && has(second))
+    fn fits(&self, _: &[u64; PAIR]) -> bool {
+        true
     }
 }
 
@@ -188,10 +171,8 @@ impl ProcessSource for KernelHalf {
                     *self.sieve.insert(sieve)
                 }
             };
-            let [(ahead, _), _] = sieve.entries;
             loop {
-                let first_look = |pair: &[u64; PAIR]| sieve.passes_in(pair);
-                let page = match self.pages.advance_to(mem, sieve.pair_at(), budget, first_look)? {
+                let page = match self.pages.advance_to(mem, &sieve, budget)? {
                     Step::Found(page) => page,
                     Step::Pending => return Ok(Step::Pending),
                     Step::Done => {
@@ -199,18 +180,15 @@ impl ProcessSource for KernelHalf {
                         break;
                     }
                 };
-                mem.prefetch(page.wrapping_add(AHEAD).wrapping_add(ahead.wrapping_mul(8)));
-                if sieve.passes(mem, page, budget) {
-                    budget.spend(COMPARISON.wrapping_add(SECOND_ROOT));
-                    // The reference passes every sieve; it is given once.
-                    let again = page == reference && self.tried.count_ones() > 1;
-                    if !again
-                        && shares_kernel_half(mem, reference, page, phys_bits)
-                        && !self.gives_with_another(mem, page, budget)
-                    {
-                        self.found_others |= page != reference;
-                        return Ok(Step::Found(process_at(mem, &self.reference, page)));
-                    }
+                budget.spend(COMPARISON.wrapping_add(SECOND_ROOT));
+                // The reference passes every sieve; it is given once.
+                let again = page == reference && self.tried.count_ones() > 1;
+                if !again
+                    && shares_kernel_half(mem, reference, page, phys_bits)
+                    && !self.gives_with_another(mem, page, budget)
+                {
+                    self.found_others |= page != reference;
+                    return Ok(Step::Found(process_at(mem, &self.reference, page)));
                 }
                 if budget.is_spent() {
                     return Ok(Step::Pending);

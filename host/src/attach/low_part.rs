@@ -38,6 +38,10 @@ impl<M: PhysRead> PhysRead for LowPart<'_, M> {
         self.ram.batch()
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.ram.ram_end()
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         if from >= self.end {
             return Ok(None);

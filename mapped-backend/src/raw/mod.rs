@@ -250,6 +250,43 @@ impl Space {
         Ok(())
     }
 
+    /// Two words of each `stride` bytes.
+    #[inline]
+    pub(crate) fn load_columns(&self, at: [u64; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        let [low, high] = if at[0] <= at[1] { at } else { [at[1], at[0]] };
+        let rows = (dst.len() as u64).wrapping_sub(1);
+        let reach = stride.checked_mul(rows).and_then(|rows| rows.checked_add(high - low)?.checked_add(8));
+        match self.find(low).zip(reach) {
+            Some((place, reach)) if reach <= place.room && (low | high | stride) & 7 == 0 => {
+                let mut one = place.host.wrapping_add((at[0] - low) as usize);
+                let mut other = place.host.wrapping_add((at[1] - low) as usize);
+                for [first, second] in dst {
+                    // SAFETY: `find` gave the address of the lower word in a segment; both are multiples of 8, as what
+                    // they were found for and `stride` are. The higher word of the last row ends `reach` bytes behind
+                    // it, inside the segment.
+                    *first = unsafe { word_at(one) };
+                    // SAFETY: as above.
+                    *second = unsafe { word_at(other) };
+                    (one, other) = (one.wrapping_add(stride as usize), other.wrapping_add(stride as usize));
+                }
+                self.still_there(low)
+            }
+            _ => self.load_columns_apart(at, stride, dst),
+        }
+    }
+
+    /// As `load_columns`, over the edge of a segment or where something is wrong.
+    #[cold]
+    fn load_columns_apart(&self, at: [u64; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        let [mut one, mut other] = at;
+        for [first, second] in dst {
+            *first = self.load_u64(one)?;
+            *second = self.load_u64(other)?;
+            (one, other) = (one.wrapping_add(stride), other.wrapping_add(stride));
+        }
+        Ok(())
+    }
+
     pub(crate) fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), PhysError> {
         let mut at = gpa;
         let mut rest = dst;

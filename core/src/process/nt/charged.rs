@@ -90,6 +90,10 @@ impl<M: PhysRead> PhysRead for Charged<'_, M> {
         self.mem.fence_acquire();
     }
 
+    fn ram_end(&self) -> Gpa {
+        self.mem.ram_end()
+    }
+
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.mem.next_extent(from)
     }
