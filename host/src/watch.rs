@@ -1,11 +1,13 @@
 //! One producer of a guest, followed through its restarts and the guest's reboots.
 
+use core::ops::ControlFlow;
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
 use vgpu_perception::PhysRead;
 use vgpu_perception::abi::HEARTBEAT_PERIOD_MS;
+use vgpu_perception::find::FindProgress;
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::region::{Liveness, Pulse, ReadError};
 use vgpu_perception::scan::Candidate;
@@ -163,23 +165,34 @@ impl<M: PhysRead> Watch<M> {
     /// Does what is due at `now`: at most one survey of the guest, or one look at each heartbeat. Gives what happened,
     /// and when the next step is due; a step that comes sooner does no harm.
     pub fn step(&mut self, now: Instant) -> (Event, Instant) {
+        self.step_with(now, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`step`](Self::step), and calls `each` with the progress of a survey every few milliseconds. Where that
+    /// breaks off, the event is [`SurveyError::Cancelled`], and the next step searches anew.
+    pub fn step_with(&mut self, now: Instant, each: impl FnMut(FindProgress) -> ControlFlow<()>) -> (Event, Instant) {
         let state = core::mem::replace(&mut self.state, State::Search { due: now, before: None });
         match state {
             State::Search { due, before } if now < due => {
                 self.state = State::Search { due, before };
                 (Event::Nothing, due)
             }
-            State::Search { before, .. } => self.search(now, before),
+            State::Search { before, .. } => self.search(now, before, each),
             State::Confirm { survey, tries, due } => self.confirm(now, survey, tries, due),
             State::Live(following) => self.follow(now, following),
         }
     }
 
-    fn search(&mut self, now: Instant, before: Option<Box<GuestKernel>>) -> (Event, Instant) {
-        if let Some(kernel) = before {
-            self.guest.doubt(&kernel);
+    fn search(
+        &mut self,
+        now: Instant,
+        before: Option<Box<GuestKernel>>,
+        each: impl FnMut(FindProgress) -> ControlFlow<()>,
+    ) -> (Event, Instant) {
+        if let Some(kernel) = &before {
+            self.guest.doubt(kernel);
         }
-        match self.guest.survey() {
+        match self.guest.survey_with(each) {
             Ok(survey) if survey.candidates().is_empty() => {
                 self.guest.forget();
                 self.later(now, Event::NoCandidate, Some(survey.kernel()))
@@ -188,6 +201,10 @@ impl<M: PhysRead> Watch<M> {
                 let next = now + survey.wait();
                 self.state = State::Confirm { survey: Box::new(survey), tries: 0, due: next };
                 (Event::Nothing, next)
+            }
+            Err(SurveyError::Cancelled) => {
+                self.state = State::Search { due: now, before };
+                (Event::Failed(SurveyError::Cancelled), now)
             }
             Err(error) => {
                 self.guest.forget();

@@ -1,12 +1,13 @@
 //! A watch over a synthetic guest whose producer restarts, ends and comes back, and that reboots.
 
+use core::ops::ControlFlow;
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::Instant;
 
 use vgpu_perception::{Extent, Gpa, Gva, PageKind, PhysError, PhysRead};
-use vgpu_perception_host::{Event, Guest, Sample, Watch};
+use vgpu_perception_host::{Event, Guest, Sample, SurveyError, Watch};
 use vgpu_perception_testkit::{Field, LinuxOptions, Ram, StandardLinux, standard_linux};
 
 /// RAM whose contents another guest's can replace: a reboot.
@@ -153,4 +154,17 @@ fn a_watch_begins_with_a_producer_that_was_confirmed_and_shares_its_guest() {
     // Without proof there is nothing to begin with.
     let unproven = survey.open(&survey.candidates()[0]);
     assert!(Watch::new(guest).beginning_with(unproven).live().is_none());
+}
+
+#[test]
+fn a_search_that_was_broken_off_begins_anew_at_the_next_step() {
+    let linux = standard_linux(LinuxOptions::default());
+    let mut watch = Watch::new(Guest::over(linux.guest.ram.clone(), Gpa::new(5 << 30)));
+    for _ in 0..2 {
+        let now = Instant::now();
+        let (event, due) = watch.step_with(now, |_| ControlFlow::Break(()));
+        assert!(matches!(event, Event::Failed(SurveyError::Cancelled)), "{event:?}");
+        assert!(due <= now && watch.live().is_none(), "no pause is due to the caller's own wish");
+    }
+    until(&mut watch, &[&linux], |event| matches!(event, Event::Found));
 }

@@ -12,8 +12,10 @@ use axum::routing::get;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
+use vgpu_perception_view::Condition;
 
 use crate::access::Access;
+use crate::guest::Shown;
 use crate::guests::Guests;
 use crate::shot::{Kind, Width};
 use crate::stream;
@@ -91,8 +93,7 @@ fn page(mime: &'static str, text: &'static str) -> Response {
 }
 
 async fn list(State(shared): State<Shared>) -> Response {
-    let guests = Arc::clone(&shared.guests);
-    let _ = tokio::task::spawn_blocking(move || guests.refresh()).await;
+    refresh(&shared).await;
     let all: Vec<_> = shared
         .guests
         .all()
@@ -122,8 +123,7 @@ async fn list(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    let guests = Arc::clone(&shared.guests);
-    let _ = tokio::task::spawn_blocking(move || guests.refresh()).await;
+    refresh(&shared).await;
     for guest in shared.guests.all() {
         guest.look();
     }
@@ -154,6 +154,23 @@ async fn jpg(shared: State<Shared>, name: Path<String>, wish: Query<Wish>, heade
     still(shared, name, wish, headers, Kind::Jpeg).await
 }
 
+/// The guest of a name. Where it is not known to run, the host is asked for its guests first: another one may have the
+/// name by now.
+async fn named(shared: &Shared, name: &str) -> Result<Arc<Shown>, (StatusCode, String)> {
+    let guest = shared.guests.named(name);
+    if let Some(guest) = guest.filter(|guest| guest.facts().state == Condition::Live.word()) {
+        return Ok(guest);
+    }
+    refresh(shared).await;
+    shared.guests.named(name).ok_or_else(|| unknown(name))
+}
+
+/// Asks the host for its guests, where that is due.
+async fn refresh(shared: &Shared) {
+    let guests = Arc::clone(&shared.guests);
+    let _ = tokio::task::spawn_blocking(move || guests.refresh()).await;
+}
+
 fn unknown(name: &str) -> (StatusCode, String) {
     // Not the name as it came: it is the client's.
     let short: String = name.chars().filter(char::is_ascii_graphic).take(64).collect();
@@ -168,7 +185,7 @@ async fn still(
     kind: Kind,
 ) -> Answer {
     let width = wish.width().map_err(|(status, text)| (status, text.to_owned()))?;
-    let guest = shared.guests.named(&name).ok_or_else(|| unknown(&name))?;
+    let guest = named(&shared, &name).await?;
     let Some(shot) = guest.latest().await else {
         let facts = guest.facts();
         return Err((StatusCode::SERVICE_UNAVAILABLE, format!("No frame now: {}: {}\n", facts.state, facts.detail)));
@@ -194,7 +211,7 @@ async fn mjpeg(State(shared): State<Shared>, Path(name): Path<String>, Query(wis
     if !(1..=60).contains(&fps) {
         return Err((StatusCode::BAD_REQUEST, format!("fps is 1 to 60, not {fps}.\n")));
     }
-    let guest = shared.guests.named(&name).ok_or_else(|| unknown(&name))?;
+    let guest = named(&shared, &name).await?;
     let body = stream::body(&guest, fps, width, Arc::clone(&shared.encoders));
     Ok(([(header::CONTENT_TYPE, stream::MIME)], body).into_response())
 }

@@ -2,14 +2,16 @@
 
 mod common;
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Instant;
 
-use common::{Answer, Machine, Running, TOKEN, whole};
+use common::{Answer, Machine, Running, TOKEN, bgra, source, whole};
 use vgpu_perception_producer::pattern;
 use vgpu_perception_serve::{Limits, Source};
 
@@ -218,6 +220,59 @@ fn a_producer_that_ends_is_no_longer_shown() {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!(server.get("/metrics", "").text().contains("vgpu_live{guest=\"one\"} 0"));
+}
+
+#[test]
+fn the_next_guest_of_a_name_is_found_by_who_asks_for_its_frames_alone() {
+    let (mut first, next) = (Machine::start(320, 200, 30, u64::MAX), Machine::start(160, 100, 30, u64::MAX));
+    let gone = Arc::new(AtomicBool::new(false));
+    let one = {
+        let (gone, places) = (Arc::clone(&gone), [&first, &next].map(|one| (one.ram(), one.segments())));
+        move || {
+            let n = usize::from(gone.load(Ordering::Relaxed));
+            let (ram, segments) = places[n].clone();
+            // As of a host: the name stays, the process is another one.
+            vec![Source { key: n.to_string(), ..source("one", ram, segments) }]
+        }
+    };
+    let server = Running::discovering(Box::new(one));
+    let width = |answer: &Answer| bgra(&answer.body).0;
+    assert_eq!(width(&server.frame("/guests/one/frame.png")), 320, "nobody asked for the list before");
+    first.stop();
+    gone.store(true, Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = server.get("/guests/one/frame.png", "");
+        if answer.status == 200 && width(&answer) == 160 {
+            whole(&answer);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} {}", answer.status, answer.text());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_guest_whose_ram_shrinks_is_an_error_and_the_others_go_on() {
+    let (mut one, two) = (Machine::start(320, 200, 30, u64::MAX), Machine::start(320, 200, 30, u64::MAX));
+    let server = Running::start(vec![one.source("one"), two.source("two")], Limits::default());
+    whole(&server.frame("/guests/one/frame.png"));
+    whole(&server.frame("/guests/two/frame.png"));
+    // Its producer is a thread of this process, and would be ended by the same signal.
+    one.stop();
+    std::fs::OpenOptions::new().write(true).open(one.ram()).unwrap().set_len(4096).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = server.get("/guests/one/frame.png", "");
+        let list = server.get("/guests", "").text();
+        if answer.status == 503 && list.contains("its file shrank") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} {list}", answer.status);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let before = whole(&server.frame("/guests/two/frame.png"));
+    while whole(&server.frame("/guests/two/frame.png")) == before {}
 }
 
 #[test]

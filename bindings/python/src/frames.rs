@@ -12,7 +12,7 @@ use vgpu_perception_host::{Event, Guest, Live, Ram, SurveyError, Watch};
 use crate::errors::{NoProducer, Raise, UsageError};
 use crate::live::{Taker, latest};
 use crate::snapshots::Frame;
-use crate::waiting::sleep_until;
+use crate::waiting::{Signals, sleep_until};
 
 /// How long to sleep after a poll that gave nothing: well below a frame at 60 Hz.
 const POLL: Duration = Duration::from_millis(2);
@@ -53,13 +53,13 @@ impl Follow {
         self.due
     }
 
-    /// Does what is due. It can take as long as a search of the guest's memory does.
-    pub(crate) fn step(&mut self) -> Result<(), SurveyError> {
+    /// Does what is due. It can take as long as a search of the guest's memory does, unless a signal comes.
+    pub(crate) fn step(&mut self, signals: &mut Signals) -> Result<(), SurveyError> {
         let now = Instant::now();
         if now < self.due {
             return Ok(());
         }
-        let (event, due) = self.watch.step(now);
+        let (event, due) = self.watch.step_with(now, |_| signals.flow());
         self.due = due;
         match event {
             Event::Found => {
@@ -138,7 +138,10 @@ impl Frames {
         let next = *self.next();
         sleep_until(py, next)?;
         loop {
-            py.detach(|| self.lock().step()).map_err(Raise::raise)?;
+            let mut signals = Signals::new();
+            let step = py.detach(|| self.lock().step(&mut signals));
+            signals.raised()?;
+            step.map_err(Raise::raise)?;
             let frame = self.taker.take(py, |bytes| {
                 let mut follow = self.lock();
                 let Some(live) = follow.live() else { return Ok(Sample::Skip(Skip::NoFrame)) };

@@ -1,6 +1,5 @@
 //! A guest: where everything begins.
 
-use core::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,9 +62,7 @@ impl Guest {
     /// Finds the candidates in all processes of the guest, each with a first reading of its heartbeat.
     fn survey(&self, py: Python<'_>) -> PyResult<Survey> {
         let mut signals = Signals::new();
-        let survey = py.detach(|| {
-            self.guest.survey_with(|_| if signals.end() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        });
+        let survey = py.detach(|| self.guest.survey_with(|_| signals.flow()));
         signals.raised()?;
         Ok(Survey::new(survey.map_err(Raise::raise)?, Arc::clone(&self.guest)))
     }
@@ -78,7 +75,10 @@ impl Guest {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut follow = Follow::new(Arc::clone(&self.guest), None)?;
         loop {
-            py.detach(|| follow.step()).map_err(Raise::raise)?;
+            let mut signals = Signals::new();
+            let step = py.detach(|| follow.step(&mut signals));
+            signals.raised()?;
+            step.map_err(Raise::raise)?;
             if let Some(live) = follow.live() {
                 return Ok(Live::new(live.another(), Arc::clone(&self.guest)));
             }
@@ -91,9 +91,7 @@ impl Guest {
     fn processes(&self, py: Python<'_>) -> PyResult<Vec<Process>> {
         let mut signals = Signals::new();
         let listed = py.detach(|| {
-            let found = self
-                .guest
-                .kernel_with(|_| if signals.end() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })?;
+            let found = self.guest.kernel_with(|_| signals.flow())?;
             processes(&found, &mut signals).map_err(|error| SurveyError::Find(error.into()))
         });
         signals.raised()?;

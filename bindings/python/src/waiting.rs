@@ -1,5 +1,6 @@
 //! Waiting, and long work, that a signal ends: ctrl-C is seen within a twentieth of a second.
 
+use core::ops::ControlFlow;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -39,6 +40,11 @@ impl Signals {
             self.looked = Instant::now();
         }
         self.raised.is_some()
+    }
+
+    /// The same, for work that asks whether to go on.
+    pub(crate) fn flow(&mut self) -> ControlFlow<()> {
+        if self.end() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// What a handler raised, if one did.

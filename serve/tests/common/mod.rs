@@ -13,10 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use vgpu_perception_host::{Guest, Ram};
-use vgpu_perception_mapped::{GuestRam, Segment, SegmentMap};
+use vgpu_perception_mapped::{GuestRam, RamFile, RamOptions, Segment, SegmentMap, SigbusGuard};
 use vgpu_perception_producer::mapped::{MappedRegion, Piece};
 use vgpu_perception_producer::{FrameMeta, Producer, pattern};
-use vgpu_perception_serve::{Access, Address, Limits, Listener, Server, Source, Token};
+use vgpu_perception_serve::{Access, Address, Discover, Limits, Listener, Server, Source, Token};
 use vgpu_perception_testkit::{FileSegment, LinuxOptions, Placement, Ring, standard_linux};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -30,7 +30,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// `fps` frames a second until frame `last`; then only its heart beats.
+    /// About `fps` frames a second until frame `last`; then only its heart beats.
     pub(crate) fn start(width: u32, height: u32, fps: u32, last: u64) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let shared = PathBuf::from("/dev/shm");
@@ -73,16 +73,18 @@ impl Machine {
     }
 
     pub(crate) fn source(&self, name: &str) -> Source {
-        let path = self.folder.join("ram");
-        let segments = self.segments.clone();
-        let attach = move || {
-            let map = segments.iter().map(|at| Segment { gpa: at.gpa, len: at.len, offset: at.offset, file: 0 });
-            let ram = GuestRam::open(&path, SegmentMap::new(map).unwrap()).map_err(|error| error.to_string())?;
-            let ram = Ram::Mapped(ram);
-            let end = ram.end();
-            Ok(Guest::over(ram, end))
-        };
-        Source { name: name.into(), key: name.into(), attach: Box::new(attach) }
+        source(name, self.ram(), self.segments())
+    }
+
+    /// Its RAM file.
+    pub(crate) fn ram(&self) -> PathBuf {
+        self.folder.join("ram")
+    }
+
+    /// Where that lies in the guest.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let segment = |at: &FileSegment| Segment { gpa: at.gpa, len: at.len, offset: at.offset, file: 0 };
+        self.segments.iter().map(segment).collect()
     }
 
     /// The producer ends; its memory stays.
@@ -101,25 +103,43 @@ impl Drop for Machine {
     }
 }
 
+/// A guest that is attached to by its RAM file, with the guard that attaching by a name switches on.
+pub(crate) fn source(name: &str, ram: PathBuf, segments: Vec<Segment>) -> Source {
+    let attach = move || {
+        let map = SegmentMap::new(segments.iter().copied()).unwrap();
+        let guard = SigbusGuard::install().map_err(|error| error.to_string())?;
+        let open = RamFile::open(&ram).and_then(|file| GuestRam::new(vec![file], map, RamOptions::new().guard(guard)));
+        let ram = Ram::Mapped(open.map_err(|error| error.to_string())?);
+        let end = ram.end();
+        Ok(Guest::over(ram, end))
+    };
+    Source { name: name.into(), key: name.into(), attach: Box::new(attach) }
+}
+
 fn produce(file: &File, pieces: &[Piece], (width, height): (u32, u32), fps: u32, last: u64, end: &AtomicBool) {
     let mut producer = Producer::new(MappedRegion::stitched(file, pieces).unwrap());
     producer.set_geometry(&pattern::geometry(1, width, height));
     let meta = FrameMeta { width, height, timestamp_ns: 1 };
     let mut row = vec![0; width as usize * 4];
-    while !end.load(Ordering::Relaxed) {
+    // Its heart beats ten times a second at least.
+    let beats = fps.clamp(10, 60);
+    for beat in 0_u32.. {
+        if end.load(Ordering::Relaxed) {
+            break;
+        }
         let id = producer.frame_id() + 1;
-        if id <= last {
+        if id <= last && beat.is_multiple_of(beats / fps.clamp(1, 60)) {
             let fill = |y: u32, row: &mut [u8]| pattern::fill_row(id, width, height, y, row);
             producer.publish_rows(&meta, &mut row, fill).unwrap();
         }
         producer.beat();
-        std::thread::sleep(Duration::from_secs(1) / fps.clamp(10, 60));
+        std::thread::sleep(Duration::from_secs(1) / beats);
     }
 }
 
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A server in a thread with a runtime of its own.
+/// A server in a thread with a runtime of its own, or in another process.
 pub(crate) struct Running {
     pub(crate) address: Address,
     end: Option<tokio::sync::oneshot::Sender<()>>,
@@ -132,6 +152,15 @@ impl Running {
     }
 
     pub(crate) fn at(address: &str, sources: Vec<Source>, limits: Limits) -> Self {
+        Self::with(address, sources, None, limits)
+    }
+
+    /// One that asks for its guests, as for those of a host.
+    pub(crate) fn discovering(discover: Discover) -> Self {
+        Self::with("127.0.0.1:0", Vec::new(), Some(discover), Limits::default())
+    }
+
+    fn with(address: &str, sources: Vec<Source>, discover: Option<Discover>, limits: Limits) -> Self {
         let (end, ended) = tokio::sync::oneshot::channel();
         let (told, tell) = std::sync::mpsc::channel();
         let address: Address = address.parse().unwrap();
@@ -145,12 +174,17 @@ impl Running {
                     Address::Tcp(at) => Access::loopback(token, at.port()),
                     Address::Unix(_) => Access::unix(None),
                 };
-                let server = Server::new(sources, None, access, limits).unwrap();
+                let server = Server::new(sources, discover, access, limits).unwrap();
                 server.run(listener, async { drop(ended.await) }).await;
             });
             runtime.shutdown_timeout(Duration::from_secs(1));
         });
         Self { address: tell.recv().unwrap(), end: Some(end), thread: Some(thread) }
+    }
+
+    /// One that others started, and end.
+    pub(crate) fn elsewhere(at: SocketAddr) -> Self {
+        Self { address: Address::Tcp(at), end: None, thread: None }
     }
 
     pub(crate) fn tcp(&self) -> SocketAddr {
