@@ -81,8 +81,8 @@ impl Programs {
         for (folder, mode) in [("open", 0o755), ("secret", 0o711)] {
             let program = dir.join(folder).join("qemu-system-x86_64");
             fs::create_dir_all(dir.join(folder)).unwrap();
-            // By another process: a descriptor that writes it here could be held, until its exec, by a child that another
-            // test starts meanwhile, and a program that is written cannot be run.
+            // By another process: a descriptor that writes it here could be held, until its exec, by a child that
+            // another test starts meanwhile, and a program that is written cannot be run.
             let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
             assert!(copied.success());
             fs::set_permissions(dir.join(folder), Permissions::from_mode(0o755)).unwrap();

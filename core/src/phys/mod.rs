@@ -79,8 +79,8 @@ pub trait PhysRead {
         Ok(())
     }
 
-    /// Loads two aligned `u64`s of each stretch of `stride` bytes: those at `at`, those `stride` bytes further and so on,
-    /// each as [`load_u64`](Self::load_u64) would; where both are one, it is loaded once.
+    /// Loads two aligned `u64`s of each stretch of `stride` bytes: those at `at`, those `stride` bytes further and so
+    /// on, each as [`load_u64`](Self::load_u64) would; where both are one, it is loaded once.
     ///
     /// This is how a pass looks at every page of RAM: a backend that looks the addresses up once leaves the processor
     /// room to have many of the loads, each a cache miss, in flight.
@@ -176,8 +176,8 @@ pub trait PhysRead {
     /// An address that no RAM lies at or above, as long as this memory is used: the end of RAM where the backend knows
     /// it.
     ///
-    /// A pass over physical memory tells by it what cannot be the address of a page. The provided method says the end of
-    /// the address space, which is always right; such a pass then looks twice at more pages.
+    /// A pass over physical memory tells by it what cannot be the address of a page. The provided method says the end
+    /// of the address space, which is always right; such a pass then looks twice at more pages.
     #[inline]
     fn ram_end(&self) -> Gpa {
         Gpa::new(u64::MAX)
