@@ -58,13 +58,14 @@ impl Guest {
 
     /// The number of the producer that the demo started.
     fn producer_of(ram: &Path) -> u32 {
-        let numbers = fs::read_dir("/proc").unwrap().filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok());
+        let all = fs::read_dir("/proc").unwrap();
+        let mut numbers = all.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok());
         let is_it = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
             words.contains(&b"demo-producer".as_slice()) && words.contains(&ram.as_os_str().as_encoded_bytes())
         };
-        numbers.filter(is_it).next().expect("the demo has no producer")
+        numbers.find(is_it).expect("the demo has no producer")
     }
 
     fn produce(ram: &Path) -> Child {
