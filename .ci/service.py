@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import time
 import urllib.error
@@ -83,7 +84,10 @@ def hardening(pid):
 
 
 def main():
-    run("systemctl", "start", "vgpu-test-others", "vgpu-test-ours", UNIT)
+    # A port that is taken: it is tried again for as long as that takes, and not given up.
+    with socket.create_server(("127.0.0.1", 8383)):
+        run("systemctl", "start", "vgpu-test-others", "vgpu-test-ours", UNIT)
+        until("it gives up", lambda: int(run("systemctl", "show", "--value", "-p", "NRestarts", UNIT)) >= 6)
     until("the server does not listen", lambda: ask("guests")[0] == 200)
     for token in (None, "x" * 32):
         assert ask("guests", token)[0] == 401, token
@@ -115,6 +119,7 @@ def main():
     assert ask("guests")[0] == 0
     journal = run("journalctl", "--no-pager", "-o", "cat", "-u", UNIT)
     print(journal)
+    assert "cannot listen at 127.0.0.1:8383" in journal
     assert TOKEN not in journal, "the token is in the journal"
     print("all of it holds")
 
