@@ -186,7 +186,7 @@ fn a_pointer_is_drawn_into_a_stream_and_nothing_else() {
     let mut drawn = 0;
     for pixels in frames.chunks_exact(FRAME) {
         // The frame that differs least: the pointer is small.
-        let off = (1..20_000).filter_map(|id| differing(id, pixels)).min_by_key(Vec::len);
+        let off = (1..10_000).filter_map(|id| differing(id, pixels)).min_by_key(Vec::len);
         let off = off.expect("it is no frame of the guest");
         let span = |values: Vec<usize>| values.iter().max().zip(values.iter().min()).map(|(max, min)| max - min);
         let size = (span(off.iter().map(|at| at.0).collect()), span(off.iter().map(|at| at.1).collect()));
