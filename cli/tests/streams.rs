@@ -198,9 +198,9 @@ fn a_pointer_is_drawn_into_a_stream_and_nothing_else() {
     assert!(drawn > 0, "no pointer is drawn in any of them");
 }
 
-#[test]
-fn stills_that_were_taken_stay_where_the_producer_ends() {
-    let mut guest = Guest::start("stills");
+/// Takes stills until `over` happens to the guest; what was taken has to be whole pictures. Gives what was said.
+fn stills(name: &str, over: impl FnOnce(&mut Guest)) -> String {
+    let mut guest = Guest::start(name);
     let name = guest.folder.join("shot.ppm");
     let sample = guest.run("sample", &["--timeout", "2", "--each", "100000", "-o", name.to_str().unwrap()]);
     let shots = |folder: &Path| -> Vec<PathBuf> {
@@ -212,7 +212,7 @@ fn stills_that_were_taken_stay_where_the_producer_ends() {
         assert!(Instant::now() < deadline, "no stills");
         std::thread::sleep(Duration::from_millis(20));
     }
-    guest.end_producer();
+    over(&mut guest);
     let (code, _, said) = end(sample);
     assert_eq!(code, 1, "{said}");
     let shots = shots(&guest.folder);
@@ -225,4 +225,19 @@ fn stills_that_were_taken_stay_where_the_producer_ends() {
         let pixels: Vec<u8> = bytes[head.len()..].chunks_exact(3).flat_map(bgra).collect();
         assert!(number(&pixels).is_some(), "{} is torn", path.display());
     }
+    said
+}
+
+#[test]
+fn stills_that_were_taken_stay_where_the_producer_ends() {
+    let said = stills("ends", Guest::end_producer);
+    assert!(said.contains("no frame within 2 s"), "{said}");
+}
+
+#[test]
+fn stills_that_were_taken_stay_where_the_guests_ram_shrinks() {
+    let said = stills("shrinks", |guest| {
+        fs::OpenOptions::new().write(true).open(&guest.words[0]).unwrap().set_len(4096).unwrap();
+    });
+    assert!(said.contains("its file shrank"), "{said}");
 }
