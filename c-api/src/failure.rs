@@ -29,6 +29,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    #[cold]
+    #[inline(never)]
     pub(crate) fn new(code: c_int, text: fmt::Arguments<'_>) -> Self {
         let mut last = Last { code, ..Last::NONE };
         let _ = last.write_fmt(text);
@@ -36,6 +38,8 @@ impl Failure {
         Self { code }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn argument(name: &str, why: &str) -> Self {
         Self::new(code::ARGUMENT, format_args!("{name} {why}"))
     }

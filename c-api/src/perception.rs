@@ -114,6 +114,10 @@ impl Snapshot for Cursor {
     type Of = CursorSnapshot;
 
     #[inline(always)]
+    fn at_once<M: PhysRead>(region: &Region<Paging>, mem: &M) -> Option<CursorSnapshot> {
+        region.cursor_at_once(mem)
+    }
+
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<CursorSnapshot>, ReadError> {
         region.read_cursor(mem)
     }
@@ -126,6 +130,10 @@ impl Snapshot for Geometry {
     type Of = GeometrySnapshot;
 
     #[inline(always)]
+    fn at_once<M: PhysRead>(region: &Region<Paging>, mem: &M) -> Option<GeometrySnapshot> {
+        region.geometry_at_once(mem)
+    }
+
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<GeometrySnapshot>, ReadError> {
         region.read_geometry(mem)
     }
@@ -138,6 +146,10 @@ impl Snapshot for Status {
     type Of = StatusSnapshot;
 
     #[inline(always)]
+    fn at_once<M: PhysRead>(region: &Region<Paging>, mem: &M) -> Option<StatusSnapshot> {
+        region.status_at_once(mem)
+    }
+
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<StatusSnapshot>, ReadError> {
         region.read_status(mem)
     }

@@ -9,6 +9,8 @@ use vgpu_perception::{NextUse, PhysRead};
 use crate::choice::{Place, place};
 use crate::failure::Failure;
 use crate::ffi::cells::{Latest, TryLock};
+#[cfg(feature = "std")]
+use crate::ffi::this_thread;
 use crate::ffi::{Handle, Object, Thread, with_thread};
 use crate::kernel::Paging;
 use crate::memory::{Mem, MemHandle};
@@ -167,72 +169,79 @@ pub(crate) trait Snapshot {
     /// What it gives.
     type Of;
 
+    /// What the first try gives; `None` says nothing.
+    #[inline(always)]
+    #[cfg_attr(not(feature = "std"), expect(dead_code, reason = "no thread has a place of its own"))]
+    fn at_once<M: PhysRead>(_: &Region<Paging>, _: &M) -> Option<Self::Of> {
+        None
+    }
+
     fn read<M: PhysRead>(region: &mut Region<Paging>, mem: &M) -> Result<Sample<Self::Of>, ReadError>;
 }
 
 /// Takes a snapshot, and gives it to `fresh` where there is one: 1, or 0 for none. Nothing is caught: the core has no
 /// panics, and this is the path that is taken most.
+///
+/// What a thread reads again and again is taken at once, in registers; all else is [`apart`].
 #[inline(always)]
 pub(crate) fn snapshot<S: Snapshot>(
     r: RegionHandle,
     m: MemHandle,
     fresh: impl FnOnce(&RegionState, &S::Of) + Copy,
 ) -> Result<c_int, Failure> {
-    with_thread(|thread| {
-        #[cfg(feature = "std")]
-        {
+    #[cfg(feature = "std")]
+    {
+        let taken = this_thread(|thread| {
             let id = r.token();
-            let taken = thread.seats.of(id).known.hold(thread, r, m, |state, mem| match mem.ram() {
-                Ram::Mapped(ram) => Some(of::<S, _>(state, thread, id, &**ram, fresh)),
-                Ram::Reader(_) => None,
-            });
-            if let Some(taken) = taken {
-                return taken;
-            }
+            thread.seats.of(id).known.hold(thread, r, m, |state, mem, region| {
+                let Ram::Mapped(ram) = mem.ram() else { return false };
+                let Some(value) = S::at_once(region, &**ram) else { return false };
+                fresh(state, &value);
+                state.tell(thread, id, SkipC::NONE);
+                true
+            })
+        });
+        if taken {
+            return Ok(1);
         }
-        apart::<S>(thread, r, m, fresh)
-    })?
+    }
+    apart::<S>(r, m, fresh)
 }
 
-/// The same where this thread does not know the two handles, is inside another call, or reads through a callback.
+/// The same where this thread does not know the two handles, is inside another call, reads through a callback, or where
+/// the first try gave nothing.
+#[cold]
 #[inline(never)]
 fn apart<S: Snapshot>(
-    thread: &Thread,
     r: RegionHandle,
     m: MemHandle,
     fresh: impl FnOnce(&RegionState, &S::Of),
 ) -> Result<c_int, Failure> {
-    r.hold(thread, |hold| {
-        let (id, state) = (hold.id(), hold.get());
-        m.hold_same(thread, state.mem_id, |mem| {
-            let ram = mem.get().ram();
-            #[cfg(feature = "std")]
-            if let Ram::Mapped(_) = ram {
-                thread.seats.of(id).known.learn(hold, mem);
-            }
-            of::<S, _>(state, thread, id, ram, fresh)
+    with_thread(|thread| {
+        r.hold(thread, |hold| {
+            let (id, state) = (hold.id(), hold.get());
+            m.hold_same(thread, state.mem_id, |mem| {
+                let ram = mem.get().ram();
+                state.with_seat(thread, id, |region| {
+                    let read = S::read(region, ram);
+                    #[cfg(feature = "std")]
+                    if let Ram::Mapped(_) = ram {
+                        thread.seats.of(id).known.learn(hold, mem, *region);
+                    }
+                    match read {
+                        Ok(Sample::Fresh(value)) => {
+                            fresh(state, &value);
+                            state.tell(thread, id, SkipC::NONE);
+                            Ok(1)
+                        }
+                        Ok(Sample::Skip(skip)) => {
+                            state.tell(thread, id, SkipC::of(skip));
+                            Ok(0)
+                        }
+                        Err(error) => Err(state.lose(thread, id, error)),
+                    }
+                })
+            })
         })
-    })
-}
-
-#[inline(always)]
-fn of<S: Snapshot, M: PhysRead>(
-    state: &RegionState,
-    thread: &Thread,
-    id: u64,
-    ram: &M,
-    fresh: impl FnOnce(&RegionState, &S::Of),
-) -> Result<c_int, Failure> {
-    state.with_seat(thread, id, |region| match S::read(region, ram) {
-        Ok(Sample::Fresh(value)) => {
-            fresh(state, &value);
-            state.tell(thread, id, SkipC::NONE);
-            Ok(1)
-        }
-        Ok(Sample::Skip(skip)) => {
-            state.tell(thread, id, SkipC::of(skip));
-            Ok(0)
-        }
-        Err(error) => Err(state.lose(thread, id, error)),
-    })
+    })?
 }

@@ -20,8 +20,8 @@ const SEATS: usize = 64;
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Seat {
-    /// Where its handle leads, and that of its memory.
-    pub(crate) known: Known<RegionState, Mem>,
+    /// Where its handle leads, and that of its memory, and where its page was found last.
+    pub(crate) known: Known<RegionState, Mem, Region<Paging>>,
     place: RefCell<Place>,
 }
 
@@ -38,6 +38,8 @@ pub(crate) struct Seats {
     seats: [Seat; SEATS],
     /// Whose read was last.
     of: Cell<u64>,
+    /// The same where it gave something, else 0.
+    fresh: Cell<u64>,
     /// Why it gave nothing.
     last: Cell<SkipC>,
 }
@@ -76,7 +78,12 @@ impl Seat {
 
 impl Seats {
     pub(crate) const fn new() -> Self {
-        Self { seats: [const { Seat::new() }; SEATS], of: Cell::new(0), last: Cell::new(SkipC::NONE) }
+        Self {
+            seats: [const { Seat::new() }; SEATS],
+            of: Cell::new(0),
+            fresh: Cell::new(0),
+            last: Cell::new(SkipC::NONE),
+        }
     }
 
     /// The seat of region `id`, which others may share. Its token's entry is in its bits from 8 on, so that handles
@@ -90,8 +97,10 @@ impl Seats {
     /// Remembers that the last read of this thread was of region `id`, and why it gave nothing.
     #[inline(always)]
     pub(crate) fn note(&self, id: u64, skip: SkipC) {
+        let fresh = if skip.reason == reason::NONE { id } else { 0 };
         // Most reads are like the one before: nothing to store.
-        if self.of.get() != id || self.last.get().reason != skip.reason || skip.reason != reason::NONE {
+        if fresh == 0 || self.fresh.get() != fresh {
+            self.fresh.set(fresh);
             self.of.set(id);
             self.last.set(skip);
         }

@@ -44,6 +44,8 @@ pub(crate) use pair::Known;
 pub(crate) use pointers::{Context, In, Out};
 pub(crate) use scratch::Scratch;
 #[cfg(feature = "std")]
+pub(crate) use threads::this as this_thread;
+#[cfg(feature = "std")]
 use tokens as imp;
 
 /// Alignment of handle storage: `VGPUX_STORAGE_ALIGN`.

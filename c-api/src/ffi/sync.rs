@@ -45,6 +45,17 @@ pub(super) fn light() {
     }
 }
 
+/// Whether the calls' half costs nothing: then it does for good.
+pub(super) fn closing_pays() -> bool {
+    KIND.load(Ordering::Relaxed) == ASYMMETRIC
+}
+
+/// A call's half where [`closing_pays`].
+#[inline(always)]
+pub(super) fn paid() {
+    compiler_fence(Ordering::SeqCst);
+}
+
 /// The half of who closes. False where the kernel refuses it.
 pub(super) fn heavy() -> bool {
     fence(Ordering::SeqCst);

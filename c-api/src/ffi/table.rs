@@ -12,7 +12,7 @@
 //!
 //! `tests/model.rs` runs this file under loom.
 
-use super::sync::{AtomicPtr, AtomicU32, AtomicU64, CHUNK_BITS, HAZARDS, INDEX_BITS, Ordering, heavy, light};
+use super::sync::{AtomicPtr, AtomicU32, AtomicU64, CHUNK_BITS, HAZARDS, INDEX_BITS, Ordering, heavy, light, paid};
 
 /// Chunks of entries.
 pub(super) const CHUNKS: usize = 1 << (INDEX_BITS - CHUNK_BITS);
@@ -182,7 +182,8 @@ impl Table {
         if entry.state.load(Ordering::Relaxed) == state(token, CLOSING) { self.reclaim(entry, token) } else { None }
     }
 
-    /// Begins a call's use of two handles, as [`pin`](Self::pin) does of one; `entries` are what it gave for them
+    /// Begins a call's use of two handles, as [`pin`](Self::pin) does of one, where closing pays for all of the
+    /// fence; `entries` are what it gave for them
     /// before. Whether both are open. Either way the call ends with [`unpin_two`](Self::unpin_two).
     #[inline(always)]
     pub(super) fn pin_two(
@@ -195,7 +196,7 @@ impl Table {
         let ([first, second], [a, b]) = (hazards, tokens);
         first.store(a, Ordering::Release);
         second.store(b, Ordering::Release);
-        light();
+        paid();
         both_open(entries, open, Ordering::Acquire)
     }
 
@@ -206,7 +207,7 @@ impl Table {
         let [first, second] = hazards;
         first.store(0, Ordering::Release);
         second.store(0, Ordering::Release);
-        light();
+        paid();
         both_open(entries, open, Ordering::Relaxed)
     }
 

@@ -57,6 +57,14 @@ pub(crate) fn with<R>(work: impl FnOnce(&Own) -> R) -> Result<R, Failure> {
     Ok(work(unsafe { &*own }))
 }
 
+/// The same where this thread called before; false where it did not.
+#[inline(always)]
+pub(crate) fn this(work: impl FnOnce(&Own) -> bool) -> bool {
+    let own = own::get();
+    // SAFETY: as in `with`.
+    !own.is_null() && work(unsafe { &*own })
+}
+
 #[cold]
 #[inline(never)]
 fn join(table: &'static Table) -> Result<*const Own, Failure> {

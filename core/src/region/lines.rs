@@ -236,7 +236,15 @@ impl<R: NotPresentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_cursor<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<CursorSnapshot>, ReadError> {
-        self.attempt(mem, &mut Locked::<abi::Cursor, 4>(PhantomData))
+        self.attempt_small(mem, &mut Locked::<abi::Cursor, 4>(PhantomData))
+    }
+
+    /// The cursor, where the first try of [`read_cursor`](Self::read_cursor) gives it: half a read, for callers that
+    /// have the other half elsewhere.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn cursor_at_once<M: PhysRead>(&self, mem: &M) -> Option<CursorSnapshot> {
+        self.at_once(mem, &mut Locked::<abi::Cursor, 4>(PhantomData))
     }
 
     /// Reads the geometry.
@@ -247,7 +255,14 @@ impl<R: NotPresentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_geometry<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<GeometrySnapshot>, ReadError> {
-        self.attempt(mem, &mut Locked::<abi::Geometry, 5>(PhantomData))
+        self.attempt_small(mem, &mut Locked::<abi::Geometry, 5>(PhantomData))
+    }
+
+    /// As [`cursor_at_once`](Self::cursor_at_once).
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn geometry_at_once<M: PhysRead>(&self, mem: &M) -> Option<GeometrySnapshot> {
+        self.at_once(mem, &mut Locked::<abi::Geometry, 5>(PhantomData))
     }
 
     /// Reads the lifecycle line and remembers its `run_epoch`.
@@ -261,11 +276,18 @@ impl<R: NotPresentResolver> Region<R> {
     /// # Errors
     /// [`ReadError`] where the producer page cannot be read.
     pub fn read_status<M: PhysRead>(&mut self, mem: &M) -> Result<Sample<StatusSnapshot>, ReadError> {
-        let sample = self.attempt(mem, &mut Lifecycle);
+        let sample = self.attempt_small(mem, &mut Lifecycle);
         if let Ok(Sample::Fresh(status)) = &sample {
             self.run_epoch = status.run_epoch;
         }
         sample
+    }
+
+    /// As [`cursor_at_once`](Self::cursor_at_once); remembers nothing.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn status_at_once<M: PhysRead>(&self, mem: &M) -> Option<StatusSnapshot> {
+        self.at_once(mem, &mut Lifecycle)
     }
 }
 

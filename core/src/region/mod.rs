@@ -318,6 +318,36 @@ impl<R: NotPresentResolver> Region<R> {
         self.attempt_again(mem, tries, snapshot)
     }
 
+    /// [`attempt`](Self::attempt) for what is small: nothing of a first try that gave no snapshot is kept, so that one
+    /// that did needs no memory for it.
+    #[inline(always)]
+    fn attempt_small<M: PhysRead, S: Snapshot>(
+        &mut self,
+        mem: &M,
+        snapshot: &mut S,
+    ) -> Result<Sample<S::Of>, ReadError> {
+        match self.at_once(mem, snapshot) {
+            Some(value) => Ok(Sample::Fresh(value)),
+            None => {
+                let tried = self.page.as_ref().is_some_and(|page| page.trail.is_complete());
+                self.attempt_again(mem, ATTEMPTS.wrapping_sub(u32::from(tried)), snapshot)
+            }
+        }
+    }
+
+    /// The first try of a snapshot, where the page was found before and its entries alone decide where it lies. `None`
+    /// says nothing about the guest.
+    #[inline(always)]
+    fn at_once<M: PhysRead, S: Snapshot>(&self, mem: &M, snapshot: &mut S) -> Option<S::Of> {
+        let Some(page) = &self.page else { return None };
+        if !page.trail.is_complete() {
+            return None;
+        }
+        let Ok(Try::Fresh(value)) = snapshot.take(self, mem, page.gpa) else { return None };
+        mem.fence_acquire();
+        matches!(page.trail.still_holds(mem), Ok(true)).then_some(value)
+    }
+
     #[cold]
     #[inline(never)]
     fn attempt_again<M: PhysRead, S: Snapshot>(

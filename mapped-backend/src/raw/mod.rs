@@ -225,22 +225,26 @@ impl Space {
             return Err(misaligned(gpa));
         }
         let bytes = (dst.len() as u64).wrapping_mul(8);
-        match self.find(gpa) {
-            Some(place) if bytes <= place.room => {
-                for (index, word) in dst.iter_mut().enumerate() {
-                    let at = place.host.wrapping_add(index * 8);
-                    // SAFETY: `find` gave an address in a segment, a multiple of 8 as `gpa` is; the whole of `dst` fits
-                    // behind it, so this word does.
-                    *word = unsafe { word_at(at) };
-                }
-                self.still_there(gpa)
-            }
-            _ => self.load_words_apart(gpa, dst),
+        // As in `load_u64`; a `Place` that a call may have given would lie in memory.
+        let skip = gpa.wrapping_sub(self.high.gpa);
+        let from = if gpa < self.low.len && bytes <= self.low.len - gpa {
+            self.low.zero.wrapping_add(gpa as usize)
+        } else if skip < self.high.len && bytes <= self.high.len - skip {
+            self.high.zero.wrapping_add(gpa as usize)
+        } else {
+            return self.load_words_apart(gpa, dst);
+        };
+        for (index, word) in dst.iter_mut().enumerate() {
+            // SAFETY: `from` is the address of `gpa` in a segment, a multiple of 8 as `gpa` is; the whole of `dst` fits
+            // behind it, so this word does.
+            *word = unsafe { word_at(from.wrapping_add(index * 8)) };
         }
+        self.still_there(gpa)
     }
 
-    /// As `load_words`, over the edge of a segment.
+    /// As `load_words`, over the edge of a segment or in a third one.
     #[cold]
+    #[inline(never)]
     fn load_words_apart(&self, gpa: u64, dst: &mut [u64]) -> Result<(), PhysError> {
         let mut at = gpa;
         for word in dst {
