@@ -15,6 +15,7 @@
 //! | `speed` | `pc`, 1 GiB: how long attaching and finding takes by each way |
 //! | `libvirt` | domains of a libvirtd that runs |
 //! | `embed` | `pc`: the program `VGPU_EMBED` (C, see `c-api/examples/embed.c`) takes frames whose checksums the producer prints too |
+//! | `forge` | `pc`: 200 regions that a process without rights forged; the program `VGPU_FORGE` (`c-api/tests/c/forge.c`) binds the live one within one round |
 //! | `boot` | a `pc` with a producer, left running for other programs until standard input ends |
 //!
 //! Without arguments `chaos` and `soak` are cut short. Lines that begin with `figure:` are what was
@@ -54,6 +55,7 @@ const SCENARIOS: &[Scenario] = &[
     ("libvirt", Usual::No, scenario::libvirt::run),
     ("look", Usual::No, scenario::libvirt::look),
     ("embed", Usual::No, |_| scenario::embed::run()),
+    ("forge", Usual::No, |_| scenario::forge::run()),
     ("boot", Usual::No, |_| scenario::hold::run()),
 ];
 

@@ -1,4 +1,5 @@
 /* As many forged regions as a process likes, and the live one among them: forge RAM KCR3 CR3 GVA FORGED_CR3 GPA:LEN:OFFSET...
+ * CR3 is 0 where it is not known; then no forged region may lie at GVA.
  *
  * The seed's flow gives each candidate one turn a round, so the live one is bound within a round; from then on it stays.
  */
@@ -48,8 +49,9 @@ int main(int argc, char** argv)
         }
         seen[turn][0] = found_cr3, seen[turn][1] = found_gva;
         turn++;
-        int live = found_cr3 == cr3 && found_gva == gva;
+        int live = (found_cr3 == cr3 || cr3 == 0) && found_gva == gva;
         if (live) {
+            cr3 = found_cr3;
             beat(r, hb0);
         }
         alive = vgpup_confirm_alive(m, found_cr3, found_gva, hb0);

@@ -4,6 +4,7 @@ pub(crate) mod advice;
 pub(crate) mod chaos;
 pub(crate) mod dumps;
 pub(crate) mod embed;
+pub(crate) mod forge;
 pub(crate) mod hold;
 pub(crate) mod libvirt;
 pub(crate) mod life;
