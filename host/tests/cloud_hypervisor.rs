@@ -41,6 +41,7 @@ fn api(name: &str, bodies: impl IntoIterator<Item = String>) -> (GuestSpec, thre
     let path: PathBuf = std::env::temp_dir().join(format!("vgpu-ch-{name}-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
+    let socket = path.clone();
     let server = thread::spawn(move || {
         for body in bodies {
             let mut stream = listener.accept().unwrap().0;
@@ -57,6 +58,7 @@ fn api(name: &str, bodies: impl IntoIterator<Item = String>) -> (GuestSpec, thre
             stream.write_all(body.as_bytes()).unwrap();
             let _ = stream.read(&mut request);
         }
+        let _ = std::fs::remove_file(socket);
     });
     (GuestSpec::new(GuestSource::CloudHypervisor(path)), server)
 }

@@ -1,5 +1,6 @@
 //! Monitors that misbehave: each ends in an error that says what is wrong, within a deadline and a megabyte.
 
+use core::ops::Deref;
 use core::time::Duration;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,17 +10,35 @@ use std::time::Instant;
 
 use vgpu_perception_host::attach::{AttachError, AttachErrorKind, GuestSource, GuestSpec, MonitorAddress, attach};
 
-/// A socket in a directory of the test's own.
-fn socket(name: &str) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("vgpu-monitor-{name}-{}", std::process::id()));
-    let _ = std::fs::remove_file(&path);
-    path
+/// The path of a socket; what is there is removed when this is dropped.
+struct Socket(PathBuf);
+
+impl Socket {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vgpu-monitor-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        Self(path)
+    }
+}
+
+impl Deref for Socket {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Answers the first client as `answer` does.
-fn served(name: &str, answer: impl FnOnce(UnixStream) + Send + 'static) -> (PathBuf, JoinHandle<()>) {
-    let path = socket(name);
-    let listener = UnixListener::bind(&path).unwrap();
+fn served(name: &str, answer: impl FnOnce(UnixStream) + Send + 'static) -> (Socket, JoinHandle<()>) {
+    let path = Socket::new(name);
+    let listener = UnixListener::bind(&*path).unwrap();
     let server = thread::spawn(move || answer(listener.accept().unwrap().0));
     (path, server)
 }
@@ -83,9 +102,9 @@ fn events_and_never_an_answer() {
 /// The monitor serves one client at a time: the second is not even accepted.
 #[test]
 fn a_monitor_that_another_client_holds() {
-    let path = socket("held");
-    let listener = UnixListener::bind(&path).unwrap();
-    let holder = UnixStream::connect(&path).unwrap();
+    let path = Socket::new("held");
+    let listener = UnixListener::bind(&*path).unwrap();
+    let holder = UnixStream::connect(&*path).unwrap();
     let (held, _) = listener.accept().unwrap();
     let error = refused(&path);
     assert_eq!(error.kind(), AttachErrorKind::MonitorBusy, "{error}");
@@ -134,9 +153,9 @@ fn a_proxy_is_not_believed() {
 
 #[test]
 fn sockets_that_nobody_serves() {
-    let path = socket("gone");
+    let path = Socket::new("gone");
     assert_eq!(refused(&path).kind(), AttachErrorKind::NotFound);
-    drop(UnixListener::bind(&path).unwrap());
+    drop(UnixListener::bind(&*path).unwrap());
     let begun = Instant::now();
     assert_eq!(refused(&path).kind(), AttachErrorKind::Ended);
     assert!(begun.elapsed() < Duration::from_secs(60), "nothing is waited for");

@@ -5,7 +5,7 @@ use core::fmt;
 use super::level::Level;
 use super::rights::Rights;
 use crate::addr::Gva;
-use crate::phys::PhysError;
+use crate::phys::{PhysError, PhysErrorKind};
 
 /// An address that has no physical memory to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,13 @@ impl fmt::Display for WalkError {
                 write!(f, ": its {level} {entry:#x} does not say what user mode may do (NUMA balancing); try again")
             }
             WalkErrorKind::Table { level, error } => write!(f, ": no {level} to read: {error}"),
-            WalkErrorKind::Page { error } => write!(f, ": {error}"),
+            WalkErrorKind::Page { error } => {
+                write!(f, ": {error}")?;
+                match error.kind {
+                    PhysErrorKind::Gap => f.write_str("; if memory was plugged in since, survey again"),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }
@@ -108,7 +114,6 @@ mod tests {
 
     use super::*;
     use crate::addr::Gpa;
-    use crate::phys::PhysErrorKind;
 
     #[test]
     fn every_message_names_the_address_and_what_was_found() {
@@ -141,7 +146,8 @@ mod tests {
             ),
             (
                 WalkErrorKind::Page { error },
-                "guest virtual 0x5000: guest physical 0x9000 is not RAM by the segment map",
+                "guest virtual 0x5000: guest physical 0x9000 is not RAM by the segment map; if memory was plugged in \
+                 since, survey again",
             ),
         ] {
             assert_eq!(kind.at(Gva::new(0x5000)).to_string(), message);
