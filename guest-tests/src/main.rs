@@ -10,6 +10,7 @@
 //! | `restarts` | `pc`, `q35`, five levels: a watch follows 300 killed producers (`VGPU_KILLS`) through 30 reboots (`VGPU_REBOOTS`) |
 //! | `soak` * | none: bare shared memory, a writer at full speed, 10^9 cursors (`VGPU_SOAK_CURSORS`) and 10^5 frames (`VGPU_SOAK_FRAMES`) |
 //! | `ways` * | each kind of memory by each name, a DIMM plugged in later, proxies; some of it where none is named |
+//! | `plugged` | DIMMs that are plugged in after attaching; `ways` runs it too |
 //! | `dumps` | `q35`, RAM on both sides of the hole: its core as QEMU writes it, through the command |
 //! | `advice` | what `vgpu doctor` and `vgpu list` print, followed |
 //! | `speed` | `pc`, 1 GiB: how long attaching and finding takes by each way |
@@ -46,6 +47,7 @@ const SCENARIOS: &[Scenario] = &[
     ("translations", Usual::Yes, |_| scenario::translations::run()),
     ("readme", Usual::Yes, |_| scenario::readme::run()),
     ("ways", Usual::Yes, scenario::ways::run),
+    ("plugged", Usual::No, scenario::plugged::run),
     ("chaos", Usual::Yes, scenario::chaos::run),
     ("restarts", Usual::No, scenario::restarts::run),
     ("soak", Usual::Yes, scenario::soak::run),

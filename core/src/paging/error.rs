@@ -94,15 +94,19 @@ impl fmt::Display for WalkError {
             WalkErrorKind::RightsUnknown { level, entry } => {
                 write!(f, ": its {level} {entry:#x} does not say what user mode may do (NUMA balancing); try again")
             }
-            WalkErrorKind::Table { level, error } => write!(f, ": no {level} to read: {error}"),
-            WalkErrorKind::Page { error } => {
-                write!(f, ": {error}")?;
-                match error.kind {
-                    PhysErrorKind::Gap => f.write_str("; if memory was plugged in since, survey again"),
-                    _ => Ok(()),
-                }
+            WalkErrorKind::Table { level, error } => {
+                write!(f, ": no {level} to read: {error}{}", advice(error))
             }
+            WalkErrorKind::Page { error } => write!(f, ": {error}{}", advice(error)),
         }
+    }
+}
+
+/// What to do where tables lead outside of the memory that is known.
+const fn advice(error: PhysError) -> &'static str {
+    match error.kind {
+        PhysErrorKind::Gap => "; if memory was plugged in since, survey again",
+        _ => "",
     }
 }
 
@@ -142,7 +146,8 @@ mod tests {
             ),
             (
                 WalkErrorKind::Table { level: Level::Pdpt, error },
-                "guest virtual 0x5000: no PDPTE to read: guest physical 0x9000 is not RAM by the segment map",
+                "guest virtual 0x5000: no PDPTE to read: guest physical 0x9000 is not RAM by the segment map; if memory \
+                 was plugged in since, survey again",
             ),
             (
                 WalkErrorKind::Page { error },

@@ -84,11 +84,12 @@ fn outside(memory: Memory, backend: &str) -> Result<()> {
             Err(error) => break error,
         }
     };
-    let WalkErrorKind::Page { error: page } = error.error.kind else {
+    // The table of the page may lie there too.
+    let (WalkErrorKind::Page { error: page } | WalkErrorKind::Table { error: page, .. }) = error.error.kind else {
         return Err(format!("the page leads outside of the map, and this is said: {error}").into());
     };
     let says = error.to_string();
-    ensure!(page.kind == PhysErrorKind::Gap && page.gpa.get() >= 4 << 30, "a page below 4 GiB: {error}");
+    ensure!(page.kind == PhysErrorKind::Gap && page.gpa.get() >= 4 << 30, "no page of the DIMM is named: {error}");
     ensure!(says.contains(&page.gpa.to_string()) && says.contains("plugged in"), "{says}");
     let mut live = first(&host)?.ok_or("the next survey does not find the producer")?;
     let deadline = Instant::now() + PATIENCE;

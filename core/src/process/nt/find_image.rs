@@ -1,6 +1,5 @@
 //! Where the kernel's image lies: down from an address in it, or anywhere in the range where Windows loads it.
 
-use super::memory::word;
 use super::pe::KernelImage;
 use crate::addr::{Gva, PAGE_BYTES, PageSize};
 use crate::budget::Budget;
@@ -38,6 +37,13 @@ enum Stage {
         end: u64,
     },
     End,
+}
+
+/// The first word of a page; `None` also where nobody has written the page: reading it would allocate it.
+fn first_word<M: PhysRead, R: NotPresentResolver>(walker: &PageWalker<M, R>, page: Gva) -> Option<u64> {
+    let at = walker.translate(page).ok()?.gpa;
+    let mem = walker.mem();
+    if mem.holds_data(at) { mem.load_u64(at).ok() } else { None }
 }
 
 /// A search for the image in one address space. Pages that cannot be read are passed over: hypervisors hide some.
@@ -121,7 +127,7 @@ impl ImageSearch {
                 }
             };
             budget.spend(WALK);
-            if word(walker, page).is_ok_and(|word| word & 0xffff == 0x5a4d) {
+            if first_word(walker, page).is_some_and(|word| word & 0xffff == 0x5a4d) {
                 budget.spend(IMAGE);
                 if let Some(image) = KernelImage::read(walker, page) {
                     return Step::Found(image);
