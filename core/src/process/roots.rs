@@ -34,7 +34,8 @@ const PAIR_ENTRIES: u64 = PAIR as u64;
 ///
 /// # Bound
 /// A pass: 256 loads for the reference, two at most for every page of RAM that holds data, 16 where the memory is read
-/// in batches, and at most 3584 more for each page that passes. One pass where anybody shares the reference's entries; 16 at most.
+/// in batches, and at most 3584 more for each page that passes. One pass where anybody shares the reference's entries;
+/// 16 at most.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelHalf {
     reference: AddressSpace<Hardware>,
