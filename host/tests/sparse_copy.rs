@@ -1,5 +1,5 @@
-//! A copy of a guest's RAM that leaves out pages of zeros (`cp --sparse=always`) is the same guest: what is a hole in it
-//! reads as zeros in walks, in passes, and in frames, and no pass of a survey fills one.
+//! A copy of a guest's RAM that leaves out pages of zeros (`cp --sparse=always`) is the same guest: what is a hole in
+//! it reads as zeros in walks, in passes, and in frames, and no pass of a survey fills one.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
