@@ -297,11 +297,11 @@ fn snapshot(image: &Image, goals: &mut Goals, rounds: usize) {
     let cold = cold(image, ring, 200 * rounds);
     print_ns("One snapshot", FLOOR, &[("hot", &quiet), ("live writer, 1 us", &live), ("lines flushed", &cold)]);
     println!();
-    goals.at_most("cursor, hot / floor", quiet.of(CURSOR) / quiet.of(FLOOR), 1.5);
-    goals.at_most("geometry, hot / floor", quiet.of(GEOMETRY) / quiet.of(FLOOR), 1.5);
+    goals.at_most("cursor, hot / floor", quiet.of(CURSOR) / quiet.of(FLOOR), 1.4);
+    goals.at_most("geometry, hot / floor", quiet.of(GEOMETRY) / quiet.of(FLOOR), 1.4);
     goals.at_most("cursor, cold / full walk", cold.of(CURSOR) / cold.of(WALK), 0.40);
     goals.at_most("geometry, cold / full walk", cold.of(GEOMETRY) / cold.of(WALK), 0.40);
-    goals.at_most("unchanged poll / cursor", quiet.of(POLL) / quiet.of(CURSOR), 1.5);
+    goals.at_most("unchanged poll / cursor", quiet.of(POLL) / quiet.of(CURSOR), 1.4);
 }
 
 /// Measures and prints everything that is small.

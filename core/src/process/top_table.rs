@@ -25,6 +25,11 @@ impl TopTables<'_> {
         self.pages.is_inside(page) || mem.is_ram(page)
     }
 
+    /// Whether a page is a hole of a sparse file: none that lies in the stretch of data that the pass is in.
+    fn is_hole<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
+        !self.pages.is_inside(page) && mem.page_kind(page) == PageKind::Hole
+    }
+
     /// Whether `page` is a top table; `entry` is its image entry, and the line that tells most of what that leads to
     /// was asked for some while before.
     ///
@@ -45,7 +50,7 @@ impl TopTables<'_> {
     /// or are pages of 1 GiB.
     fn leads_on<M: PhysRead>(&self, mem: &M, table: Gpa) -> bool {
         let mut line = [0_u64; LINE];
-        if mem.page_kind(table) == PageKind::Hole {
+        if self.is_hole(mem, table) {
             return true;
         }
         mem.load_words(table.wrapping_add(LAST_LINE), &mut line).is_ok()
@@ -87,7 +92,7 @@ impl TopTables<'_> {
     /// The last present entry of the table of `level` at `table`, if there is one; `None` where it reads like no such
     /// table. A hole of a sparse file is an empty table, and is not touched.
     fn last_present<M: PhysRead>(&self, mem: &M, table: Gpa, level: Level) -> Option<Option<Pte>> {
-        if !self.pages.is_inside(table) && mem.page_kind(table) == PageKind::Hole {
+        if self.is_hole(mem, table) {
             return Some(None);
         }
         let mut last = None;
