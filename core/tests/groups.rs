@@ -43,6 +43,29 @@ fn two_boots(stale: usize, live: usize) -> (GuestBuilder, Vec<Space>, Vec<Space>
     (guest, before, now)
 }
 
+/// A kernel's own tables, however many, are not what a guest runs in: one process with user pages says more.
+#[test]
+fn a_group_with_a_process_that_has_user_pages_comes_first() {
+    let mut guest = GuestBuilder::new(Ram::flat(RAM), 9);
+    let (bare, lived_in) = (LinuxKernel::build(&mut guest, false), LinuxKernel::build(&mut guest, false));
+    for _ in 0..9 {
+        bare.spawn_empty(&mut guest);
+    }
+    let spaces: Vec<_> = (0..3).map(|_| lived_in.spawn_empty(&mut guest).space).collect();
+    let mut candidates = kept(RootElection::CANDIDATES);
+    let mut best = |ram: &Ram| {
+        let mut source = RootElection::new(None, &mut candidates);
+        let found = all(ram, &mut source);
+        (found, source.reference().unwrap().root.table())
+    };
+    let (found, first) = best(&guest.ram);
+    assert!(found.len() >= 12 && !spaces.iter().any(|space| space.root == first), "the larger one");
+    guest.map_new(spaces[1], Gva::new(0x40_0000), 0x1000, Placement::Scattered, flags::USER_RW);
+    let (again, first) = best(&guest.ram);
+    assert_eq!(again.iter().collect::<BTreeSet<_>>(), found.iter().collect::<BTreeSet<_>>(), "all are handed out");
+    assert!(spaces.iter().any(|space| space.root == first) || lived_in.init.root == first, "{first:?}");
+}
+
 #[test]
 fn more_roots_of_the_boot_before_do_not_outvote_the_live_ones() {
     let (mut guest, before, now) = two_boots(31, 11);

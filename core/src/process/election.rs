@@ -29,7 +29,7 @@ pub struct RootCandidate {
 /// A page that reads like a top table, and leads through entry 511 or 0x1f0 to a page, joins the first group whose
 /// kernel half it shares, or begins one. What counts is not which group is the largest: RAM can hold more roots of the
 /// boot before than of this one, and a program can write as many as it likes. So every group is handed out, one root of
-/// each in turn, those first whose kernel half maps code. [`RootGroups::MOST`] groups are kept; a group of one whose
+/// each in turn, those first whose kernel half maps code, and of these those with a process that has user pages. [`RootGroups::MOST`] groups are kept; a group of one whose
 /// kernel half maps no code is none.
 ///
 /// # Bound
@@ -66,17 +66,30 @@ struct Forming {
     /// Its place among the groups that were found, once they are weighed.
     mode: Option<PagingMode>,
     is_code: bool,
+    /// Whether any of its roots maps something for user mode, as that of a process does.
+    has_users: bool,
     /// The next of its roots to be handed out, as a place among the candidates.
     next: usize,
 }
 
 impl Forming {
-    const FREE: Self = Self { root: Gpa::new(0), members: 0, leads: 0, mode: None, is_code: false, next: 0 };
+    const FREE: Self =
+        Self { root: Gpa::new(0), members: 0, leads: 0, mode: None, is_code: false, has_users: false, next: 0 };
 
     /// Whether this is a group at all.
     const fn counts(&self) -> bool {
         self.members > 1 || (self.members == 1 && self.is_code)
     }
+}
+
+/// Whether a root maps something for user mode: an entry of its lower half that grants that leads into RAM. The tables
+/// that a kernel or a firmware keeps for itself have none.
+fn has_user_half<M: PhysRead>(mem: &M, root: Gpa) -> bool {
+    let none = all_entries(mem, root, 0..KERNEL_HALF.start, |_, entry| {
+        let is_user = entry.is_present() && entry.get() & Pte::USER != 0;
+        !(is_user && mem.is_ram(entry.table()))
+    });
+    none == Ok(false)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -238,6 +251,10 @@ impl<'s> RootElection<'s> {
             }
         }
         let Some(place) = place.or_else(|| self.begin_group(mem, root, budget)) else { return };
+        if let Some(group) = self.forming.get_mut(place).filter(|group| !group.has_users) {
+            budget.spend(ENTRIES / 2);
+            group.has_users = has_user_half(mem, root);
+        }
         match self.candidates.get_mut(self.kept).filter(|_| self.overflow.is_none()) {
             Some(slot) => {
                 *slot = RootCandidate { root, group: place as u64 };
@@ -284,7 +301,9 @@ impl<'s> RootElection<'s> {
 
     /// Lists the groups, the best first.
     fn rank(&mut self) {
-        let order = |group: &Forming| (group.is_code, group.leads.min(group.members), group.members, group.leads);
+        let order = |group: &Forming| {
+            (group.is_code, group.has_users, group.leads.min(group.members), group.members, group.leads)
+        };
         let fallback = self.forming.iter().filter(|group| group.mode.is_some()).max_by_key(|group| order(group));
         let fallback = fallback.and_then(|group| group.mode).unwrap_or(self.template.mode);
         // A second table of a five-level kernel reads like the top table of a four-level one: such is no group of its

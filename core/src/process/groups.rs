@@ -13,7 +13,7 @@ use crate::paging::{AddressSpace, Hardware, PagingMode, Pte};
 use crate::phys::{PhysError, PhysRead};
 
 /// The groups of roots that were found in a guest, the one with the best evidence first: what its kernel half maps,
-/// then how many there are. A plain value; it holds no translation.
+/// whether any has a user half, then how many there are. A plain value; it holds no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootGroups {
     /// The root that each group is measured by; with [`FIVE`] where its tables have five levels.
