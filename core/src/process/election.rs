@@ -29,8 +29,8 @@ pub struct RootCandidate {
 /// A page that reads like a top table, and leads through entry 511 or 0x1f0 to a page, joins the first group whose
 /// kernel half it shares, or begins one. What counts is not which group is the largest: RAM can hold more roots of the
 /// boot before than of this one, and a program can write as many as it likes. So every group is handed out, one root of
-/// each in turn, those first whose kernel half maps code, and of these those with a process that has user pages. [`RootGroups::MOST`] groups are kept; a group of one whose
-/// kernel half maps no code is none.
+/// each in turn, those first whose kernel half maps code, and of these those with a process that has user pages.
+/// [`RootGroups::MOST`] groups are kept; a group of one whose kernel half maps no code is none.
 ///
 /// # Bound
 /// Two loads for every page of RAM that holds data, or 16 in batches; for each that passes, 26 and at most 512 for
