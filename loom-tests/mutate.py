@@ -83,10 +83,10 @@ MUTATIONS = [
         (FRAME, "let unchanged = seen.section.is_unchanged().map_err", "let unchanged = early.map_err"),
     ]),
     ("fence before the entries are read again removed", LOOM, "the_page_moves_during_a_read", [
-        (REGION, "mem.fence_acquire();\n        let Some(page)", "let Some(page)"),
+        (REGION, "mem.fence_acquire();\n        self.trail", "self.trail"),
     ]),
     ("entries not read again", LOOM, "the_page_moves_during_a_read", [
-        (REGION, "page.trail.still_holds(mem) == Ok(true)", "page.trail.still_holds(mem).is_ok()"),
+        (REGION, "self.trail.still_holds(mem) == Ok(true)", "self.trail.still_holds(mem).is_ok()"),
     ]),
     ("second look at the epoch removed", LOOM, "liveness_under_a_session_break", [
         (LIVENESS, "Ok(if after == run_epoch {", "Ok(if after == run_epoch || after != run_epoch {"),
@@ -140,6 +140,9 @@ MUTATIONS = [
         (FRAME, "            mem.fence_acquire();\n            // The same entries again", "            // The same entries again"),
     ]),
     ("what the first try took counts though its page moved", LOOM, "the_page_moves_during_a_read", [
+        (REGION, "page.still_holds(mem).then_some(value)", "Some(value)"),
+    ]),
+    ("frame: the same", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (REGION, "if self.is_still_at(mem, gpa) {", "if self.is_still_at(mem, gpa) || got.is_ok() {"),
     ]),
     ("tries start from the same slot, not from latest", SNAPSHOTS, "tries_are_bounded_and_start_from_latest", [

@@ -62,6 +62,15 @@ struct PageAt {
     trail: Trail,
 }
 
+impl PageAt {
+    /// Whether the entries that led to the page are the same now, after all that was read from it.
+    #[inline(always)]
+    fn still_holds<M: PhysRead>(&self, mem: &M) -> bool {
+        mem.fence_acquire();
+        self.trail.still_holds(mem) == Ok(true)
+    }
+}
+
 /// A lossy read: either a consistent snapshot, or a skip that says why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a read may be a skip that gave nothing"]
@@ -285,9 +294,8 @@ impl<R: NotPresentResolver> Region<R> {
     /// Whether the region's first page still lies at `gpa`. What was read from there is void if not.
     #[inline(always)]
     fn is_still_at<M: PhysRead>(&mut self, mem: &M, gpa: Gpa) -> bool {
-        mem.fence_acquire();
         let Some(page) = &self.page else { return false };
-        let holds = page.trail.still_holds(mem) == Ok(true)
+        let holds = page.still_holds(mem)
             // A page that was found through an absent entry is decided by more than the entries: walk again.
             && (page.trail.is_complete() || self.walk_to_page(mem) == Ok(gpa));
         if !holds {
@@ -344,8 +352,7 @@ impl<R: NotPresentResolver> Region<R> {
             return None;
         }
         let Ok(Try::Fresh(value)) = snapshot.take(self, mem, page.gpa) else { return None };
-        mem.fence_acquire();
-        matches!(page.trail.still_holds(mem), Ok(true)).then_some(value)
+        page.still_holds(mem).then_some(value)
     }
 
     #[cold]
