@@ -142,7 +142,8 @@ MUTATIONS = [
     ("what the first try took counts though its page moved", LOOM, "the_page_moves_during_a_read", [
         (REGION, "page.still_holds(mem).then_some(value)", "Some(value)"),
     ]),
-    ("frame: the same", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
+    ("frame: what the first try took counts though its page moved", SNAPSHOTS,
+     "a_producer_page_that_is_remapped_inside_a_call_voids_the_frame", [
         (REGION, "if self.is_still_at(mem, gpa) {", "if self.is_still_at(mem, gpa) || got.is_ok() {"),
     ]),
     ("tries start from the same slot, not from latest", SNAPSHOTS, "tries_are_bounded_and_start_from_latest", [

@@ -166,6 +166,32 @@ fn a_page_that_is_remapped_inside_a_call_is_read_again() {
     assert!(dst == expected, "the bytes are those of the page that is mapped now");
 }
 
+/// The producer page is another one before the call ends: what the first one said counts for nothing.
+#[test]
+fn a_producer_page_that_is_remapped_inside_a_call_voids_the_frame() {
+    let (mut linux, mut region) = guest();
+    let ram = linux.guest.ram.clone();
+    let new = linux.guest.frames.place(4096, vgpu_perception_testkit::Placement::Scattered)[0].start;
+    let first = linux.region.gpa(0).unwrap();
+    for word in (0..4096).step_by(8) {
+        ram.write_u64(new.wrapping_add(word), ram.load_u64(first.wrapping_add(word)).unwrap());
+    }
+    ram.write_u8s(new.wrapping_add(Field::LATEST.offset), &7_u32.to_le_bytes());
+    // The place is known before the call, so that its first try is the one that meets the change.
+    assert!(region.read_status(&ram).unwrap().fresh().is_some());
+    let pixels = linux.region.gpa(abi::slot_offset(1).unwrap() + 4096).unwrap();
+    let mut done = false;
+    let remapping = Hooked::new(&ram, |event: ReadEvent| {
+        if event.gpa == pixels && !done {
+            done = true;
+            remap(&linux, linux.region.base, new);
+        }
+    });
+    let mut dst = vec![0; FRAME];
+    assert_eq!(sample(&mut region, &remapping, &mut dst), Sample::Skip(Skip::BadLatest(7)));
+    assert!(done);
+}
+
 /// A table above the page is replaced: the entry of the page itself still says what it did.
 #[test]
 fn a_table_that_is_replaced_voids_what_was_in_it() {
