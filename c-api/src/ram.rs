@@ -111,6 +111,10 @@ impl PhysRead for Ram {
         either!(self, ram => ram.copied(dst, hint));
     }
 
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        either!(self, ram => ram.load_columns(at, stride, dst))
+    }
+
     fn ram_end(&self) -> Gpa {
         either!(self, ram => ram.ram_end())
     }

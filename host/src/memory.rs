@@ -76,6 +76,10 @@ impl<M: PhysRead> PhysRead for Shared<M> {
         self.0.fence_acquire();
     }
     #[inline]
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        self.0.load_columns(at, stride, dst)
+    }
+    #[inline]
     fn ram_end(&self) -> Gpa {
         self.0.ram_end()
     }

@@ -86,6 +86,10 @@ impl PhysRead for Ram {
         each!(self, ram => ram.batch())
     }
     #[inline]
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        each!(self, ram => ram.load_columns(at, stride, dst))
+    }
+    #[inline]
     fn ram_end(&self) -> Gpa {
         each!(self, ram => ram.ram_end())
     }

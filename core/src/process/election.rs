@@ -34,9 +34,10 @@ pub struct RootCandidate {
 ///
 /// # Bound
 /// Two loads for every page of RAM that holds data, or 16 in batches; for each that passes, 26 and at most 512 for
-/// every level, 1024, and 768 for each group; [`guess_mode`](super::roots::guess_mode)'s for each group; then at most
-/// 1792 for each root that is kept. Where more pages pass than `candidates` holds, those beyond are found by a second
-/// pass, as by a [`GroupSource`](super::roots::GroupSource).
+/// every level, 1024 and 512 for the halves of a root, and 768 for each group;
+/// [`guess_mode`](super::roots::guess_mode)'s for each group; then at most 1792 for each root that is kept. Where more
+/// pages pass than `candidates` holds, those beyond are found by a second pass, as by a
+/// [`GroupSource`](super::roots::GroupSource).
 #[derive(Debug)]
 pub struct RootElection<'s> {
     /// What candidates are read as.

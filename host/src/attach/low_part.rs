@@ -38,6 +38,10 @@ impl<M: PhysRead> PhysRead for LowPart<'_, M> {
         self.ram.batch()
     }
 
+    fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
+        self.ram.load_columns(at, stride, dst)
+    }
+
     fn ram_end(&self) -> Gpa {
         self.ram.ram_end()
     }
