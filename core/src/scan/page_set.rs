@@ -1,6 +1,11 @@
 //! A set of physical pages, one bit each, in memory that the caller lends.
 
-use crate::addr::{Gpa, PAGE_SHIFT};
+use crate::addr::{Gpa, PAGE_BYTES, PAGE_SHIFT};
+
+/// Pages that share a word of the set.
+pub(super) const GROUP: u64 = u64::BITS as u64;
+/// Bytes of them.
+pub(super) const GROUP_BYTES: u64 = GROUP * PAGE_BYTES;
 
 /// Frames of 4 KiB below a limit that the length of the words sets.
 #[derive(Debug)]
@@ -53,10 +58,28 @@ impl<'s> PageSet<'s> {
         None
     }
 
-    /// The frames of the 64 from `from` on, a multiple of 64, that are in the set, as bits.
+    /// The first 64 pages of which some at or after `from` are in the set: where they begin, and which, as bits.
     #[inline]
-    pub(super) fn around(&self, from: Gpa) -> u64 {
-        self.words.get(Self::place(from).0).copied().unwrap_or(0)
+    pub(super) fn group_from(&self, from: Gpa) -> Option<(Gpa, u64)> {
+        let (start, bit) = Self::place(from);
+        let mut mask = !bit.wrapping_sub(1);
+        for (word, index) in self.words.get(start..)?.iter().zip(start as u64..) {
+            let pages = *word & mask;
+            mask = u64::MAX;
+            if pages != 0 {
+                return Some((Gpa::new(index.wrapping_mul(GROUP_BYTES)), pages));
+            }
+        }
+        None
+    }
+
+    /// Takes the pages `bits` of the 64 from `first` on out of the set; of those behind the 64, none.
+    #[inline]
+    pub(super) fn remove(&mut self, first: Gpa, bits: u64) {
+        let (word, bit) = Self::place(first);
+        if let Some(word) = self.words.get_mut(word) {
+            *word &= !bits.wrapping_mul(bit);
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -83,5 +106,23 @@ mod tests {
             at = gpa;
         }
         assert_eq!(seen, [3, 63, 64, 127]);
+    }
+
+    #[test]
+    fn groups_are_the_64_pages_of_a_word() {
+        let mut words = [0_u64; 3];
+        let mut set = PageSet::new(&mut words);
+        let at = |frame: u64| Gpa::new(frame << 12);
+        for frame in [3, 63, 130, 191] {
+            assert!(set.insert(at(frame)));
+        }
+        assert_eq!(set.group_from(at(0)), Some((at(0), 1 << 3 | 1 << 63)));
+        assert_eq!(set.group_from(at(4)), Some((at(0), 1 << 63)), "what lies before is not asked for");
+        assert_eq!(set.group_from(at(64)), Some((at(128), 1 << 2 | 1 << 63)));
+        set.remove(at(128), 1 << 2);
+        assert_eq!(set.group_from(at(64)), Some((at(128), 1 << 63)));
+        set.remove(at(191), 1);
+        assert_eq!(set.group_from(at(64)), None);
+        assert_eq!((set.group_from(at(192)), set.group_from(Gpa::new(u64::MAX))), (None, None));
     }
 }

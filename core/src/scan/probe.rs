@@ -203,6 +203,13 @@ pub(super) fn status_could_be_producers(line: [u64; LINE_LOADS]) -> bool {
         && high(fps_formats) & 1 == 1
 }
 
+/// The same of two words of it, heartbeat and what begins with the session: without a branch.
+#[inline(always)]
+pub(super) fn first_look_could_be_producers([heartbeat, epoch_status]: [u64; 2]) -> bool {
+    let known_status = epoch_status >> 32 <= u64::from(State::ERROR.0);
+    (heartbeat != 0) & (epoch_status & 0xffff_ffff != 0) & known_status
+}
+
 /// Whether the whole of the producer page could be a producer's, or is being written.
 pub(super) fn looks_like_producer<M: PhysRead>(mem: &M, page: Gpa, budget: &mut Budget) -> bool {
     if !could_be_producer(mem, page, budget) {

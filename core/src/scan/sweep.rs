@@ -3,17 +3,18 @@
 use heapless::Vec;
 
 use super::marked::Marked;
-use super::probe::{looks_like_producer, status_could_be_producers};
+use super::page_set::{GROUP, GROUP_BYTES};
+use super::probe::{first_look_could_be_producers, looks_like_producer, status_could_be_producers};
 use crate::abi;
 use crate::addr::{Gpa, PAGE_BYTES, PAGE_SHIFT};
 use crate::budget::Budget;
 use crate::phys::{Extent, PhysError, PhysRead};
 
-/// Log2 of the bytes of 64 pages: they are prefetched together.
-const GROUP: u32 = PAGE_SHIFT + 6;
-
 /// Pages whose lines are asked for by one load, where that pays.
 const BATCH: usize = 64;
+
+/// What is looked at first of a page: both lie in the line that refuses most pages.
+const FIRST_LOOK: [u64; 2] = [abi::producer::HEARTBEAT, abi::producer::RUN_EPOCH];
 
 /// Words of a line.
 const LINE: usize = 8;
@@ -57,18 +58,27 @@ impl Sweep {
             if budget.is_spent() {
                 return Ok(Swept::Pending);
             }
+            let Some((first, marks)) = marked.set.group_from(self.next) else { return Ok(Swept::Done) };
             budget.spend(1);
-            let Some(page) = marked.set.take_from(self.next) else { return Ok(Swept::Done) };
-            if page.get() >> GROUP != self.next.get() >> GROUP || self.next.get() == 0 {
-                prefetch_group(mem, marked, page);
-            }
-            self.next = page;
-            if !self.is_data(mem, marked, page)? {
-                continue;
-            }
-            marked.stats.pages = marked.stats.pages.wrapping_add(1);
-            if looks_like_producer(mem, page, budget) && !known(page) {
-                marked.hit(page);
+            self.next = first;
+            let data = self.data_of(mem, first, marks)?;
+            let likely = look_at_group(mem, first, data, budget);
+            marked.set.remove(first, marks & !likely);
+            marked.stats.not_ram = marked.stats.not_ram.wrapping_add(u64::from((marks & !data).count_ones()));
+            marked.stats.pages = marked.stats.pages.wrapping_add(u64::from((data & !likely).count_ones()));
+            // The others stay marked until their turn comes: what ends a step may come before.
+            for page in pages_of(first, likely) {
+                if marked.is_full() {
+                    return Ok(Swept::Full);
+                }
+                if budget.is_spent() {
+                    return Ok(Swept::Pending);
+                }
+                marked.set.remove(page, 1);
+                marked.stats.pages = marked.stats.pages.wrapping_add(1);
+                if looks_like_producer(mem, page, budget) && !known(page) {
+                    marked.hit(page);
+                }
             }
         }
     }
@@ -155,35 +165,74 @@ impl Sweep {
         }
     }
 
+    /// Which of the pages `marks` from `first` on are RAM that holds data.
+    fn data_of<M: PhysRead>(&mut self, mem: &M, first: Gpa, marks: u64) -> Result<u64, PhysError> {
+        if self.extent.is_some_and(|extent| extent.start <= first && first.wrapping_add(GROUP_BYTES) <= extent.end()) {
+            return Ok(marks);
+        }
+        let mut data = 0_u64;
+        for (index, page) in (0..GROUP).map(|index| (index, first.wrapping_add(index << PAGE_SHIFT))) {
+            if marks >> index & 1 == 1 && self.is_inside_extent(mem, page)? {
+                data |= 1 << index;
+            }
+        }
+        Ok(data)
+    }
+
     /// Whether a page that was taken out is RAM that holds data; counted where it is not.
     #[inline]
     fn is_data<M: PhysRead>(&mut self, mem: &M, marked: &mut Marked<'_>, page: Gpa) -> Result<bool, PhysError> {
-        if self.extent.is_none_or(|extent| page >= extent.end()) {
-            self.extent = match mem.next_extent(page) {
-                Ok(extent) => extent,
-                Err(error) => {
-                    // The scan may be tried again: the page is still to be read.
-                    marked.set.insert(page);
-                    return Err(error);
-                }
-            };
-        }
-        let inside = |extent: Extent| extent.start <= page && page.wrapping_add(PAGE_BYTES) <= extent.end();
-        let data = self.extent.is_some_and(inside);
+        let data = self.is_inside_extent(mem, page).inspect_err(|_| {
+            // The scan may be tried again: the page is still to be read.
+            marked.set.insert(page);
+        })?;
         if !data {
             marked.stats.not_ram = marked.stats.not_ram.wrapping_add(1);
         }
         Ok(data)
     }
+
+    /// Whether a page, none before the last, is RAM that holds data.
+    #[inline]
+    fn is_inside_extent<M: PhysRead>(&mut self, mem: &M, page: Gpa) -> Result<bool, PhysError> {
+        if self.extent.is_none_or(|extent| page >= extent.end()) {
+            self.extent = mem.next_extent(page)?;
+        }
+        let inside = |extent: Extent| extent.start <= page && page.wrapping_add(PAGE_BYTES) <= extent.end();
+        Ok(self.extent.is_some_and(inside))
+    }
 }
 
-/// Asks for the line of every marked page of a group: their misses overlap, while each is judged by itself.
-fn prefetch_group<M: PhysRead>(mem: &M, marked: &Marked<'_>, page: Gpa) {
-    let first = Gpa::new(page.get() >> GROUP << GROUP);
-    let mut others = marked.set.around(first);
-    while others != 0 {
-        let skip = u64::from(others.trailing_zeros()) << PAGE_SHIFT;
-        mem.prefetch(first.wrapping_add(skip).wrapping_add(abi::producer::STATUS));
-        others &= others.wrapping_sub(1);
+/// The pages from `first` on whose bits are set, in order.
+fn pages_of(first: Gpa, bits: u64) -> impl Iterator<Item = Gpa> {
+    let rest = |left: &u64| Some(left & left.wrapping_sub(1)).filter(|left| *left != 0);
+    core::iter::successors(Some(bits).filter(|bits| *bits != 0), rest)
+        .map(move |left| first.wrapping_add(u64::from(left.trailing_zeros()) << PAGE_SHIFT))
+}
+
+/// Which of the pages `data` from `first` on could be producer pages by two words of each. Pages side by side are loaded
+/// in one go, and judging them takes no branch: a miss of one does not keep the next from being asked for.
+#[inline(always)]
+fn look_at_group<M: PhysRead>(mem: &M, first: Gpa, data: u64, budget: &mut Budget) -> u64 {
+    let mut words = [[0_u64; 2]; GROUP as usize];
+    let mut left = data;
+    // Pages that cannot be loaded are looked at one by one, and refused one by one.
+    let mut unread = 0_u64;
+    while left != 0 {
+        let from = left.trailing_zeros();
+        let len = (left >> from).trailing_ones();
+        let run = (u64::MAX >> (GROUP as u32).wrapping_sub(len)) << from;
+        left &= !run;
+        let at = FIRST_LOOK.map(|at| first.wrapping_add(u64::from(from) << PAGE_SHIFT).wrapping_add(at));
+        let rows = words.get_mut(from as usize..from.wrapping_add(len) as usize).unwrap_or_default();
+        if mem.load_columns(at, PAGE_BYTES, rows).is_err() {
+            unread |= run;
+        }
     }
+    budget.spend(u64::from(data.count_ones()).wrapping_mul(2));
+    let mut likely = 0_u64;
+    for words in words.iter().rev() {
+        likely = likely << 1 | u64::from(first_look_could_be_producers(*words));
+    }
+    (likely | unread) & data
 }
