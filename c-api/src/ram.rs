@@ -135,6 +135,10 @@ impl PhysRead for Ram {
         either!(self, ram => ram.page_kind(page))
     }
 
+    fn fills_hole(&self, page: Gpa) -> bool {
+        either!(self, ram => ram.fills_hole(page))
+    }
+
     fn is_cancelled(&self) -> bool {
         either!(self, ram => ram.is_cancelled())
     }

@@ -91,6 +91,10 @@ impl<M: PhysRead> PhysRead for Shared<M> {
     fn page_kind(&self, page: Gpa) -> PageKind {
         self.0.page_kind(page)
     }
+    #[inline]
+    fn fills_hole(&self, page: Gpa) -> bool {
+        self.0.fills_hole(page)
+    }
     #[inline(always)]
     fn is_cancelled(&self) -> bool {
         self.0.is_cancelled()

@@ -102,6 +102,10 @@ impl PhysRead for Ram {
         each!(self, ram => ram.page_kind(page))
     }
     #[inline]
+    fn fills_hole(&self, page: Gpa) -> bool {
+        each!(self, ram => ram.fills_hole(page))
+    }
+    #[inline]
     fn is_cancelled(&self) -> bool {
         each!(self, ram => ram.is_cancelled())
     }

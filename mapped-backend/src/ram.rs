@@ -299,6 +299,25 @@ const fn placed(segment: &Segment) -> Placed {
     Placed { gpa: segment.gpa, len: segment.len, map: segment.file, offset: segment.offset }
 }
 
+impl GuestRam {
+    /// What a page is, where `has_data` says what its file has at a place.
+    fn kind_by(&self, page: Gpa, has_data: impl Fn(&RamFile, u64) -> bool) -> PageKind {
+        let gpa = page.get();
+        // Segments are whole pages.
+        let segment = self.map.segments().iter().find(|segment| gpa.wrapping_sub(segment.gpa.get()) < segment.len);
+        let Some(segment) = segment else { return PageKind::Gap };
+        let skip = gpa.wrapping_sub(segment.gpa.get());
+        // In a dump a guest page can lie in two pages of the file.
+        let (first, last) = (segment.offset + skip, segment.offset + skip + (PAGE_BYTES - 1));
+        let straddles = !segment.offset.is_multiple_of(PAGE_BYTES);
+        match self.files.get(segment.file) {
+            Some(file) if has_data(file, first) || (straddles && has_data(file, last)) => PageKind::Data,
+            Some(_) => PageKind::Hole,
+            None => PageKind::Gap,
+        }
+    }
+}
+
 impl PhysRead for GuestRam {
     #[inline]
     fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
@@ -373,19 +392,11 @@ impl PhysRead for GuestRam {
 
     /// One question to the file; where its data ends, which `next_extent` says, takes the kernel a look at every page.
     fn page_kind(&self, page: Gpa) -> PageKind {
-        let gpa = page.get();
-        // Segments are whole pages.
-        let segment = self.map.segments().iter().find(|segment| gpa.wrapping_sub(segment.gpa.get()) < segment.len);
-        let Some(segment) = segment else { return PageKind::Gap };
-        let skip = gpa.wrapping_sub(segment.gpa.get());
-        // In a dump a guest page can lie in two pages of the file.
-        let (first, last) = (segment.offset + skip, segment.offset + skip + (PAGE_BYTES - 1));
-        let straddles = !segment.offset.is_multiple_of(PAGE_BYTES);
-        match self.files.get(segment.file) {
-            Some(file) if file.has_data_at(first) || (straddles && file.has_data_at(last)) => PageKind::Data,
-            Some(_) => PageKind::Hole,
-            None => PageKind::Gap,
-        }
+        self.kind_by(page, RamFile::has_data_at)
+    }
+
+    fn fills_hole(&self, page: Gpa) -> bool {
+        self.kind_by(page, RamFile::had_data_at) == PageKind::Hole
     }
 
     #[inline]

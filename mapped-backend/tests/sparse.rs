@@ -150,3 +150,23 @@ fn an_enumeration_of_tables_in_holes_fills_none() {
         assert_eq!(allocated(&file), before, "a hole was filled");
     }
 }
+
+#[test]
+fn a_walk_learns_of_a_new_hole_soon_and_a_question_at_once() {
+    let file = filled(8 * PAGE, pattern);
+    let ram = ram(&[&file], "0:32K:0");
+    let page = Gpa::new(2 * PAGE);
+    assert!(!ram.fills_hole(page));
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 2 * PAGE, PAGE).unwrap();
+    assert_eq!((ram.page_kind(page), ram.page_kind(Gpa::new(0))), (PageKind::Hole, PageKind::Data));
+    let answers: Vec<bool> = (0..100).map(|_| ram.fills_hole(page)).collect();
+    let first = answers.iter().position(|answer| *answer).expect("the hole shows");
+    assert!(first <= 64, "the hole showed after {first} questions");
+    assert!(answers[first..].iter().all(|answer| *answer), "what is known is not forgotten");
+    assert!(!ram.fills_hole(Gpa::new(0)), "a file with holes is asked about each page");
+    assert!(!ram.fills_hole(Gpa::new(64 * PAGE)), "what is no RAM is no hole");
+    // A file that has holes from the start is never taken for one that has none.
+    let (_file, ram) = sparse();
+    assert!(ram.fills_hole(Gpa::new(8 << 20)) && !ram.fills_hole(Gpa::new(0)) && ram.fills_hole(Gpa::new(8 << 20)));
+}

@@ -13,7 +13,7 @@ use super::table::{LeafEntries, LeafTable};
 use super::walk::PageWalker;
 use crate::addr::{Gpa, Gva, PageSize};
 use crate::budget::Budget;
-use crate::phys::{PageKind, PhysError, PhysRead};
+use crate::phys::{PhysError, PhysRead};
 
 /// A page that the space maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,17 +165,22 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         if self.mem().batch() > 1 {
             return self.next_entry_ahead(at, most, budget);
         }
-        for skipped in 0..most {
-            if !budget.spend(1) {
-                return (skipped, Entry::Pending);
+        let affordable = most.min(budget.left());
+        let mut skipped = 0_u64;
+        let entry = loop {
+            if skipped == affordable {
+                budget.spend(skipped);
+                return (skipped, if skipped < most { Entry::Pending } else { Entry::NoMore });
             }
             match self.mem().load_u64(at) {
                 Ok(0) => at = at.wrapping_add(8),
-                Ok(raw) => return (skipped, Entry::There(Pte::new(raw))),
-                Err(error) => return (skipped, Entry::Unreadable(error)),
+                Ok(raw) => break Entry::There(Pte::new(raw)),
+                Err(error) => break Entry::Unreadable(error),
             }
-        }
-        (most, Entry::NoMore)
+            skipped = skipped.wrapping_add(1);
+        };
+        budget.spend(skipped.wrapping_add(1));
+        (skipped, entry)
     }
 
     /// The same where every read is a system call. Apart: it takes half a table's worth of stack.
@@ -300,7 +305,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
         cursor.remember(below, entry);
         // A table in a hole is all zeros, and reading it would fill the hole.
-        if self.mem().page_kind(table) == PageKind::Hole {
+        if self.mem().fills_hole(table) {
             cursor.pass(level);
             return None;
         }

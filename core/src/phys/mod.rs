@@ -211,6 +211,15 @@ pub trait PhysRead {
         }
     }
 
+    /// Whether reading the 4 KiB page at `page` would fill a hole: asked for every table before it is read.
+    ///
+    /// As [`page_kind`](Self::page_kind), but a backend may answer from what it knew a few questions ago. An answer
+    /// that is no longer true costs the host a page of zeros; what is read is right either way.
+    #[inline]
+    fn fills_hole(&self, page: Gpa) -> bool {
+        self.page_kind(page) == PageKind::Hole
+    }
+
     /// Whether the 4 KiB page at `page` is RAM, written or not.
     #[inline]
     fn is_ram(&self, page: Gpa) -> bool {
@@ -296,6 +305,10 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     #[inline]
     fn page_kind(&self, page: Gpa) -> PageKind {
         (**self).page_kind(page)
+    }
+    #[inline]
+    fn fills_hole(&self, page: Gpa) -> bool {
+        (**self).fills_hole(page)
     }
     #[inline(always)]
     fn is_cancelled(&self) -> bool {

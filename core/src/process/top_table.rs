@@ -6,7 +6,7 @@ use super::sieve::LAST_LINE;
 use crate::addr::Gpa;
 use crate::budget::Budget;
 use crate::paging::{AddressSpace, ENTRIES, Hardware, Level, Pte, all_entries};
-use crate::phys::{PageKind, PhysRead};
+use crate::phys::PhysRead;
 
 /// Entries of a cache line.
 const LINE: usize = 8;
@@ -27,7 +27,7 @@ impl TopTables<'_> {
 
     /// Whether a page is a hole of a sparse file: none that lies in the stretch of data that the pass is in.
     fn is_hole<M: PhysRead>(&self, mem: &M, page: Gpa) -> bool {
-        !self.pages.is_inside(page) && mem.page_kind(page) == PageKind::Hole
+        !self.pages.is_inside(page) && mem.fills_hole(page)
     }
 
     /// Whether `page` is a top table; `entry` is its image entry, and the line that tells most of what that leads to

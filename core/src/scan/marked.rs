@@ -7,7 +7,7 @@ use super::page_set::PageSet;
 use super::probe::looks_like_producer;
 use super::report::ScanStats;
 use super::spans::{Run, Span, span_at};
-use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use crate::addr::{Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use crate::budget::Budget;
 use crate::paging::{LeafEntries, LeafTable, NotPresentResolver, PageWalker, Rights, TableRead};
 use crate::phys::PhysRead;
@@ -15,11 +15,18 @@ use crate::phys::PhysRead;
 /// Pages that look like producer pages and wait to be looked for in the processes.
 const HITS: usize = 64;
 
+/// A bit by the number of a page.
+const fn trait_of(page: Gpa) -> u64 {
+    1 << (page.get() >> PAGE_SHIFT & 63)
+}
+
 /// The pages that are marked, the hits among those that were read, and what was counted.
 #[derive(Debug)]
 pub(super) struct Marked<'s> {
     pub(super) set: PageSet<'s>,
     hits: Vec<Gpa, HITS>,
+    /// A bit for what 64 hits can have in common, so that nearly every other page is told from them by one look.
+    traits: u64,
     pub(super) stats: ScanStats,
 }
 
@@ -27,7 +34,7 @@ impl<'s> Marked<'s> {
     pub(super) fn new(words: &'s mut [u64]) -> Self {
         let mut set = PageSet::new(words);
         set.clear();
-        Self { set, hits: Vec::new(), stats: ScanStats::default() }
+        Self { set, hits: Vec::new(), traits: 0, stats: ScanStats::default() }
     }
 
     /// Whether there is no room for another hit: those that wait are looked for first.
@@ -39,18 +46,21 @@ impl<'s> Marked<'s> {
         &self.hits
     }
 
+    #[inline]
     pub(super) fn is_hit(&self, page: Gpa) -> bool {
-        self.hits.contains(&page)
+        self.traits & trait_of(page) != 0 && self.hits.contains(&page)
     }
 
     pub(super) fn forget_hits(&mut self) {
         self.hits.clear();
+        self.traits = 0;
     }
 
     /// Notes a page that reads like a producer page. There is room: nobody reads another page while there is none.
     pub(super) fn hit(&mut self, page: Gpa) {
         if !self.is_hit(page) {
             let _ = self.hits.push(page);
+            self.traits |= trait_of(page);
         }
     }
 

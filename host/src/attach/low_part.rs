@@ -58,6 +58,10 @@ impl<M: PhysRead> PhysRead for LowPart<'_, M> {
         self.ram.page_kind(page)
     }
 
+    fn fills_hole(&self, page: Gpa) -> bool {
+        self.ram.fills_hole(page)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.ram.is_cancelled()
     }

@@ -102,6 +102,10 @@ impl<M: PhysRead> PhysRead for Charged<'_, M> {
         self.mem.page_kind(page)
     }
 
+    fn fills_hole(&self, page: Gpa) -> bool {
+        self.mem.fills_hole(page)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.mem.is_cancelled()
     }
