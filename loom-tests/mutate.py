@@ -115,7 +115,14 @@ MUTATIONS = [
     ("frame: a page that moved is not minded", SNAPSHOTS, "a_page_that_is_remapped_inside_a_call_is_read_again", [
         (FRAME, "(true, true) => Try::Again(Skip::Moved),\n            (true, false) =>", "(true, _) =>"),
     ]),
-    ("the same frame taken twice", SNAPSHOTS, "a_frame_is_taken_once_and_whole", [
+    ("poll: a page that moved is not minded", SNAPSHOTS,
+     "a_producer_page_that_is_remapped_between_polls_is_not_asked_any_more", [
+        (FRAME, "(frame_id == self.last_frame_id && page.still_holds(mem)).then_some", "(frame_id == self.last_frame_id).then_some"),
+    ]),
+    ("poll: any frame was taken already", SNAPSHOTS, "missed_frames_are_counted_and_older_ones_are_not_taken", [
+        (FRAME, "(frame_id == self.last_frame_id && page", "(frame_id >= self.last_frame_id && page"),
+    ]),
+    ("the same frame taken twice", SNAPSHOTS, "a_producer_page_that_is_remapped_between_polls_is_not_asked_any_more", [
         (FRAME, "if frame_id == last {", "if frame_id == last && last == 0 {"),
     ]),
     ("verdict on a descriptor without a second look", SNAPSHOTS, "a_half_written_descriptor_is_no_lie", [

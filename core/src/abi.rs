@@ -206,6 +206,8 @@ pub mod producer {
     pub const DESC: u64 = offset_of!(Heads, desc) as u64;
     /// Bytes of one descriptor.
     pub const DESC_BYTES: u64 = size_of::<super::Desc>() as u64;
+    /// `frame_id` in a descriptor.
+    pub const DESC_FRAME_ID: u64 = offset_of!(super::Desc, frame_id) as u64;
     /// The cursor's line.
     pub const CURSOR: u64 = offset_of!(ProducerPage, cursor) as u64;
     /// `cursor_seq`.

@@ -192,6 +192,41 @@ fn a_producer_page_that_is_remapped_inside_a_call_voids_the_frame() {
     assert!(done);
 }
 
+/// A poll that finds nothing new reads two words and no more; they count only if the page is still the region's first.
+#[test]
+fn a_producer_page_that_is_remapped_between_polls_is_not_asked_any_more() {
+    let (mut linux, mut region) = guest();
+    let ram = linux.guest.ram.clone();
+    let first = linux.region.gpa(0).unwrap();
+    let mut dst = vec![0; FRAME];
+    assert_eq!(sample(&mut region, &ram, &mut dst).fresh().unwrap().desc.frame_id, 5);
+    for newest in [5, 6] {
+        let new = linux.guest.frames.place(4096, vgpu_perception_testkit::Placement::Scattered)[0].start;
+        for word in (0..4096).step_by(8) {
+            ram.write_u64(new.wrapping_add(word), ram.load_u64(first.wrapping_add(word)).unwrap());
+        }
+        ram.write_u64(new.wrapping_add(Field::DESC_1_FRAME_ID.offset), newest);
+        remap(&linux, linux.region.base, new);
+        match sample(&mut region, &ram, &mut dst) {
+            Sample::Fresh(frame) => assert_eq!((frame.desc.frame_id, newest), (6, 6)),
+            Sample::Skip(skip) => assert_eq!((skip, newest), (Skip::Unchanged { frame_id: 5 }, 5)),
+        }
+    }
+    assert_eq!(region.last_frame_id(), 6, "the page that was left still holds frame 5");
+    // Where the region's page is known and whole, the poll looks no further than at the frame's number.
+    let lie = linux.guest.entry_at(linux.region.space, Level::Pt, linux.region.base).unwrap();
+    let page = Pte::new(ram.load_u64(lie).unwrap()).table();
+    let mut read = Vec::new();
+    let watched = Hooked::new(&ram, |event: ReadEvent| {
+        if event.gpa.align_down(vgpu_perception::PageSize::Size4K) == page {
+            read.push(event.gpa.get() - page.get());
+        }
+    });
+    assert_eq!(sample(&mut region, &watched, &mut dst), Sample::Skip(Skip::Unchanged { frame_id: 6 }));
+    drop(watched);
+    assert_eq!(read, [abi::producer::LATEST, Field::DESC_1_FRAME_ID.offset]);
+}
+
 /// A table above the page is replaced: the entry of the page itself still says what it did.
 #[test]
 fn a_table_that_is_replaced_voids_what_was_in_it() {
