@@ -89,14 +89,19 @@ static size_t load_lines(void* ctx, const uint64_t* gpas, uint64_t (*lines)[8], 
 {
     struct guest* guest = ctx;
     struct iovec from[256];
-    size_t good = 0;
+    size_t good = 0, ranges = 0;
     while (good < n && good < 256 && inside(guest, gpas[good], 64)) {
-        from[good] = there(guest, gpas[good], 64);
+        /* Lines side by side are one range: the kernel looks each range's page up anew. */
+        if (good > 0 && gpas[good] == gpas[good - 1] + 64) {
+            from[ranges - 1].iov_len += 64;
+        } else {
+            from[ranges++] = there(guest, gpas[good], 64);
+        }
         good++;
     }
     struct iovec to = {lines, good * 64};
     guest->calls++;
-    ssize_t got = good == 0 ? 0 : process_vm_readv(guest->pid, &to, 1, from, good, 0);
+    ssize_t got = good == 0 ? 0 : process_vm_readv(guest->pid, &to, 1, from, ranges, 0);
     return got < 0 ? 0 : (size_t)got / 64;
 }
 
