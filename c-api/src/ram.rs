@@ -139,6 +139,11 @@ impl PhysRead for Ram {
         either!(self, ram => ram.fills_hole(page))
     }
 
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        either!(self, ram => ram.load_at_once(gpa))
+    }
+
     fn is_cancelled(&self) -> bool {
         either!(self, ram => ram.is_cancelled())
     }

@@ -96,6 +96,10 @@ impl<M: PhysRead> PhysRead for Shared<M> {
         self.0.fills_hole(page)
     }
     #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        self.0.load_at_once(gpa)
+    }
+    #[inline(always)]
     fn is_cancelled(&self) -> bool {
         self.0.is_cancelled()
     }

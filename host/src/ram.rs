@@ -105,6 +105,10 @@ impl PhysRead for Ram {
     fn fills_hole(&self, page: Gpa) -> bool {
         each!(self, ram => ram.fills_hole(page))
     }
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        each!(self, ram => ram.load_at_once(gpa))
+    }
     #[inline]
     fn is_cancelled(&self) -> bool {
         each!(self, ram => ram.is_cancelled())

@@ -339,6 +339,11 @@ impl PhysRead for GuestRam {
         self.space.load_words(gpa.get(), dst)
     }
 
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        self.space.load_at_once(gpa.get())
+    }
+
     #[inline]
     fn load_columns(&self, at: [Gpa; 2], stride: u64, dst: &mut [[u64; 2]]) -> Result<(), PhysError> {
         self.space.load_columns(at.map(Gpa::get), stride, dst)

@@ -311,3 +311,18 @@ fn a_racing_writer_never_shows_half_a_word() {
     fn shared<T: Send + Sync>(_: &T) {}
     shared(&ram);
 }
+
+/// What is given at once is what a load gives; where it is not given, nothing is said.
+#[test]
+fn a_word_at_once_is_the_word_or_nothing() {
+    let file = filled(6 * PAGE, pattern);
+    let ram = ram(&[&file], "0:8K:0, 64K:8K:8K, 1M:8K:16K");
+    for (start, at_once) in [(0, true), (64 << 10, true), (1 << 20, false)] {
+        for at in (start..start + 2 * PAGE).step_by(8).map(Gpa::new) {
+            assert_eq!(ram.load_at_once(at), ram.load_u64(at).ok().filter(|_| at_once), "{at}");
+        }
+    }
+    for nowhere in [4, 2 * PAGE, (64 << 10) - 8, (64 << 10) + 2 * PAGE, u64::MAX - 7] {
+        assert_eq!(ram.load_at_once(Gpa::new(nowhere)), None, "{nowhere:#x}");
+    }
+}

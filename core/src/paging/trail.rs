@@ -45,7 +45,8 @@ impl Trail {
             Some(steps) if self.len == 4 && self.complete => {
                 let mut differs = 0;
                 for (at, entry) in steps {
-                    differs |= entry.get() ^ mem.load_u64(*at)?;
+                    let Some(word) = mem.load_at_once(*at) else { return self.all_hold(mem) };
+                    differs |= entry.get() ^ word;
                 }
                 Ok(differs & !(Pte::ACCESSED | Pte::DIRTY) == 0)
             }
@@ -53,6 +54,7 @@ impl Trail {
         }
     }
 
+    #[cold]
     #[inline(never)]
     fn all_hold<M: PhysRead>(&self, mem: &M) -> Result<bool, PhysError> {
         let mut same = true;

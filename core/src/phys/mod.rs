@@ -79,6 +79,16 @@ pub trait PhysRead {
         Ok(())
     }
 
+    /// As [`load_u64`](Self::load_u64), where that is a matter of a few instructions: `None` says nothing about the
+    /// memory, and whoever gets it asks `load_u64`.
+    ///
+    /// This is how the entries behind a snapshot are read again: a backend whose rare cases are calls keeps them out of
+    /// the way, and with them the registers that a call costs.
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        self.load_u64(gpa).ok()
+    }
+
     /// Loads two aligned `u64`s of each stretch of `stride` bytes: those at `at`, those `stride` bytes further and so
     /// on, each as [`load_u64`](Self::load_u64) would; where both are one, it is loaded once.
     ///
@@ -277,6 +287,10 @@ impl<M: PhysRead + ?Sized> PhysRead for &M {
     #[inline]
     fn copied(&self, dst: &[u8], hint: CopyHint) {
         (**self).copied(dst, hint);
+    }
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        (**self).load_at_once(gpa)
     }
     #[inline]
     fn fence_acquire(&self) {

@@ -62,6 +62,11 @@ impl<M: PhysRead> PhysRead for LowPart<'_, M> {
         self.ram.fills_hole(page)
     }
 
+    #[inline(always)]
+    fn load_at_once(&self, gpa: Gpa) -> Option<u64> {
+        self.ram.load_at_once(gpa)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.ram.is_cancelled()
     }

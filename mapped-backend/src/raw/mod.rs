@@ -187,6 +187,33 @@ impl Space {
         self.lost.is_some_and(|lost| lost.load(Ordering::Relaxed))
     }
 
+    /// A word in one of the two segments that are looked at first; `None` where it is elsewhere, or where it could be
+    /// one that was lost.
+    #[inline(always)]
+    pub(crate) fn load_at_once(&self, gpa: u64) -> Option<u64> {
+        if gpa & 7 != 0 {
+            return None;
+        }
+        let at = if gpa < self.low.len { self.low.zero.wrapping_add(gpa as usize) } else { self.in_high(gpa)? };
+        // SAFETY: as for `load_u64`, of which these are two cases.
+        let word = unsafe { word_at(at) };
+        if word & 1 == 0 {
+            rarely();
+            if self.lost.is_some() {
+                return None;
+            }
+        }
+        Some(word)
+    }
+
+    /// As `find_high`, without a search.
+    #[cold]
+    #[inline(always)]
+    fn in_high(&self, gpa: u64) -> Option<*const u8> {
+        let skip = gpa.wrapping_sub(self.high.gpa);
+        (skip < self.high.len).then(|| Place::new(&self.high, gpa, skip).host)
+    }
+
     /// Where guest memory is low, which is where page tables are in most guests, the address goes straight into the
     /// load: joined with the other ways it would be one step later, four times in a walk.
     #[inline(always)]
