@@ -223,7 +223,6 @@ fn a_producer_page_that_is_remapped_between_polls_is_not_asked_any_more() {
         }
     });
     assert_eq!(sample(&mut region, &watched, &mut dst), Sample::Skip(Skip::Unchanged { frame_id: 6 }));
-    drop(watched);
     assert_eq!(read, [abi::producer::LATEST, Field::DESC_1_FRAME_ID.offset]);
 }
 

@@ -174,8 +174,8 @@ impl<R: NotPresentResolver> Region<R> {
     /// or an error the contents of `dst` are unspecified; after any other skip nothing was copied.
     ///
     /// # Bound
-    /// A look at the latest frame's number, then 8 tries; each reads the frame's bytes once and its page-table entries twice: two per 4 KiB page, and a walk per
-    /// 2 MiB, or two where the ring does not begin at a multiple of 2 MiB.
+    /// A look at the latest frame's number, then 8 tries; each reads the frame's bytes once and its page-table entries
+    /// twice: two per 4 KiB page, and a walk per 2 MiB, or two where the ring does not begin at a multiple of 2 MiB.
     ///
     /// # Errors
     /// [`ReadError`] where the producer page or a page of the frame cannot be read.

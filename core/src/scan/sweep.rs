@@ -210,8 +210,8 @@ fn pages_of(first: Gpa, bits: u64) -> impl Iterator<Item = Gpa> {
         .map(move |left| first.wrapping_add(u64::from(left.trailing_zeros()) << PAGE_SHIFT))
 }
 
-/// Which of the pages `data` from `first` on could be producer pages by two words of each. Pages side by side are loaded
-/// in one go, and judging them takes no branch: a miss of one does not keep the next from being asked for.
+/// Which of the pages `data` from `first` on could be producer pages by two words of each. Pages side by side are
+/// loaded in one go, and judging them takes no branch: a miss of one does not keep the next from being asked for.
 #[inline(always)]
 fn look_at_group<M: PhysRead>(mem: &M, first: Gpa, data: u64, budget: &mut Budget) -> u64 {
     let mut words = [[0_u64; 2]; GROUP as usize];
