@@ -513,6 +513,48 @@ fn a_scan_of_a_page_that_is_everywhere_keeps_to_its_budget() {
     }
 }
 
+/// Pages side by side that all read like a producer's, with room for 64 of them to be remembered: however small the
+/// budget of a step is, each is looked at no more often, and the scan gets on.
+#[test]
+fn many_likely_pages_and_tiny_budgets_make_no_more_work() {
+    const COPIES: u64 = 200;
+    let mut guest = GuestBuilder::new(Ram::flat(256 << 20), 4);
+    let copies = guest.frames.place(COPIES * 4096, Placement::Contiguous)[0].start;
+    let space = guest.new_space();
+    let base = Gva::new(0x7000_0000_0000);
+    let image = RegionImage::default();
+    let region =
+        vgpu_perception_testkit::Region::place(&mut guest, space, base, image, Placement::Scattered, Ring::Written);
+    let page = region.gpa(0).unwrap();
+    for at in (0..COPIES * 4096).step_by(8) {
+        guest.ram.write_u64(copies.wrapping_add(at), guest.ram.load_u64(page.wrapping_add(at % 4096)).unwrap());
+    }
+    for n in 0..COPIES {
+        let gva = Gva::new(0x1000_0000_0000 + n * 4096);
+        guest.map(space, gva, copies.wrapping_add(n * 4096), PageSize::Size4K, flags::USER_RW);
+    }
+    let mem = Counting::new(&guest.ram);
+    let mut loads = Vec::new();
+    for budget in [1, 50, u64::MAX] {
+        let mut processes = [Process::default(); 1];
+        let mut frames = vec![0; (256 << 20) / 4096 / 64];
+        let scratch = ScanScratch { processes: &mut processes, page_bitmap: &mut frames };
+        let mut scan = Discovery::new(Listed(vec![space]), scratch);
+        let before = mem.counts().accesses();
+        let mut steps = 0_u64;
+        while scan.step(&mem, &mut Budget::new(budget)).unwrap() != Step::Done {
+            steps += 1;
+            assert!(steps < 1_000_000, "a budget of {budget} gets nowhere: {:?}", scan.stats());
+        }
+        loads.push(mem.counts().accesses() - before);
+        let stats = scan.stats();
+        assert!(stats.judged > COPIES, "each copy is judged: {stats:?}");
+    }
+    println!("{COPIES} likely pages: {loads:?} loads by budget");
+    // Where a step ends, entries that follow each other are read one by one.
+    assert!(loads.iter().all(|one| one.abs_diff(loads[2]) < 100), "a small budget makes more work: {loads:?}");
+}
+
 /// The pages of the ring: what the bound of a probe rests on.
 const _: () = assert!(abi::REGION_BYTES - abi::RING_OFFSET == 24_576 * 4096);
 

@@ -38,7 +38,7 @@ const REPORTED: usize = 64;
 /// For each space, at most 512 loads for each of its first [`LeafCursor::TABLES`] tables, four times; where the batch
 /// has other spaces, the same for its first 2^12 tables before. A large page counts as the tables that it stands for,
 /// and what the resolver reads and what places that may hold a region cost to judge count as tables too. For each page
-/// of RAM, at most 4 x 46 loads a batch of processes and, for each 64 that look like producer pages, one more
+/// of RAM, at most 4 x 49 loads a batch of processes and, for each 64 that look like producer pages, one more
 /// enumeration of the spaces.
 ///
 /// A step overdraws its budget by at most [`Budget::PIECE`] loads, if the source does.

@@ -24,6 +24,9 @@ const LINE: usize = 8;
 pub(super) struct Sweep {
     pub(super) next: Gpa,
     extent: Option<Extent>,
+    /// Of the 64 pages from `next` on those that are likely and still to be judged, as bits: what was looked at is not
+    /// looked at again, however small the budget of a step is.
+    likely: u64,
 }
 
 /// What ended a step of a sweep.
@@ -38,7 +41,7 @@ pub(super) enum Swept {
 }
 
 impl Sweep {
-    pub(super) const START: Self = Self { next: Gpa::new(0), extent: None };
+    pub(super) const START: Self = Self { next: Gpa::new(0), extent: None, likely: 0 };
 
     /// Reads marked pages until no hit has room or none is left. Hits that `known` tells of are passed over.
     pub(super) fn step<M: PhysRead>(
@@ -58,27 +61,21 @@ impl Sweep {
             if budget.is_spent() {
                 return Ok(Swept::Pending);
             }
-            let Some((first, marks)) = marked.set.group_from(self.next) else { return Ok(Swept::Done) };
-            budget.spend(1);
-            self.next = first;
-            let data = self.data_of(mem, first, marks)?;
-            let likely = look_at_group(mem, first, data, budget);
-            marked.set.remove(first, marks & !likely);
-            marked.stats.not_ram = marked.stats.not_ram.wrapping_add(u64::from((marks & !data).count_ones()));
-            marked.stats.pages = marked.stats.pages.wrapping_add(u64::from((data & !likely).count_ones()));
-            // The others stay marked until their turn comes: what ends a step may come before.
-            for page in pages_of(first, likely) {
-                if marked.is_full() {
-                    return Ok(Swept::Full);
-                }
-                if budget.is_spent() {
-                    return Ok(Swept::Pending);
-                }
-                marked.set.remove(page, 1);
-                marked.stats.pages = marked.stats.pages.wrapping_add(1);
-                if looks_like_producer(mem, page, budget) && !known(page) {
-                    marked.hit(page);
-                }
+            if self.likely == 0 {
+                let Some((first, marks)) = marked.set.group_from(self.next) else { return Ok(Swept::Done) };
+                budget.spend(1);
+                self.next = first;
+                let data = self.data_of(mem, first, marks)?;
+                self.likely = look_at_group(mem, first, data, budget);
+                marked.set.remove(first, marks);
+                marked.stats.not_ram = marked.stats.not_ram.wrapping_add(u64::from((marks & !data).count_ones()));
+                marked.stats.pages = marked.stats.pages.wrapping_add(u64::from(data.count_ones()));
+                continue;
+            }
+            let page = self.next.wrapping_add(u64::from(self.likely.trailing_zeros()) << PAGE_SHIFT);
+            self.likely &= self.likely.wrapping_sub(1);
+            if looks_like_producer(mem, page, budget) && !known(page) {
+                marked.hit(page);
             }
         }
     }
@@ -201,13 +198,6 @@ impl Sweep {
         let inside = |extent: Extent| extent.start <= page && page.wrapping_add(PAGE_BYTES) <= extent.end();
         Ok(self.extent.is_some_and(inside))
     }
-}
-
-/// The pages from `first` on whose bits are set, in order.
-fn pages_of(first: Gpa, bits: u64) -> impl Iterator<Item = Gpa> {
-    let rest = |left: &u64| Some(left & left.wrapping_sub(1)).filter(|left| *left != 0);
-    core::iter::successors(Some(bits).filter(|bits| *bits != 0), rest)
-        .map(move |left| first.wrapping_add(u64::from(left.trailing_zeros()) << PAGE_SHIFT))
 }
 
 /// Which of the pages `data` from `first` on could be producer pages by two words of each. Pages side by side are
