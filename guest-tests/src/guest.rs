@@ -107,6 +107,12 @@ impl Ready {
         let base = u64::from_str_radix(field("base=0x")?, 16).ok()?;
         Some(Self { pid: field("pid=")?.parse().ok()?, base })
     }
+
+    /// Reads it out of what a guest has said so far: of the last line, half may still be on its way.
+    #[must_use]
+    pub fn find(text: &str) -> Option<Self> {
+        text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(Self::parse)
+    }
 }
 
 /// A guest. Ended when dropped, and by the kernel when the thread that booted it ends.
@@ -455,5 +461,7 @@ mod tests {
         let ready = Ready::parse("ready pid=77 base=0x7f12a0000000 run_epoch=1 width=640 height=360");
         assert_eq!(ready, Some(Ready { pid: 77, base: 0x7f12_a000_0000 }));
         assert_eq!(Ready::parse("ready pid=77"), None);
+        assert_eq!(Ready::find("up\nready pid=77 base=0x7f12a"), None, "half a line says a wrong base");
+        assert_eq!(Ready::find("up\nready pid=77 base=0x7f12a0000000\n"), ready);
     }
 }

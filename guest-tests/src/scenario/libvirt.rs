@@ -189,7 +189,7 @@ impl Domain {
                 wire.write_all(command.as_bytes())?;
                 asked = true;
             }
-            if let Some(ready) = text.lines().find_map(Ready::parse) {
+            if let Some(ready) = Ready::find(&text) {
                 return Ok(ready);
             }
         }
