@@ -481,18 +481,22 @@ fn a_scan_of_endless_tables_ends() {
     }
 }
 
+/// A process of the guest with a region in it, and where its producer page lies.
+fn with_a_region(guest: &mut GuestBuilder) -> (Space, Gpa) {
+    let space = guest.new_space();
+    let base = Gva::new(0x7000_0000_0000);
+    let (image, placement) = (RegionImage::default(), Placement::Scattered);
+    let region = vgpu_perception_testkit::Region::place(guest, space, base, image, placement, Ring::Written);
+    (space, region.gpa(0).unwrap())
+}
+
 /// A page that reads like a producer's, in every entry of many tables: each place is judged, and no step does much more
 /// than it was allowed to.
 #[test]
 fn a_scan_of_a_page_that_is_everywhere_keeps_to_its_budget() {
     const TABLES: u64 = 8;
     let mut guest = GuestBuilder::new(Ram::flat(256 << 20), 4);
-    let space = guest.new_space();
-    let base = Gva::new(0x7000_0000_0000);
-    let image = RegionImage::default();
-    let region =
-        vgpu_perception_testkit::Region::place(&mut guest, space, base, image, Placement::Scattered, Ring::Written);
-    let page = region.gpa(0).unwrap();
+    let (space, page) = with_a_region(&mut guest);
     let everywhere = Gva::new(0x1000_0000_0000);
     for n in 0..TABLES * 512 {
         guest.map(space, everywhere.wrapping_add(n * 4096), page, PageSize::Size4K, flags::USER_RW);
@@ -520,12 +524,7 @@ fn many_likely_pages_and_tiny_budgets_make_no_more_work() {
     const COPIES: u64 = 200;
     let mut guest = GuestBuilder::new(Ram::flat(256 << 20), 4);
     let copies = guest.frames.place(COPIES * 4096, Placement::Contiguous)[0].start;
-    let space = guest.new_space();
-    let base = Gva::new(0x7000_0000_0000);
-    let image = RegionImage::default();
-    let region =
-        vgpu_perception_testkit::Region::place(&mut guest, space, base, image, Placement::Scattered, Ring::Written);
-    let page = region.gpa(0).unwrap();
+    let (space, page) = with_a_region(&mut guest);
     for at in (0..COPIES * 4096).step_by(8) {
         guest.ram.write_u64(copies.wrapping_add(at), guest.ram.load_u64(page.wrapping_add(at % 4096)).unwrap());
     }

@@ -16,7 +16,7 @@ use crate::phys::PhysRead;
 const HITS: usize = 64;
 
 /// A bit by the number of a page.
-const fn trait_of(page: Gpa) -> u64 {
+const fn bit_of(page: Gpa) -> u64 {
     1 << (page.get() >> PAGE_SHIFT & 63)
 }
 
@@ -25,8 +25,8 @@ const fn trait_of(page: Gpa) -> u64 {
 pub(super) struct Marked<'s> {
     pub(super) set: PageSet<'s>,
     hits: Vec<Gpa, HITS>,
-    /// A bit for what 64 hits can have in common, so that nearly every other page is told from them by one look.
-    traits: u64,
+    /// The bits of all hits: a page whose bit is not here is none, which nearly every page shows at once.
+    bits: u64,
     pub(super) stats: ScanStats,
 }
 
@@ -34,7 +34,7 @@ impl<'s> Marked<'s> {
     pub(super) fn new(words: &'s mut [u64]) -> Self {
         let mut set = PageSet::new(words);
         set.clear();
-        Self { set, hits: Vec::new(), traits: 0, stats: ScanStats::default() }
+        Self { set, hits: Vec::new(), bits: 0, stats: ScanStats::default() }
     }
 
     /// Whether there is no room for another hit: those that wait are looked for first.
@@ -48,19 +48,19 @@ impl<'s> Marked<'s> {
 
     #[inline]
     pub(super) fn is_hit(&self, page: Gpa) -> bool {
-        self.traits & trait_of(page) != 0 && self.hits.contains(&page)
+        self.bits & bit_of(page) != 0 && self.hits.contains(&page)
     }
 
     pub(super) fn forget_hits(&mut self) {
         self.hits.clear();
-        self.traits = 0;
+        self.bits = 0;
     }
 
     /// Notes a page that reads like a producer page. There is room: nobody reads another page while there is none.
     pub(super) fn hit(&mut self, page: Gpa) {
         if !self.is_hit(page) {
             let _ = self.hits.push(page);
-            self.traits |= trait_of(page);
+            self.bits |= bit_of(page);
         }
     }
 
