@@ -6,8 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use vgpu_perception::abi::{self, producer};
 use vgpu_perception::paging::Pte;
-use vgpu_perception::{AddressSpace, Cr3, Gpa, Gva, PhysRead, Region, abi};
+use vgpu_perception::{AddressSpace, Cr3, Gpa, Gva, PhysRead, Region};
 use vgpu_perception_mapped::{GuestRam, Populate};
 use vgpu_perception_producer::{FrameMeta, Producer, RegionWrite};
 
@@ -135,6 +136,9 @@ pub(crate) fn build(bytes: u64, scans: bool) -> Image {
 pub(crate) struct SmallGuest {
     pub(crate) ram: GuestRam,
     pub(crate) region: Region,
+    /// Where the words lie that a poll reads: the entries on the way to the producer page, and of that page the
+    /// cursor, which slot is the latest, and its number.
+    pub(crate) polled: [Gpa; 10],
 }
 
 impl SmallGuest {
@@ -146,9 +150,11 @@ impl SmallGuest {
         let mut builder = Builder { writer, seed: 42, tables: Vec::new(), data: Vec::new(), kernel: Vec::new() };
         builder.tables = (1..256).map(|frame| frame * PAGE).collect();
         shuffle(&mut builder.seed, &mut builder.tables);
-        let (root, base) = (builder.space(), 1 << 40);
-        let (producer, control) = (builder.zeroed(), builder.zeroed());
-        for (offset, page) in [(0, producer), (PAGE, control)] {
+        // Systems place regions anywhere: were entries at the same place in every guest's tables, they would all want
+        // the same few places in a cache.
+        let (root, base) = (builder.space(), (1 << 40) + (nth as u64 * 0x1_5a73_d000) % (1 << 39));
+        let (page, control) = (builder.zeroed(), builder.zeroed());
+        for (offset, page) in [(0, page), (PAGE, control)] {
             builder.map(root, base + offset, page, USER_RW, false);
         }
         for offset in (0..u64::from(width * height * 4)).step_by(PAGE as usize) {
@@ -158,10 +164,29 @@ impl SmallGuest {
             }
             builder.map(root, base + abi::RING_OFFSET + offset, pixels, USER_RW, false);
         }
-        builder.publish(producer, control, FrameMeta { width, height, timestamp_ns: 1 });
+        builder.publish(page, control, FrameMeta { width, height, timestamp_ns: 1 });
+        let mut polled = [Gpa::new(page); 10];
+        let mut table = root;
+        for (at, shift) in polled.iter_mut().zip([39, 30, 21, 12]) {
+            *at = Gpa::new(table + ((base >> shift) & 511) * 8);
+            table = builder.writer.load_u64(at.get()) & Pte::ADDRESS;
+        }
+        let lines = [producer::LATEST, producer::DESC + producer::DESC_FRAME_ID];
+        let words = lines.into_iter().chain((producer::CURSOR..).step_by(8));
+        for (at, offset) in polled[4..].iter_mut().zip(words) {
+            *at = Gpa::new(page + offset);
+        }
         let ram = GuestRam::open_flat(&path).expect("the RAM file maps");
         let _ = std::fs::remove_file(&path);
-        Self { ram, region: Region::new(AddressSpace::new(Cr3::new(root)), Gva::new(base)) }
+        let region = Region::new(AddressSpace::new(Cr3::new(root)), Gva::new(base));
+        Self { ram, region, polled }
+    }
+}
+
+impl SmallGuest {
+    /// The lines of those words, where they lie here.
+    pub(crate) fn polled_lines(&self) -> impl Iterator<Item = *const u8> {
+        self.polled.iter().map(|at| self.ram.window(*at, 8).expect("mapped RAM").as_ptr())
     }
 }
 

@@ -1,90 +1,14 @@
 //! Memory that is read in batches gives what any other gives, in far fewer calls.
 
-use core::cell::Cell;
+mod common;
 
+use common::batched::Batched;
 use vgpu_perception::process::guest::{GuestKernel, GuestSearch};
 use vgpu_perception::process::roots::{KernelHalf, RootCandidate, RootElection};
 use vgpu_perception::region::FrameScratch;
-use vgpu_perception::{
-    AddressSpace, Budget, CopyHint, Cr3, Extent, Gpa, Line, NextUse, PageKind, PhysError, PhysErrorKind, PhysRead,
-    PhysRun, ProcessSource, Step,
-};
+use vgpu_perception::{AddressSpace, Budget, Cr3, Gpa, NextUse, PhysRead, ProcessSource, Step};
 use vgpu_perception_testkit::windows::{LAYOUTS, Options, Shape, StartBlock, WindowsGuest};
-use vgpu_perception_testkit::{LinuxOptions, Ram, candidates, standard_linux};
-
-/// Memory of which every read is a call, like that of another process.
-struct Batched<'r> {
-    ram: &'r Ram,
-    calls: Cell<u64>,
-    /// Pages whose lines cannot be loaded.
-    gone: &'r [Gpa],
-    batch: usize,
-}
-
-impl<'r> Batched<'r> {
-    fn new(ram: &'r Ram) -> Self {
-        Self { ram, calls: Cell::new(0), gone: &[], batch: 300 }
-    }
-
-    fn call(&self) {
-        self.calls.set(self.calls.get() + 1);
-    }
-}
-
-impl PhysRead for Batched<'_> {
-    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
-        self.call();
-        self.ram.read(gpa, dst)
-    }
-
-    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
-        self.call();
-        self.ram.load_u32(gpa)
-    }
-
-    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
-        self.call();
-        self.ram.load_u64(gpa)
-    }
-
-    fn load_words(&self, gpa: Gpa, dst: &mut [u64]) -> Result<(), PhysError> {
-        self.call();
-        if self.gone.contains(&Gpa::new(gpa.get() & !0xfff)) {
-            return Err(PhysError::new(gpa, PhysErrorKind::Gap));
-        }
-        self.ram.load_words(gpa, dst)
-    }
-
-    fn load_lines(&self, at: &[Gpa], lines: &mut [Line]) -> Result<usize, PhysError> {
-        self.call();
-        assert!(at.len() <= self.batch, "{} lines at once", at.len());
-        let mut loaded = 0;
-        for (gpa, line) in at.iter().zip(lines) {
-            if self.gone.contains(&Gpa::new(gpa.get() & !0xfff)) || self.ram.load_words(*gpa, line).is_err() {
-                break;
-            }
-            loaded += 1;
-        }
-        Ok(loaded)
-    }
-
-    fn batch(&self) -> usize {
-        self.batch
-    }
-
-    fn read_runs(&self, runs: &[PhysRun], dst: &mut [u8], hint: CopyHint) -> Result<(), PhysError> {
-        self.call();
-        self.ram.read_runs(runs, dst, hint)
-    }
-
-    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
-        self.ram.next_extent(from)
-    }
-
-    fn page_kind(&self, page: Gpa) -> PageKind {
-        self.ram.page_kind(page)
-    }
-}
+use vgpu_perception_testkit::{LinuxOptions, candidates, standard_linux};
 
 fn all<S: ProcessSource>(mem: &impl PhysRead, mut source: S, budget: u64) -> Vec<(Cr3, Option<Cr3>)> {
     let mut found = Vec::new();

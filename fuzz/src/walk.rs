@@ -31,6 +31,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         same(&walker, &ram, plain, *gva);
         runs(&walker, *gva, span);
     }
+    together(&walker, &pages);
     leaves(&ram, space, plain, pages[0]);
     Ok(())
 }
@@ -68,6 +69,25 @@ fn same(walker: &PageWalker<&Ram>, ram: &Ram, plain: NaiveSpace, gva: Gva) {
     if let Ok((found, trail)) = walker.translate_with_trail(gva) {
         assert_eq!(Ok(found), ours);
         assert_eq!(trail.still_holds(ram), Ok(true), "nothing changed");
+    }
+}
+
+/// Side by side, in this space and in one of the other depth in turn, addresses translate as they do alone.
+fn together(walker: &PageWalker<&Ram>, pages: &[Gva]) {
+    let space = *walker.space();
+    let five = space.mode == PagingMode::FourLevel;
+    let other = space.with_mode(if five { PagingMode::FiveLevel } else { PagingMode::FourLevel }).with_phys_bits(52);
+    let walks: Vec<_> = pages.iter().flat_map(|gva| [(space, *gva), (other, *gva), (space, *gva)]).collect();
+    for need in [Rights::NONE, Rights::USER_WRITE, Rights::ALL] {
+        let counted = PageWalker::new(Counting::new(walker.mem()), space).needing(need);
+        let mut results = Vec::new();
+        counted.translate_together(walks.iter().map(|(space, gva)| (space, *gva)), |result| results.push(result));
+        let count = counted.mem().counts().accesses();
+        assert!(count <= walks.len() as u64 * 2 * 5, "{count} loads for {} walks", walks.len());
+        assert_eq!(results.len(), walks.len());
+        for ((space, gva), result) in walks.iter().zip(results) {
+            assert_eq!(result, PageWalker::new(walker.mem(), *space).needing(need).translate(*gva), "{need:?} {gva}");
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod rights;
 mod runs;
 mod space;
 mod table;
+mod together;
 mod trail;
 mod walk;
 

@@ -3,7 +3,7 @@
 use super::level::PagingMode;
 use super::not_present::Hardware;
 use super::rights::Rights;
-use crate::addr::{Cr3, Gpa, PageSize};
+use crate::addr::{Cr3, Gpa, Gva, PageSize};
 
 /// A guest address space: its root, how its tables are read, and what its absent entries mean. A small plain value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,16 @@ impl<R> AddressSpace<R> {
     #[must_use]
     pub fn with_resolver<Q>(self, resolver: Q) -> AddressSpace<Q> {
         AddressSpace { root: self.root, mode: self.mode, phys_bits: self.phys_bits, resolver }
+    }
+
+    /// Where the first entry for `gva` lies, in tables of four levels; `None` in others, and where `gva` is not
+    /// canonical.
+    #[inline(always)]
+    pub(super) fn first_entry(&self, gva: Gva) -> Option<Gpa> {
+        match self.mode {
+            PagingMode::FourLevel => gva.pml4_offset().map(|offset| self.root.table().wrapping_add(offset)),
+            PagingMode::FiveLevel => None,
+        }
     }
 
     /// The same kind of space at another root.

@@ -54,6 +54,14 @@ impl Trail {
         }
     }
 
+    /// Starts to fetch the entries, which [`still_holds`](Self::still_holds) will read.
+    #[inline(always)]
+    pub fn prefetch<M: PhysRead>(&self, mem: &M) {
+        for (at, _) in self.steps.iter().take(usize::from(self.len)) {
+            mem.prefetch(*at);
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn all_hold<M: PhysRead>(&self, mem: &M) -> Result<bool, PhysError> {

@@ -63,6 +63,20 @@ impl Passed {
     const NOTHING: Self = Self { grants: Grants::START, residence: Residence::Present };
 }
 
+/// Whether an entry is present and sets none of the bits `not`, those that are reserved or would end the fast path.
+#[inline(always)]
+pub(super) const fn is_plain(entry: Pte, not: u64) -> bool {
+    entry.is_present() && entry.get() & not == 0
+}
+
+/// Where a plain entry of a page table leads.
+#[inline(always)]
+pub(super) const fn small_page(pte: Pte, gva: Gva, grants: Grants, residence: Residence) -> Translation {
+    let size = PageSize::Size4K;
+    let gpa = pte.frame(size).wrapping_add(gva.offset_in(size));
+    Translation { gpa, size, rights: grants.rights(), residence }
+}
+
 /// Where an entry leads.
 enum Way {
     Page(Translation),
@@ -100,6 +114,12 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     #[must_use]
     pub const fn space(&self) -> &AddressSpace<R> {
         &self.space
+    }
+
+    /// The same walk of another space of this memory.
+    pub(super) fn in_space(&self, space: AddressSpace<R>) -> PageWalker<&M, R> {
+        let Self { mem, need, takes_unknown, .. } = self;
+        PageWalker { mem, space, need: *need, beyond: Pte::beyond(space.phys_bits), takes_unknown: *takes_unknown }
     }
 
     #[inline]
@@ -222,7 +242,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         macro_rules! entry {
             ($level:expr, $at:expr, $not:expr) => {{
                 let entry = self.entry($level, $at, record)?;
-                if !entry.is_present() || entry.get() & $not != 0 {
+                if !is_plain(entry, $not) {
                     // A copy, so that what was passed itself stays out of memory.
                     let Passed { grants, residence } = passed;
                     let found = self.slow_path($level, entry, (grants, residence), gva, record)?;
@@ -240,13 +260,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         if !grants.all_set(self.need) {
             return Err(denied(grants.rights()));
         }
-        let size = PageSize::Size4K;
-        Ok(Translation {
-            gpa: pte.frame(size).wrapping_add(gva.offset_in(size)),
-            size,
-            rights: grants.rights(),
-            residence,
-        })
+        Ok(small_page(pte, gva, grants, residence))
     }
 
     /// Reads the entry of `level` at `at`.

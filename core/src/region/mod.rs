@@ -21,7 +21,7 @@ pub use liveness::{Liveness, Pulse};
 pub use reader::Reader;
 pub use sink::{FrameSink, StreamError};
 
-use crate::abi;
+use crate::abi::{self, producer};
 use crate::addr::{Gpa, Gva};
 use crate::paging::{AddressSpace, Hardware, NotPresentResolver, PageWalker, Rights, Trail, WalkError, WalkErrorKind};
 use crate::phys::{PhysError, PhysRead};
@@ -54,6 +54,10 @@ pub struct Region<R = Hardware> {
     run_epoch: u32,
     page: Option<PageAt>,
 }
+
+/// The lines of the producer page that a cursor or a poll reads: which slot is the latest, each slot's number, the
+/// cursor.
+const POLLED: [u64; 3] = [producer::LATEST, producer::DESC + producer::DESC_BYTES, producer::CURSOR];
 
 /// Where the producer page was found, and the entries that said so.
 #[derive(Clone, Copy, Debug)]
@@ -264,6 +268,35 @@ impl<R: NotPresentResolver> Region<R> {
     #[must_use]
     pub const fn run_epoch(&self) -> u32 {
         self.run_epoch
+    }
+
+    /// Starts to fetch what the next cursor, and the next poll that finds nothing new, will read: the entries that led
+    /// to the producer page, and the page's lines. Does nothing before the page was found, or where memory has no
+    /// [`prefetch`](PhysRead::prefetch).
+    ///
+    /// Who polls many guests in turn calls this some guests ahead: their cache misses then overlap. Nothing is
+    /// remembered and nothing is trusted: the poll reads all of it anew.
+    ///
+    /// ```
+    /// use vgpu_perception::{PhysRead, Region};
+    /// fn cursors<M: PhysRead>(guests: &mut [(M, Region)]) {
+    ///     const AHEAD: usize = 4;
+    ///     for nth in 0..guests.len() {
+    ///         if let Some((ram, region)) = guests.get(nth + AHEAD) {
+    ///             region.prefetch(ram);
+    ///         }
+    ///         let (ram, region) = &mut guests[nth];
+    ///         let _ = region.read_cursor(ram);
+    ///     }
+    /// }
+    /// ```
+    #[inline]
+    pub fn prefetch<M: PhysRead>(&self, mem: &M) {
+        let Some(page) = &self.page else { return };
+        page.trail.prefetch(mem);
+        for offset in POLLED {
+            mem.prefetch(page.gpa.wrapping_add(offset));
+        }
     }
 
     /// Forgets which frames were taken: the next frame is fresh whatever its number. For a caller that saw the

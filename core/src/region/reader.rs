@@ -101,6 +101,12 @@ impl<M: PhysRead, R: NotPresentResolver> Reader<M, R> {
         self.region.stream_frame(&self.mem, &mut self.scratch, block, sink)
     }
 
+    /// Starts to fetch what the next cursor or poll will read: [`Region::prefetch`].
+    #[inline]
+    pub fn prefetch(&self) {
+        self.region.prefetch(&self.mem);
+    }
+
     /// The cursor: [`Region::read_cursor`].
     ///
     /// # Errors

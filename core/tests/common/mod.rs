@@ -1,6 +1,8 @@
 //! What several test files share.
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
+pub(crate) mod batched;
+
 use vgpu_perception::paging::NotPresentResolver;
 use vgpu_perception::scan::{Candidate, Discovery, ScanScratch, ScanStats};
 use vgpu_perception::{AddressSpace, Budget, Gpa, PhysError, PhysRead, Process, ProcessSource, Step};
