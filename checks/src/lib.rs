@@ -11,8 +11,8 @@ use vgpu_perception::process::roots::{RootElection, RootCandidate, KernelHalf, g
 use vgpu_perception::region::{ControlIntent, FrameScratch, Liveness, Pulse, Sample};
 use vgpu_perception::scan::{Discovery, ScanScratch, probe};
 use vgpu_perception::{
-    AddressSpace, Budget, CallbackRam, Cr3, Extent, Gpa, Gva, NextUse, PageWalker, PhysRead, Process, ProcessSource,
-    Region, Step, abi,
+    AddressSpace, Budget, CallbackRam, Cr3, Extent, Gpa, Gva, NextUse, PageWalker, PhysError, PhysRead, Process,
+    ProcessSource, Region, Step, abi,
 };
 
 unsafe extern "C" {
@@ -45,6 +45,47 @@ fn space(cr3: u64) -> AddressSpace {
 extern "C" fn check_translate(read: Read, bytes: u64, cr3: u64, gva: u64) -> u64 {
     let map = map(bytes);
     PageWalker::new(ram(read, &map), space(cr3)).translate(Gva::new(gva)).map_or(0, |found| found.gpa.get())
+}
+
+/// Memory that is read in batches, or not: which of the two is known only when it runs.
+struct Batched<M> {
+    ram: M,
+    batch: usize,
+}
+
+impl<M: PhysRead> PhysRead for Batched<M> {
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.ram.read(gpa, dst)
+    }
+
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.ram.load_u32(gpa)
+    }
+
+    fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
+        self.ram.load_u64(gpa)
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
+        self.ram.next_extent(from)
+    }
+}
+
+/// Adds up where the addresses from `gva` on lead, a page apart.
+#[unsafe(no_mangle)]
+extern "C" fn check_translate_together(read: Read, bytes: u64, cr3: u64, gva: u64, pages: u64, batch: usize) -> u64 {
+    let map = map(bytes);
+    let walker = PageWalker::new(Batched { ram: ram(read, &map), batch }, space(cr3));
+    let mut sum = 0_u64;
+    let walks = (0..pages).map(|page| (walker.space(), Gva::new(gva).wrapping_add(page.wrapping_mul(4096))));
+    walker.translate_together(walks, |found| {
+        sum = sum.wrapping_add(found.map_or(0, |found| found.gpa.get()));
+    });
+    sum
 }
 
 #[unsafe(no_mangle)]

@@ -257,5 +257,10 @@ fn a_group_takes_a_call_a_level_where_memory_is_read_in_batches() {
     let other = start.wrapping_add(2 << 20);
     guest.map_new(space, other, 512 * 4096, Placement::Scattered, flags::USER_RW);
     let turns = |page: u64| [start, other].map(|from: Gva| (space.space(), from.wrapping_add(page * 4096)));
-    compare(&guest.ram, &(0..80).flat_map(turns).collect(), &gone);
+    let walks: Walks<_> = (0..80).flat_map(turns).collect();
+    compare(&guest.ram, &walks, &gone);
+    let mem = Batched { gone: &gone, ..Batched::new(&guest.ram) };
+    assert!(together(&PageWalker::new(&mem, space.space()), &walks).iter().all(Result::is_ok));
+    // Ten groups: three levels in a call each, the last in one more for each of eight; those walk again, alone.
+    assert_eq!(mem.calls.get(), 10 * (3 + 1 + 8 + 8 * 4));
 }

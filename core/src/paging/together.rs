@@ -154,31 +154,31 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// The entry that each walk needs next, where it can be read: with one call more for each that cannot.
     fn load_by_lines(&self, group: &[Walk<'_, R>]) -> [Option<Pte>; WIDTH] {
         let mut entries = [None; WIDTH];
-        let most = self.mem().batch().clamp(1, WIDTH);
-        for (walks, entries) in group.chunks(most).zip(entries.chunks_mut(most)) {
-            let mut at: Vec<Gpa, WIDTH> = Vec::new();
-            for walk in walks.iter().filter(|walk| walk.goes_on()) {
-                let _ = at.push(walk.at);
+        let mut at: Vec<Gpa, WIDTH> = Vec::new();
+        for walk in group.iter().filter(|walk| walk.goes_on()) {
+            let _ = at.push(walk.at);
+        }
+        let mut wanted = at.as_slice();
+        let mut to = group.iter().zip(&mut entries).filter(|(walk, _)| walk.goes_on()).map(|(_, entry)| entry);
+        while !wanted.is_empty() {
+            let mut places: Vec<Gpa, WIDTH> = Vec::new();
+            for at in wanted.iter().take(self.mem().batch().max(1)) {
+                let _ = places.push(Gpa::new(at.get() & !63));
             }
-            let mut entries = walks.iter().zip(entries).filter(|(walk, _)| walk.goes_on()).map(|(_, entry)| entry);
-            let mut wanted = at.as_slice();
-            while !wanted.is_empty() {
-                let mut places = [Gpa::new(0); WIDTH];
-                for (place, at) in places.iter_mut().zip(wanted) {
-                    *place = Gpa::new(at.get() & !63);
-                }
-                let mut lines: [Line; WIDTH] = [[0; 8]; WIDTH];
-                let places = places.get(..wanted.len()).unwrap_or_default();
-                // Where memory is gone as a whole, no entry can be read.
-                let Ok(loaded) = self.mem().load_lines(places, &mut lines) else { return [None; WIDTH] };
-                for ((line, at), entry) in lines.iter().zip(wanted).take(loaded).zip(&mut entries) {
-                    let index = usize::try_from(at.get() / 8 % 8).unwrap_or_default();
-                    *entry = line.get(index).copied().map(Pte::new);
-                }
+            let mut lines: [Line; WIDTH] = [[0; 8]; WIDTH];
+            // Where memory is gone as a whole, no entry can be read.
+            let Ok(loaded) = self.mem().load_lines(&places, &mut lines) else { return [None; WIDTH] };
+            for ((line, at), entry) in lines.iter().zip(wanted).take(loaded.min(places.len())).zip(&mut to) {
+                let index = usize::try_from(at.get() / 8 % 8).unwrap_or_default();
+                *entry = line.get(index).copied().map(Pte::new);
+            }
+            let mut done = places.len();
+            if loaded < done {
                 // The first of those that are left could not be loaded.
-                let _ = entries.next();
-                wanted = wanted.get(loaded.wrapping_add(1)..).unwrap_or_default();
+                let _ = to.next();
+                done = loaded.wrapping_add(1);
             }
+            wanted = wanted.get(done..).unwrap_or_default();
         }
         entries
     }
