@@ -54,24 +54,24 @@ struct Batched<M> {
 }
 
 impl<M: PhysRead> PhysRead for Batched<M> {
-    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
-        self.ram.read(gpa, dst)
-    }
-
-    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
-        self.ram.load_u32(gpa)
+    fn batch(&self) -> usize {
+        self.batch
     }
 
     fn load_u64(&self, gpa: Gpa) -> Result<u64, PhysError> {
         self.ram.load_u64(gpa)
     }
 
-    fn batch(&self) -> usize {
-        self.batch
+    fn read(&self, gpa: Gpa, dst: &mut [u8]) -> Result<(), PhysError> {
+        self.ram.read(gpa, dst)
     }
 
     fn next_extent(&self, from: Gpa) -> Result<Option<Extent>, PhysError> {
         self.ram.next_extent(from)
+    }
+
+    fn load_u32(&self, gpa: Gpa) -> Result<u32, PhysError> {
+        self.ram.load_u32(gpa)
     }
 }
 
