@@ -4,7 +4,7 @@ use vgpu_perception::abi;
 use vgpu_perception::region::{FrameDesc, FrameInfo, FrameScratch, FrameSink, Region, Sample, Skip, StreamError};
 use vgpu_perception::{PageWalker, PhysRead};
 use vgpu_perception_testkit::linux::{LinuxOptions, StandardLinux, standard_linux};
-use vgpu_perception_testkit::{Field, Hooked, ReadEvent};
+use vgpu_perception_testkit::{Field, Hooked, ReadEvent, RegionImage};
 
 const STRIDE: usize = 64 * 4;
 const FRAME: usize = STRIDE * 48;
@@ -19,6 +19,7 @@ fn guest() -> (StandardLinux, Region) {
 #[derive(Default)]
 struct Rows {
     at_once: u32,
+    step: u32,
     refuses: bool,
     begun: usize,
     lens: Vec<usize>,
@@ -31,6 +32,10 @@ impl FrameSink for Rows {
 
     fn rows_at_once(&self) -> u32 {
         self.at_once.max(1)
+    }
+
+    fn row_step(&self) -> u32 {
+        self.step.max(1)
     }
 
     fn begin(&mut self, desc: &FrameDesc) -> Result<(), u32> {
@@ -145,4 +150,70 @@ fn two_sinks_see_the_same_rows() {
     assert!(sample.unwrap().fresh().is_some());
     assert!(both.0.bytes == linux.region.image.pixels(5) && both.1.bytes == both.0.bytes);
     assert_eq!(both.0.lens, [8; 6]);
+}
+
+/// The middle rows of groups of `step`.
+fn middle_rows(pixels: &[u8], stride: usize, step: usize) -> Vec<u8> {
+    pixels.chunks(stride).skip(step / 2).step_by(step).flatten().copied().collect()
+}
+
+#[test]
+fn of_groups_of_rows_only_the_middle_one_is_handed_on() {
+    for (width, height) in [(64, 48), (70, 53), (1000, 9), (3, 200), (1, 1)] {
+        let image = RegionImage { width, height, ..RegionImage::default() };
+        let linux = standard_linux(LinuxOptions { image, ..LinuxOptions::default() });
+        let (ram, stride) = (&linux.guest.ram, width as usize * 4);
+        let pixels = linux.region.image.pixels(5);
+        for step in [1, 2, 3, 4, 8, 64, 400, u32::MAX] {
+            for (block, at_once) in [(stride, 1), (stride * 5 + 1, 1), (stride * 8, 4), (1 << 20, 2)] {
+                let mut region = Region::new(linux.region.space.space(), linux.region.base);
+                let mut sink = Rows { at_once, step, ..Rows::default() };
+                let sample = stream(&mut region, ram, block, &mut sink).unwrap();
+                let here = format!("{width}x{height}, one in {step}, a block of {block}");
+                assert!(sample.fresh().is_some(), "{here}");
+                assert!(sink.bytes == middle_rows(&pixels, stride, step as usize), "{here}: {:?}", sink.lens);
+                let (last, others) = sink.lens.split_last().unwrap_or((&0, &[]));
+                assert!(others.iter().all(|len| (*len as u32).is_multiple_of(at_once)), "{here}: {:?}", sink.lens);
+                assert!(*last > 0 || sink.bytes.is_empty(), "{here}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_nobody_needs_are_not_read() {
+    let image = RegionImage { width: 1024, height: 64, ..RegionImage::default() };
+    let linux = standard_linux(LinuxOptions { image, ..LinuxOptions::default() });
+    let (ram, space) = (&linux.guest.ram, linux.region.space.space());
+    // A row is a page here.
+    let slot = linux.region.base.wrapping_add(abi::slot_offset(1).unwrap());
+    let pages: Vec<_> =
+        (0..64).map(|row| PageWalker::new(ram, space).translate(slot.wrapping_add(row * 4096)).unwrap().gpa).collect();
+    let mut read = vec![false; 64];
+    let watched = Hooked::new(ram, |event: ReadEvent| {
+        let touched = pages.iter().zip(&mut read).filter(|(page, _)| {
+            let (from, to) = (event.gpa.get(), event.gpa.get() + event.len as u64);
+            to > page.get() && from < page.get() + 4096
+        });
+        touched.for_each(|(_, read)| *read = true);
+    });
+    let mut region = Region::new(space, linux.region.base);
+    let mut sink = Rows { step: 8, ..Rows::default() };
+    stream(&mut region, &watched, 4096 * 3, &mut sink).unwrap().fresh().unwrap();
+    drop(watched);
+    let rows: Vec<_> = (0..64).filter(|row| read[*row]).collect();
+    assert_eq!(rows, [4, 12, 20, 28, 36, 44, 52, 60]);
+}
+
+#[test]
+fn sinks_of_different_steps_share_a_pass() {
+    let (linux, mut region) = guest();
+    let pixels = linux.region.image.pixels(5);
+    let mut sinks = (Rows { at_once: 8, ..Rows::default() }, (Rows { step: 4, ..Rows::default() }, Rows::default()));
+    sinks.1.1.step = 4;
+    let mut block = vec![0; STRIDE * 8];
+    let sample = region.stream_frame(&linux.guest.ram, &mut FrameScratch::new(), &mut block, &mut sinks);
+    assert!(sample.unwrap().fresh().is_some());
+    assert!(sinks.0.bytes == pixels);
+    assert!(sinks.1.0.bytes == middle_rows(&pixels, STRIDE, 4) && sinks.1.1.bytes == sinks.1.0.bytes);
 }

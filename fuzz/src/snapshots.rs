@@ -1,7 +1,7 @@
 //! Every read of a region while its producer, its kernel and a liar write between any two loads.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use vgpu_perception::region::{FrameScratch, Pulse, Sample};
+use vgpu_perception::region::{FrameDesc, FrameInfo, FrameScratch, FrameSink, Pulse, Sample};
 use vgpu_perception::structure::check_desc;
 use vgpu_perception::{NextUse, PhysRead, Region, abi};
 use vgpu_perception_producer::{FrameMeta, pattern};
@@ -19,6 +19,33 @@ enum Event {
     Beat,
     Restart,
     Lie(Lie),
+}
+
+/// Keeps the rows that a frame is read for.
+struct Rows {
+    step: u32,
+    bytes: Vec<u8>,
+}
+
+impl FrameSink for Rows {
+    type Refusal = core::convert::Infallible;
+
+    fn row_step(&self) -> u32 {
+        self.step
+    }
+
+    fn begin(&mut self, _: &FrameDesc) -> core::result::Result<(), Self::Refusal> {
+        self.bytes.clear();
+        Ok(())
+    }
+
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+        assert_eq!(u64::from(first) * u64::from(desc.stride), self.bytes.len() as u64, "rows come in order");
+        assert!(!rows.is_empty() && rows.len() % desc.stride as usize == 0, "whole rows");
+        self.bytes.extend_from_slice(rows);
+    }
+
+    fn end(&mut self, _: Option<&FrameInfo>) {}
 }
 
 /// See [`crate`].
@@ -74,7 +101,21 @@ fn read_all<M: PhysRead>(ram: &Counting<M>, region: &mut Region, reads: &[u8], h
     for read in reads {
         let before = ram.counts();
         match read % 6 {
-            0 | 1 => {
+            1 => {
+                let mut rows = Rows { step: u32::from(read / 6) % 9 + 1, bytes: Vec::new() };
+                let sample = region.stream_frame(ram, &mut scratch, &mut dst[..512], &mut rows);
+                if let Ok(Sample::Fresh(info)) = sample
+                    && honest
+                {
+                    let (step, mut row) = (rows.step, [0; 64]);
+                    assert_eq!(rows.bytes.len(), (step / 2..16).step_by(step as usize).count() * 64);
+                    for (y, bytes) in (step / 2..).step_by(step as usize).zip(rows.bytes.chunks(64)) {
+                        pattern::fill_row(info.desc.frame_id, 16, 16, y, &mut row);
+                        assert!(bytes == row, "row {y} of {info:?}");
+                    }
+                }
+            }
+            0 => {
                 let last = region.last_frame_id();
                 if let Ok(Sample::Fresh(info)) = region.sample_frame(ram, &mut scratch, &mut dst, NextUse::Unknown) {
                     let desc = abi::Desc {

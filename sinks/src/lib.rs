@@ -1,7 +1,8 @@
 //! What is made of a frame while it is read, without a copy of the frame.
 //!
 //! Each of these is a [`FrameSink`]: [`stream_frame`](vgpu_perception::region::Reader::stream_frame) passes rows
-//! through a small private block, and the guest's memory is read once. Two sinks in a tuple share that pass. What a
+//! through a small private block, and the guest's memory is read once, and of a [sampled](Thumbnail::sampled) thumbnail
+//! only the rows that hold samples. Two sinks in a tuple share that pass. What a
 //! sink gives is a result only after a frame that was read whole and unchanged; until the next one, and after a read
 //! that gave none, it has none.
 //!

@@ -1,8 +1,12 @@
 //! Each sink against what its frames are known to hold, whatever block the rows come in.
 
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use vgpu_perception::abi::Format;
 use vgpu_perception::region::{FrameDesc, FrameInfo, FrameSink, Reader, Region};
-use vgpu_perception_sinks::{Colors, Damage, Digest, I420, Matrix, Nv12, Range, Refusal, TILE, Thumbnail};
+use vgpu_perception_sinks::{
+    Colors, Damage, Digest, I420, Matrix, Nv12, Range, Refusal, TILE, Thumbnail, ThumbnailError,
+};
 use vgpu_perception_testkit::Rng;
 use vgpu_perception_testkit::linux::{LinuxOptions, standard_linux};
 
@@ -42,7 +46,9 @@ impl Picture {
     fn begin_and_pass<S: FrameSink<Refusal = Refusal>>(&self, sink: &mut S, rows: u32) -> Result<(), Refusal> {
         assert!(rows.is_multiple_of(sink.rows_at_once()));
         sink.begin(&self.desc)?;
-        for (part, first) in self.pixels.chunks((rows * self.desc.stride) as usize).zip((0..).step_by(rows as usize)) {
+        let (stride, step) = (self.desc.stride as usize, sink.row_step() as usize);
+        let read: Vec<u8> = self.pixels.chunks(stride).skip(step / 2).step_by(step).flatten().copied().collect();
+        for (part, first) in read.chunks(rows as usize * stride).zip((0..).step_by(rows as usize)) {
             sink.rows(&self.desc, first, part);
         }
         Ok(())
@@ -126,6 +132,39 @@ fn a_thumbnail_is_the_mean_of_squares() {
 }
 
 #[test]
+fn a_thumbnail_of_samples_is_what_the_library_makes_of_the_whole_frame() {
+    for (width, height, factor) in [(64, 48, 8), (70, 55, 8), (9, 9, 2), (1366, 20, 4), (130, 64, 64), (257, 71, 16)] {
+        let picture = Picture::random(width, height, 6);
+        let (small_width, small_height) = (width / factor, height / factor);
+        let (wide, high) = (f64::from(small_width * factor), f64::from(small_height * factor));
+        for samples in [1, 2, 4, 8, 16].into_iter().filter(|samples| *samples <= factor) {
+            let mut thumbnail = Thumbnail::sampled(factor, samples).unwrap();
+            let rows = thumbnail.rows_at_once();
+            picture.pass(&mut thumbnail, rows).unwrap();
+            let source = ImageRef::new(width, height, &picture.pixels, PixelType::U8x4).unwrap();
+            let mut expected = Image::new(small_width, small_height, PixelType::U8x4);
+            let options = ResizeOptions::new().use_alpha(false).crop(0.0, 0.0, wide, high);
+            let how = match samples {
+                1 => ResizeAlg::Nearest,
+                _ => ResizeAlg::SuperSampling(FilterType::Box, samples as u8),
+            };
+            Resizer::new().resize(&source, &mut expected, &options.resize_alg(how)).unwrap();
+            let (made_width, made_height, pixels) = thumbnail.picture().unwrap();
+            assert_eq!((made_width, made_height), (small_width, small_height));
+            let off = pixels.iter().zip(expected.buffer()).map(|(made, right)| made.abs_diff(*right)).max();
+            // Of all pixels, rows and columns are made fewer in another order.
+            let most = u8::from(samples == factor);
+            assert!(off.unwrap() <= most, "{width}x{height}, 1/{factor}, {samples} samples: {off:?} off");
+        }
+    }
+    let error = Thumbnail::sampled(8, 16).unwrap_err();
+    assert_eq!(error, ThumbnailError::Samples { samples: 16, factor: 8 });
+    assert!(error.to_string().ends_with("up to the factor 8, not 16"));
+    assert!(Thumbnail::sampled(8, 0).is_err() && Thumbnail::sampled(8, 3).is_err());
+    assert_eq!(Thumbnail::sampled(7, 1).unwrap_err(), ThumbnailError::Factor(7));
+}
+
+#[test]
 fn damage_is_every_tile_that_changed_and_no_other() {
     for (width, height) in [(256, 128), (200, 130), (64, 64), (1, 1)] {
         let mut picture = Picture::random(width, height, 7);
@@ -204,7 +243,8 @@ fn a_read_that_gave_no_frame_gives_no_result_and_the_next_one_does() {
 fn a_guests_frame_passes_all_sinks_at_once() {
     let linux = standard_linux(LinuxOptions::default());
     let mut reader = Reader::new(&linux.guest.ram, Region::new(linux.region.space.space(), linux.region.base));
-    let mut sinks = ((Nv12::new(Colors::default()), Digest::new(1)), (Thumbnail::new(8).unwrap(), Damage::new(1)));
+    let thumbnails = (Thumbnail::new(8).unwrap(), Thumbnail::sampled(8, 2).unwrap());
+    let mut sinks = ((Nv12::new(Colors::default()), Digest::new(1)), (thumbnails, Damage::new(1)));
     let mut block = vec![0; 64 * 4 * 8];
     let frame = reader.stream_frame(&mut block, &mut sinks).unwrap().fresh().unwrap();
     let mut picture = Picture::random(64, 48, 1);
@@ -212,7 +252,10 @@ fn a_guests_frame_passes_all_sinks_at_once() {
     picture.pixels = linux.region.image.pixels(5);
     let mut expected = (Nv12::new(Colors::default()), Digest::new(1));
     picture.pass(&mut expected, 2).unwrap();
+    let mut sampled = Thumbnail::sampled(8, 2).unwrap();
+    picture.pass(&mut sampled, 1).unwrap();
+    assert!(sinks.1.0.1.picture().is_some() && sinks.1.0.1.picture() == sampled.picture());
     assert!(sinks.0.0.planes().is_some() && sinks.0.0.planes() == expected.0.planes());
     assert_eq!(sinks.0.1.value(), expected.1.value());
-    assert_eq!((sinks.1.0.picture().map(|(width, height, _)| (width, height)), sinks.1.1.count()), (Some((8, 6)), 1));
+    assert_eq!((sinks.1.0.0.picture().map(|(width, height, _)| (width, height)), sinks.1.1.count()), (Some((8, 6)), 1));
 }

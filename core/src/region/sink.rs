@@ -30,13 +30,22 @@ pub trait FrameSink {
         1
     }
 
+    /// Of how many rows the sink needs one. Where that is more than 1, [`rows`](Self::rows) is handed the middle row of
+    /// each such group alone, without gaps, and the others are not read: row `step / 2`, and every `step` rows another.
+    ///
+    /// In one pass with a sink of another step it is handed its rows one by one.
+    fn row_step(&self) -> u32 {
+        1
+    }
+
     /// A frame begins: whatever was made of rows since the last [`end`](Self::end) is void.
     ///
     /// # Errors
     /// Where the sink takes no such frame.
     fn begin(&mut self, desc: &FrameDesc) -> Result<(), Self::Refusal>;
 
-    /// Whole rows, the first of them number `first`: as many as `rows` has of `desc.stride` bytes.
+    /// Whole rows, the first of them number `first` of those that the sink is handed: as many as `rows` has of
+    /// `desc.stride` bytes.
     fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]);
 
     /// The frame is over. With a frame, all rows since [`begin`](Self::begin) were that frame's; without, all is void.
@@ -51,14 +60,20 @@ impl<A: FrameSink, B: FrameSink<Refusal = A::Refusal>> FrameSink for (A, B) {
         self.0.rows_at_once().max(self.1.rows_at_once())
     }
 
+    fn row_step(&self) -> u32 {
+        let steps = [self.0.row_step(), self.1.row_step()];
+        if steps[0] == steps[1] { steps[0] } else { 1 }
+    }
+
     fn begin(&mut self, desc: &FrameDesc) -> Result<(), A::Refusal> {
         self.0.begin(desc)?;
         self.1.begin(desc)
     }
 
     fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
-        self.0.rows(desc, first, rows);
-        self.1.rows(desc, first, rows);
+        let step = self.row_step();
+        share(&mut self.0, step, desc, first, rows);
+        share(&mut self.1, step, desc, first, rows);
     }
 
     fn end(&mut self, frame: Option<&FrameInfo>) {
@@ -67,11 +82,30 @@ impl<A: FrameSink, B: FrameSink<Refusal = A::Refusal>> FrameSink for (A, B) {
     }
 }
 
+/// Hands a sink its rows out of those of a pass that reads one row in `step`.
+fn share<S: FrameSink>(sink: &mut S, step: u32, desc: &FrameDesc, first: u32, rows: &[u8]) {
+    let own = sink.row_step().max(1);
+    if own == step.max(1) {
+        return sink.rows(desc, first, rows);
+    }
+    // Steps differ, so that the pass reads every row.
+    let stride = usize::try_from(desc.stride).unwrap_or(usize::MAX).max(1);
+    for (row, bytes) in (first..).zip(rows.chunks_exact(stride)) {
+        if row.checked_rem(own) == Some(own / 2) {
+            sink.rows(desc, row / own, bytes);
+        }
+    }
+}
+
 impl<S: FrameSink + ?Sized> FrameSink for &mut S {
     type Refusal = S::Refusal;
 
     fn rows_at_once(&self) -> u32 {
         (**self).rows_at_once()
+    }
+
+    fn row_step(&self) -> u32 {
+        (**self).row_step()
     }
 
     fn begin(&mut self, desc: &FrameDesc) -> Result<(), S::Refusal> {
@@ -141,7 +175,7 @@ impl<R: NotPresentResolver> Region<R> {
         sink: &mut S,
     ) -> Result<Sample<FrameInfo>, StreamError<S::Refusal>> {
         let mut why = None;
-        let mut stream = Stream { block, sink, filled: 0, wanted: 0, row: 0 };
+        let mut stream = Stream { block, sink, filled: 0, wanted: 0, row: 0, step: 1 };
         let sample = self.visit_frame(mem, scratch, |stretch| {
             if stretch.offset() == 0
                 && let Err(error) = stream.begin(stretch.desc())
@@ -178,19 +212,24 @@ struct Stream<'s, S> {
     filled: usize,
     /// Bytes of the block that make whole rows, as many as the sink takes at once.
     wanted: usize,
-    /// The row that the block begins with.
+    /// The row that the block begins with, of those that the sink is handed.
     row: u32,
+    /// Of how many rows one is read.
+    step: u32,
 }
 
 impl<S: FrameSink> Stream<'_, S> {
     fn begin(&mut self, desc: &FrameDesc) -> Result<(), StreamError<S::Refusal>> {
         self.sink.begin(desc).map_err(StreamError::Refused)?;
         let (len, at_once) = (self.block.len() as u64, u64::from(self.sink.rows_at_once().max(1)));
-        let frame = u64::from(desc.stride).saturating_mul(u64::from(desc.height));
+        self.step = self.sink.row_step().max(1);
+        // A group that is cut short before its middle has no row.
+        let rows = desc.height.saturating_add(self.step.wrapping_sub(1) / 2).checked_div(self.step).unwrap_or(0);
+        let frame = u64::from(desc.stride).saturating_mul(u64::from(rows));
         let step = u64::from(desc.stride).saturating_mul(at_once);
         let needed = step.min(frame);
         let wanted = if frame <= len { frame } else { len.wrapping_sub(len.checked_rem(step).unwrap_or(len)) };
-        if needed > len || wanted == 0 {
+        if needed > len || (wanted == 0 && frame > 0) {
             return Err(StreamError::Block { needed, len });
         }
         self.wanted = usize::try_from(wanted).unwrap_or(0);
@@ -201,7 +240,13 @@ impl<S: FrameSink> Stream<'_, S> {
     /// Copies a stretch through the block.
     fn pass<M: PhysRead>(&mut self, stretch: &FrameStretch<'_, M>) -> Result<(), PhysError> {
         let (mem, desc) = (stretch.memory(), stretch.desc());
-        let mut from = Pieces { runs: stretch.runs(), done: 0 };
+        if self.wanted == 0 {
+            return Ok(());
+        }
+        let stride = u64::from(desc.stride);
+        let group = stride.wrapping_mul(u64::from(self.step));
+        let row = stride.wrapping_mul(u64::from(self.step / 2));
+        let mut from = Pieces { runs: stretch.runs(), done: 0, at: stretch.offset(), stride, group, row };
         loop {
             let end = self.fill(mem, &mut from)?;
             if self.filled == self.wanted {
@@ -268,12 +313,19 @@ fn prefetch<M: PhysRead>(mem: &M, gpa: Gpa, len: u64) {
     }
 }
 
-/// Runs cut into pieces of a page at most.
+/// The rows that are read of a stretch, cut into pieces of a page at most.
 #[derive(Clone)]
 struct Pieces<'r> {
     runs: &'r [PhysRun],
-    /// Bytes of the first run that were given.
+    /// Bytes of the first run that were given or passed over.
     done: u64,
+    /// Where in the frame that is, in bytes.
+    at: u64,
+    /// Bytes of a row.
+    stride: u64,
+    /// Bytes of a group of rows of which one is read, and where in the group that row begins.
+    group: u64,
+    row: u64,
 }
 
 impl Iterator for Pieces<'_> {
@@ -287,13 +339,35 @@ impl Iterator for Pieces<'_> {
 impl Pieces<'_> {
     /// The next piece, `most` bytes of it; none where those are none.
     fn next_of(&mut self, most: u64) -> Option<(Gpa, u64)> {
-        let (run, after) = self.runs.split_first().filter(|_| most > 0)?;
+        let mut most = most;
+        if self.group != self.stride && most > 0 {
+            let mut inside = self.at.checked_rem(self.group).unwrap_or(0);
+            if inside < self.row || inside >= self.row.wrapping_add(self.stride) {
+                let to = if inside < self.row { self.row } else { self.row.wrapping_add(self.group) };
+                self.pass_over(to.wrapping_sub(inside));
+                inside = self.row;
+            }
+            most = most.min(self.row.wrapping_add(self.stride).wrapping_sub(inside));
+        }
+        let run = self.runs.first().filter(|_| most > 0)?;
         let at = run.gpa.wrapping_add(self.done);
         let len = run.len.saturating_sub(self.done).min(most);
-        self.done = self.done.wrapping_add(len);
-        if self.done >= run.len {
+        self.pass_over(len);
+        Some((at, len))
+    }
+
+    /// Goes on by `len` bytes, or to the end of the stretch.
+    fn pass_over(&mut self, len: u64) {
+        self.at = self.at.wrapping_add(len);
+        let mut len = len;
+        while let Some((run, after)) = self.runs.split_first() {
+            let left = run.len.saturating_sub(self.done);
+            if len < left {
+                self.done = self.done.wrapping_add(len);
+                return;
+            }
+            len = len.wrapping_sub(left);
             (self.runs, self.done) = (after, 0);
         }
-        Some((at, len))
     }
 }
