@@ -205,6 +205,38 @@ fn rows_that_nobody_needs_are_not_read() {
     assert_eq!(rows, [4, 12, 20, 28, 36, 44, 52, 60]);
 }
 
+/// What a sink's rows begin at, modulo a cache line.
+#[derive(Default)]
+struct Places(Vec<usize>);
+
+impl FrameSink for Places {
+    type Refusal = u32;
+
+    fn begin(&mut self, _: &FrameDesc) -> Result<(), u32> {
+        Ok(())
+    }
+
+    fn rows(&mut self, _: &FrameDesc, _: u32, rows: &[u8]) {
+        self.0.push(rows.as_ptr().addr() % 64);
+    }
+
+    fn end(&mut self, _: Option<&FrameInfo>) {}
+}
+
+#[test]
+fn rows_begin_at_a_line_where_the_block_has_room() {
+    let linux = standard_linux(LinuxOptions::default());
+    let mut memory = vec![0; STRIDE * 17 + 64];
+    let to_line = memory.as_ptr().align_offset(64);
+    for (skip, rows, begin) in [(0, 8, 0), (1, 8, 0), (63, 16, 0), (16, 4, 16), (1, 1, 1)] {
+        let block = &mut memory[to_line + skip..][..STRIDE * rows];
+        let mut region = Region::new(linux.region.space.space(), linux.region.base);
+        let mut sink = Places::default();
+        region.stream_frame(&linux.guest.ram, &mut FrameScratch::new(), block, &mut sink).unwrap().fresh().unwrap();
+        assert!(sink.0.iter().all(|place| *place == begin), "{skip}, {rows} rows: {:?}", sink.0);
+    }
+}
+
 #[test]
 fn sinks_of_different_steps_share_a_pass() {
     let (linux, mut region) = guest();

@@ -37,11 +37,14 @@ pub(crate) enum Method {
     SixteenStreamed = 12,
     /// Eight cursors in neighbouring pages, the next eight prefetched, past the caches.
     EightAbreastStreamed = 13,
+    /// Eight cursors in parts of the buffer that are far apart, a line or two at a time, nothing prefetched, into the
+    /// caches.
+    Eight = 14,
 }
 
 impl Method {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Plain,
         Self::Library,
         Self::Moves,
@@ -56,6 +59,7 @@ impl Method {
         Self::EightStreamed,
         Self::SixteenStreamed,
         Self::EightAbreastStreamed,
+        Self::Eight,
     ];
 
     /// The method of a number.
@@ -84,6 +88,7 @@ impl Method {
             Self::EightStreamed => "eight-streamed",
             Self::SixteenStreamed => "sixteen-streamed",
             Self::EightAbreastStreamed => "eight-abreast-streamed",
+            Self::Eight => "eight",
         }
     }
 

@@ -10,7 +10,7 @@ use super::piece::Piece;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::{
     bursts,
-    lines::{AVX2, AVX512, ONCE, STREAM},
+    lines::{AVX2, AVX512, BARE, ONCE, STREAM},
     plain,
     turn::{abreast, apart},
 };
@@ -98,6 +98,7 @@ unsafe fn copy_by(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
         Method::SixStreamed => widest!(narrow, apart, STREAM, 6, 128, pieces, dst),
         Method::EightStreamed => widest!(cpu, apart, STREAM, 8, 128, pieces, dst),
         Method::SixteenStreamed => widest!(cpu, apart, STREAM, 16, 128, pieces, dst),
+        Method::Eight => widest!(cpu, apart, BARE, 8, 128, pieces, dst),
         Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
     }
 }

@@ -10,12 +10,16 @@ pub(super) const AVX2: u8 = 2;
 pub(super) const ONCE: u8 = 4;
 /// Bit 3: in one 64-byte register, so that a line is one store.
 pub(super) const AVX512: u8 = 8;
+/// Bit 4: nothing is prefetched, for cursors whose own misses are as many as the processor has room for.
+pub(super) const BARE: u8 = 16;
 
 const STREAM_AVX2: u8 = STREAM | AVX2;
 const STREAM_AVX512: u8 = STREAM | AVX512;
 const STREAM_ONCE: u8 = STREAM | ONCE;
 const STREAM_ONCE_AVX2: u8 = STREAM | ONCE | AVX2;
 const STREAM_ONCE_AVX512: u8 = STREAM | ONCE | AVX512;
+const BARE_AVX2: u8 = BARE | AVX2;
+const BARE_AVX512: u8 = BARE | AVX512;
 
 /// A line to stitch in, where a piece ends inside of it.
 #[repr(align(64))]
@@ -71,16 +75,17 @@ pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
         };
     }
     match HOW {
-        0 => four!("movdqu"),
+        0 | BARE => four!("movdqu"),
         STREAM | STREAM_ONCE => four!("movntdq"),
-        AVX2 => two!("vmovdqu"),
+        AVX2 | BARE_AVX2 => two!("vmovdqu"),
         STREAM_AVX2 | STREAM_ONCE_AVX2 => two!("vmovntdq"),
-        AVX512 => one!("vmovdqu64"),
+        AVX512 | BARE_AVX512 => one!("vmovdqu64"),
         _ => one!("vmovntdq"),
     }
 }
 
 /// Copies two lines, and prefetches the two at `ahead`: in one block, so that the compiler puts nothing between them.
+/// Without the prefetches where `HOW` has [`BARE`].
 ///
 /// # Safety
 /// As for [`fn@line`], for 128 bytes.
@@ -149,6 +154,11 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
         AVX512 => two!("prefetcht1", "vmovdqu64"),
         STREAM_AVX512 => two!("prefetcht1", "vmovntdq"),
         STREAM_ONCE_AVX512 => two!("prefetchnta", "vmovntdq"),
+        // SAFETY: the caller's own promise, for the first and for the second line.
+        BARE | BARE_AVX2 | BARE_AVX512 => unsafe {
+            line::<HOW>(src, dst);
+            line::<HOW>(src.wrapping_add(64), dst.wrapping_add(64));
+        },
         // Nothing else is made of the bits.
         _ => two!("prefetcht1", "vmovntdq"),
     }
