@@ -154,11 +154,12 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
         AVX512 => two!("prefetcht1", "vmovdqu64"),
         STREAM_AVX512 => two!("prefetcht1", "vmovntdq"),
         STREAM_ONCE_AVX512 => two!("prefetchnta", "vmovntdq"),
-        // SAFETY: the caller's own promise, for the first and for the second line.
-        BARE | BARE_AVX2 | BARE_AVX512 => unsafe {
-            line::<HOW>(src, dst);
-            line::<HOW>(src.wrapping_add(64), dst.wrapping_add(64));
-        },
+        BARE | BARE_AVX2 | BARE_AVX512 => {
+            // SAFETY: the caller's own promise, for the first line.
+            unsafe { line::<HOW>(src, dst) };
+            // SAFETY: and for the second.
+            unsafe { line::<HOW>(src.wrapping_add(64), dst.wrapping_add(64)) };
+        }
         // Nothing else is made of the bits.
         _ => two!("prefetcht1", "vmovntdq"),
     }
