@@ -41,7 +41,7 @@ impl FrameSink for Rows {
 
     fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
         assert_eq!(u64::from(first) * u64::from(desc.stride), self.bytes.len() as u64, "rows come in order");
-        assert!(!rows.is_empty() && rows.len() % desc.stride as usize == 0, "whole rows");
+        assert!(!rows.is_empty() && rows.len().is_multiple_of(desc.stride as usize), "whole rows");
         self.bytes.extend_from_slice(rows);
     }
 

@@ -298,18 +298,25 @@ impl<M: PhysRead> Survey<M> {
     /// # Errors
     /// [`SurveyError`]; the survey holds what it held.
     pub fn more(&mut self) -> Result<bool, SurveyError> {
-        let Some(turn) = self.next else { return self.without_windows() };
+        self.more_with(|_| ControlFlow::Continue(()))
+    }
+
+    /// As [`more`](Self::more), and calls `each` with the progress every few milliseconds; it may break off.
+    ///
+    /// # Errors
+    /// As [`more`](Self::more), and [`SurveyError::Cancelled`] where `each` broke off; the survey holds what it held.
+    pub fn more_with(&mut self, each: impl FnMut(FindProgress) -> ControlFlow<()>) -> Result<bool, SurveyError> {
+        let Some(turn) = self.next else { return self.without_windows(each) };
         let mut workspace = workspace(self.end);
         let mut finder = Finder::new(&mut workspace).kernel(self.kernel);
-        let go_on = |_| ControlFlow::Continue(());
-        let pass = pass(&mut finder, &self.memory, self.limits, turn, &self.hasher, go_on)?;
+        let pass = pass(&mut finder, &self.memory, self.limits, turn, &self.hasher, each)?;
         self.stats = finder.stats();
         self.hold(pass, turn);
         Ok(!self.sightings.is_empty())
     }
 
     /// Searches again without the Windows kernel that led to nobody, if its clock stands still.
-    fn without_windows(&mut self) -> Result<bool, SurveyError> {
+    fn without_windows(&mut self, each: impl FnMut(FindProgress) -> ControlFlow<()>) -> Result<bool, SurveyError> {
         let stands_still = || matches!(self.kernel.revalidate(&self.memory), Ok(KernelPulse::Still));
         if !self.wait().is_zero() || self.sightings.iter().any(Sighting::is_alive) || !stands_still() {
             return Ok(false);
@@ -318,8 +325,12 @@ impl<M: PhysRead> Survey<M> {
         let mut workspace = workspace(self.end);
         let mut finder = begin.finder(&mut workspace);
         let turn = Turn::default();
-        let go_on = |_| ControlFlow::Continue(());
-        let pass = match pass(&mut finder, &self.memory, self.limits, turn, &self.hasher, go_on) {
+        let pass = match pass(&mut finder, &self.memory, self.limits, turn, &self.hasher, each) {
+            Err(SurveyError::Cancelled) => {
+                // The once is not over: it was not the search that ended.
+                self.otherwise = Some(begin);
+                return Err(SurveyError::Cancelled);
+            }
             Err(SurveyError::Find(FindError::NoKernel)) => return Ok(false),
             pass => pass?,
         };

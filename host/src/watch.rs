@@ -169,7 +169,7 @@ impl<M: PhysRead> Watch<M> {
     }
 
     /// As [`step`](Self::step), and calls `each` with the progress of a survey every few milliseconds. Where that
-    /// breaks off, the event is [`SurveyError::Cancelled`], and the next step searches anew.
+    /// breaks off, the event is [`SurveyError::Cancelled`], and the next step begins that search again.
     pub fn step_with(&mut self, now: Instant, each: impl FnMut(FindProgress) -> ControlFlow<()>) -> (Event, Instant) {
         let state = core::mem::replace(&mut self.state, State::Search { due: now, before: None });
         match state {
@@ -178,7 +178,7 @@ impl<M: PhysRead> Watch<M> {
                 (Event::Nothing, due)
             }
             State::Search { before, .. } => self.search(now, before, each),
-            State::Confirm { survey, tries, due } => self.confirm(now, survey, tries, due),
+            State::Confirm { survey, tries, due } => self.confirm(now, survey, tries, due, each),
             State::Live(following) => self.follow(now, following),
         }
     }
@@ -221,7 +221,14 @@ impl<M: PhysRead> Watch<M> {
         (event, due)
     }
 
-    fn confirm(&mut self, now: Instant, mut survey: Box<Survey<M>>, tries: u32, due: Instant) -> (Event, Instant) {
+    fn confirm(
+        &mut self,
+        now: Instant,
+        mut survey: Box<Survey<M>>,
+        tries: u32,
+        due: Instant,
+        each: impl FnMut(FindProgress) -> ControlFlow<()>,
+    ) -> (Event, Instant) {
         let ripe = survey.wait().is_zero() && now >= due;
         let lives = if ripe { survey.confirm().unwrap_or_default() } else { survey.poll() };
         let wanted = |live: &Live<M>| self.filter.as_ref().is_none_or(|filter| filter(live.candidate()));
@@ -249,10 +256,17 @@ impl<M: PhysRead> Watch<M> {
             return (Event::Nothing, due);
         }
         // Whatever is left behind the first ones gets its turn before the guest is searched anew.
-        if let Ok(true) = survey.more() {
-            let due = now + survey.wait();
-            self.state = State::Confirm { survey, tries: 0, due };
-            return (Event::Nothing, due);
+        match survey.more_with(each) {
+            Ok(true) => {
+                let due = now + survey.wait();
+                self.state = State::Confirm { survey, tries: 0, due };
+                return (Event::Nothing, due);
+            }
+            Err(SurveyError::Cancelled) => {
+                self.state = State::Confirm { survey, tries, due };
+                return (Event::Failed(SurveyError::Cancelled), now);
+            }
+            Ok(false) | Err(_) => {}
         }
         self.guest.forget();
         self.later(now, Event::NoCandidate, Some(survey.kernel()))

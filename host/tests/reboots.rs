@@ -1,5 +1,6 @@
 //! Guests that reboot into the memory that the boot before left behind: what moves tells which kernel runs.
 
+use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use vgpu_perception::process::guest::{GuestKernel, GuestPaging};
 use vgpu_perception::scan::Candidate;
 use vgpu_perception::{Cr3, Gpa, Gva};
-use vgpu_perception_host::{Event, Guest, Watch};
+use vgpu_perception_host::{Event, Guest, SurveyError, Watch};
 use vgpu_perception_testkit::linux::LinuxKernel;
 use vgpu_perception_testkit::windows::{Layout, Options, RootPlace, Shape, WindowsGuest};
 use vgpu_perception_testkit::{Placement, Ram, Region, RegionImage, Ring, Rng};
@@ -142,6 +143,9 @@ fn a_survey_goes_on_behind_a_system_that_ran_before() {
     assert!(!survey.more().unwrap(), "too early to say");
     sleep(survey.wait());
     assert!(survey.confirm().unwrap().is_empty());
+    // Who breaks off may ask again.
+    assert!(matches!(survey.more_with(|_| ControlFlow::Break(())), Err(SurveyError::Cancelled)));
+    assert!(matches!(survey.kernel(), GuestKernel::Nt(_)), "it holds what it held");
     assert!(survey.more().unwrap());
     assert!(matches!(survey.kernel(), GuestKernel::Roots(_)));
     sleep(survey.wait());

@@ -86,6 +86,12 @@ fn forgeries_take_turns_and_hide_nobody() {
             assert!(seen.insert(place), "{place:?} was handed out twice");
         }
         let left = survey.left();
+        if left > 0 {
+            let held = bases(&survey);
+            let broken = survey.more_with(|_| ControlFlow::Break(()));
+            assert!(matches!(broken, Err(SurveyError::Cancelled)), "{broken:?}");
+            assert!(bases(&survey) == held && survey.left() == left, "it holds what it held");
+        }
         if !survey.more().unwrap() {
             assert_eq!(left, 0);
             break;

@@ -9,6 +9,7 @@ use vgpu_perception_host::{Guest, Ram, Sighting, Survey as HostSurvey};
 use crate::errors::{Raise, too_early};
 use crate::live::Live;
 use crate::snapshots::Process;
+use crate::waiting::Signals;
 
 /// Bytes of a process that read like a region. Any process can forge them: only a heartbeat proves a producer.
 #[pyclass(frozen, module = "vgpu_perception")]
@@ -81,7 +82,10 @@ impl Survey {
 
     /// Goes on with the candidates behind those that were handed out; False where there are no more.
     fn more(&self, py: Python<'_>) -> PyResult<bool> {
-        py.detach(|| self.lock().more()).map_err(Raise::raise)
+        let mut signals = Signals::new();
+        let more = py.detach(|| self.lock().more_with(|_| signals.flow()));
+        signals.raised()?;
+        more.map_err(Raise::raise)
     }
 
     /// A reader of a candidate whatever its heartbeat says: of a guest that is paused, or of a core file.
