@@ -61,8 +61,9 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     /// entries are near, one by one is faster: a processor then has several walks in flight by itself.
     ///
     /// # Bound
-    /// Two walks an address: one side by side, and [`translate`](Self::translate) from its beginning for an address
-    /// that has more on its way than four present entries which lead to a page of 4 KiB and grant what is needed. Where
+    /// Two walks an address: one side by side, and [`translate`](Self::translate) from its beginning, with what the
+    /// resolver reads, for an address that has more on its way than four present entries which lead to a page of 4 KiB
+    /// and grant what is needed. Where
     /// memory is read in batches, the first of the two reads the line of 64 bytes around each entry.
     ///
     /// ```
