@@ -26,6 +26,7 @@ LIVENESS = "core/src/region/liveness.rs"
 TRAIL = "core/src/paging/trail.rs"
 RECORD = "mapped-backend/src/plan/record.rs"
 PRIMED = "mapped-backend/src/plan/primed.rs"
+CONTEST = "mapped-backend/src/plan/contest.rs"
 UNREAD = "mapped-backend/src/plan/unread.rs"
 
 # Name, file of tests, the test of it that has to fail, and the replacements in one or more files.
@@ -33,6 +34,10 @@ MUTATIONS = [
     ("credit for trials taken in two steps", LOOM, "threads_do_not_spend_the_same_credit_for_trials", [
         (RECORD, "let before = self.credit.fetch_sub(all, Relaxed);",
          "let before = self.credit.load(Relaxed);\n        self.credit.store(before.wrapping_sub(all), Relaxed);"),
+    ]),
+    ("a contest ended in two steps", LOOM, "threads_complete_the_frames_of_one_contest", [
+        (CONTEST, "let is_ours = self.state.compare_exchange(state.0, next, Relaxed, Relaxed).is_ok();",
+         "self.state.store(next, Relaxed);\n        let is_ours = true;"),
     ]),
     ("a trial that was begun is taken in two steps", LOOM, "threads_take_in_samples_of_one_record", [
         (PRIMED, "slot.compare_exchange(waiting.0, next, Relaxed, Relaxed).is_ok()",

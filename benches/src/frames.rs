@@ -19,7 +19,7 @@ use vgpu_perception_mapped::{GuestRam, Populate, copy_methods};
 use vm_memory::VolatileMemory;
 
 use crate::image::{Image, Layout, Ring};
-use crate::measure::{Goals, Medians, Timed, interleave_timed, print_ms};
+use crate::measure::{Goals, Medians, Timed, Untimed, interleave_timed, print_ms};
 use crate::raw::{Writer, consume, flush_pieces, memcpy_pieces, memflow_translator, offset_translate, stream};
 
 const PAGE: usize = 4096;
@@ -37,6 +37,9 @@ const VISIT: &str = "ours: visit_frame, nothing copied";
 const HANDOFF: &str = "ours: sample_frame, Handoff";
 const READ_SOON: &str = "ours: sample_frame, ReadSoon";
 const BEST: &str = "best bare method";
+const FIRST_PLAIN: &str = "memcpy per page, first 100 frames";
+const FIRST_HANDOFF: &str = "ours: Handoff, first 100 frames";
+const FIRST_READ_SOON: &str = "ours: ReadSoon, first 100 frames";
 
 /// Where the frame is when it is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,7 +181,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
     // A destination for each variant, since what one leaves of it in the caches is what the next copy to it meets: a
     // consumer of frames copies in one way. It begins at a page, as a buffer that is mapped or shared does.
     let buffer = || {
-        let buffer = vec![0_u8; bytes + PAGE];
+        // Written once: the faults of a new buffer are nobody's.
+        let buffer = vec![1_u8; bytes + PAGE];
         let skip = buffer.as_ptr().align_offset(PAGE);
         (buffer, skip)
     };
@@ -272,18 +276,30 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
                 State::Warm => {}
             }
         };
-        // What is published is the state that a reader is in after its first frames.
-        for (_, ours) in variants.iter_mut().filter(|(name, _)| [HANDOFF, READ_SOON].contains(name)) {
-            for nth in 0..SETTLING {
+        // What is published is the state that a reader is in after its first frames, and what the first ones take.
+        let mut first = Vec::new();
+        for (row, name, frames) in
+            [(FIRST_PLAIN, PER_PAGE, FIRST), (FIRST_HANDOFF, HANDOFF, SETTLING), (FIRST_READ_SOON, READ_SOON, SETTLING)]
+        {
+            let Some((_, copy)) = variants.iter_mut().find(|(variant, _)| *variant == name) else { continue };
+            let mut sums = [0.0; 2];
+            for nth in 0..frames {
                 prepare(nth);
-                ours(nth);
+                let took = copy(nth);
+                for (sum, took) in sums.iter_mut().zip(took).filter(|_| nth < FIRST) {
+                    *sum += took / FIRST as f64;
+                }
             }
+            first.push((row, sums));
         }
-        let mut both = interleave_timed(rounds, IN_A_ROW, IN_A_ROW, variants, &mut prepare);
+        let mut both = interleave_timed(rounds, Untimed::UntilSettled, IN_A_ROW, variants, &mut prepare);
         if choices {
             print!("{}", ram.calibration());
         }
-        for medians in &mut both {
+        for (nth, medians) in both.iter_mut().enumerate() {
+            for (row, sums) in &first {
+                medians.push(row, sums[nth]);
+            }
             let names: Vec<&str> = copy_methods().map(|(_, name)| name).collect();
             let best = medians.best_of(&names);
             medians.push(BEST, best);
@@ -292,15 +308,18 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
     })
 }
 
-/// Frames that each variant takes in a row before its times count, and as many whose times do: whoever copies frames
-/// copies one after the other, and how the caches treat a buffer depends on how often it came back.
-const IN_A_ROW: usize = 4;
-/// Frames that are taken before anything is timed.
-const SETTLING: usize = 100;
+/// Frames that are timed in a row, once a variant has settled: whoever copies frames copies one after the other, and
+/// how the caches treat a buffer depends on how often it came back. (On an Intel Xeon a 4K copy into the caches takes
+/// 36 frames to reach half of what the first one took, after something else has used the caches.)
+const IN_A_ROW: usize = 8;
+/// Frames whose mean is shown: those in which the choice is made.
+const FIRST: usize = 100;
+/// Frames that ours has taken before its medians are: ten to twenty seconds of a screen.
+const SETTLING: usize = 500;
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&str) -> bool) {
-    let rounds = if quick { 2 } else { 8 };
+    let rounds = if quick { 2 } else { 4 };
     let any_state = State::ALL.into_iter().any(|state| has(state.word()));
     let any_size = has("1080p") || has("4K");
     for (large, title) in [(false, "1080p"), (true, "4K")] {

@@ -56,8 +56,48 @@ pub(crate) fn interleave(rounds: usize, calls: usize, variants: Vec<Variant<'_>>
         });
         (name, both)
     });
-    let [medians, _] = interleave_timed(rounds, 1, calls, variants.collect(), &mut |_| {});
+    let [medians, _] = interleave_timed(rounds, Untimed::Calls(1), calls, variants.collect(), &mut |_| {});
     medians
+}
+
+/// The calls of a variant before its times count.
+#[derive(Clone, Copy)]
+pub(crate) enum Untimed {
+    /// So many.
+    Calls(usize),
+    /// Until it is as fast as it gets: what the other variants did between has left the caches in a state that a
+    /// program which does this one thing does not meet.
+    UntilSettled,
+}
+
+/// Calls that are compared with as many before them, to see whether a variant still becomes faster.
+const WINDOW: usize = 8;
+/// Of the time of a window, in hundredths, what the next one has to take for the variant to have settled.
+const SETTLED: f64 = 98.0;
+/// Calls after which a variant is timed in any case.
+const PATIENCE: usize = 64;
+
+impl Untimed {
+    /// Calls the variant until its times count.
+    fn call(self, mut call: impl FnMut() -> f64) {
+        let Self::UntilSettled = self else {
+            let Self::Calls(calls) = self else { return };
+            for _ in 0..calls {
+                call();
+            }
+            return;
+        };
+        // Medians: an interruption is no slowness that passes.
+        let mut window = || median(&mut core::array::from_fn::<_, WINDOW, _>(|_| call()));
+        let mut before = window();
+        for _ in 1..PATIENCE / WINDOW {
+            let now = window();
+            if now * 100.0 >= before * SETTLED {
+                return;
+            }
+            before = now;
+        }
+    }
 }
 
 /// A variant that takes its own times: what it does, and that with what its consumer does, in nanoseconds.
@@ -67,7 +107,7 @@ pub(crate) type Timed<'v> = Box<dyn FnMut(usize) -> [f64; 2] + 'v>;
 /// call.
 pub(crate) fn interleave_timed(
     rounds: usize,
-    untimed: usize,
+    untimed: Untimed,
     calls: usize,
     mut variants: Vec<(&'static str, Timed<'_>)>,
     prepare: &mut dyn FnMut(usize),
@@ -83,14 +123,17 @@ pub(crate) fn interleave_timed(
             order.swap(last, below(&mut seed, last as u64 + 1) as usize);
         }
         for &index in &order {
-            for call in 0..untimed + calls {
+            let mut call = || {
                 prepare(nth);
                 let took = (variants[index].1)(nth);
                 nth += 1;
-                if call >= untimed {
-                    for (samples, took) in samples.iter_mut().zip(took) {
-                        samples[index].push(took);
-                    }
+                took
+            };
+            // Some variants take one time only.
+            untimed.call(|| call().into_iter().fold(f64::NAN, f64::max));
+            for _ in 0..calls {
+                for (samples, took) in samples.iter_mut().zip(call()) {
+                    samples[index].push(took);
                 }
             }
         }

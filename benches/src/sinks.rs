@@ -13,7 +13,7 @@ use vgpu_perception_sinks::{Colors, Damage, Digest, Nv12, Refusal, Thumbnail};
 use yuv::{BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvRange, YuvStandardMatrix, bgra_to_yuv_nv12};
 
 use crate::image::{Image, Layout, Ring};
-use crate::measure::{Goals, Timed, interleave_timed, print_ms};
+use crate::measure::{Goals, Timed, Untimed, interleave_timed, print_ms};
 use crate::raw::{Host, flush_pieces};
 
 const WIDTH: u32 = 1920;
@@ -172,17 +172,20 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
         ring.slots.iter().map(|slot| slot.pages.iter().map(|page| image.host.at(*page)).collect()).collect();
     let mut prepare = |nth: usize| flush_pieces(&pieces[nth % count], 4096);
     let mut settling = vec![0_u8; ring.bytes];
-    for nth in 0..40 {
+    for nth in 0..SETTLING {
         prepare(nth);
         copy(nth, &mut settling);
     }
-    let [medians, _] = interleave_timed(rounds, 1, 2, variants, &mut prepare);
+    let [medians, _] = interleave_timed(rounds, Untimed::UntilSettled, 4, variants, &mut prepare);
     medians
 }
 
+/// Copies before anything is timed: the choice of their method is made.
+const SETTLING: usize = 500;
+
 /// Measures and prints everything about sinks.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool) {
-    let rounds = if quick { 6 } else { 30 };
+    let rounds = if quick { 4 } else { 12 };
     let columns = Layout::ALL.map(|layout| (layout.name(), column(image, image.ring(layout, false), rounds)));
     let shown: Vec<_> = columns.iter().map(|(name, medians)| (*name, medians)).collect();
     print_ms("1080p frame, cold, less than a copy", COPY, &shown);

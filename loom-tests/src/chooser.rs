@@ -4,6 +4,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
+use self::contest::{Contest, Outcome};
 use self::record::{Record, Wanted};
 use self::unread::{Unread, UnreadTrials};
 use crate::Outcomes;
@@ -14,6 +15,9 @@ mod atomics {
 #[path = "../../mapped-backend/src/plan/contest.rs"]
 #[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
 mod contest;
+#[path = "../../mapped-backend/src/plan/finals.rs"]
+#[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
+mod finals;
 #[path = "../../mapped-backend/src/plan/primed.rs"]
 #[allow(dead_code, reason = "the backend's file as it is; the model calls a part of it")]
 mod primed;
@@ -96,6 +100,34 @@ pub fn samples_are_kept_or_lost_whole(outcomes: &Outcomes) {
     assert!(WANTED.usable >> next.method & 1 == 1, "method {} may not be used", next.method);
     assert!(!(first && second), "one trial was ended twice");
     outcomes.note(format_args!("{}", if first { "first ends it" } else { "second ends it" }));
+}
+
+/// Two threads complete a frame each, and either could be the last one of a contest: it ends once, or goes on, and the
+/// faster method wins.
+///
+/// # Panics
+/// Where it ends twice, or another method wins.
+pub fn a_contest_ends_once(outcomes: &Outcomes) {
+    let contest = Arc::new(Contest::new());
+    contest.begin([2, 11], false);
+    let frame = |contest: &Contest, method: u8| -> Option<Outcome> {
+        contest.add(1 << 20, if method == 2 { 100_000 } else { 90_000 });
+        contest.frame_done(1 << 20, 0, 0)
+    };
+    // All but the last one.
+    for method in [2, 2, 2, 11, 11, 11, 11, 2, 2, 2] {
+        assert_eq!(contest.method(), Some(method));
+        assert_eq!(frame(&contest, method), None);
+    }
+    let other = contest.clone();
+    let second = thread::spawn(move || frame(&other, 2));
+    let first = frame(&contest, 2);
+    let second = second.join().expect("the other thread ends");
+    assert!(first.is_none() || second.is_none(), "{first:?}, {second:?}");
+    let ended = first.or(second);
+    assert!(ended.is_none_or(|outcome| outcome.winner == 11), "{ended:?}");
+    assert_eq!(contest.is_running(), ended.is_none());
+    outcomes.note(format_args!("{}", if ended.is_some() { "it ends" } else { "it goes on" }));
 }
 
 /// One thread copies to a place on trial again while another comes to read what was left there: each trial comes out

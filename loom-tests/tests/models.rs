@@ -97,6 +97,11 @@ fn threads_take_in_samples_of_one_record() {
 }
 
 #[test]
+fn threads_complete_the_frames_of_one_contest() {
+    check("contest", 3, &["it ends", "it goes on"], chooser::a_contest_ends_once);
+}
+
+#[test]
 fn threads_read_each_trial_once() {
     check("unread", 3, &["the old one is read", "the new one is read"], chooser::trials_are_read_once);
 }

@@ -19,6 +19,9 @@ const USES: [&str; 2] = ["read", "handoff"];
 /// Whether source and buffer lie alike.
 const STEPS: [&str; 2] = ["in-step", "askew"];
 
+/// Spots of a frame that are read in a contest.
+const SPOTS: usize = 16;
+
 /// Copies that one method is likely to be best for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Class {
@@ -134,11 +137,9 @@ impl Chooser {
         };
         let wanted = self.wanted(class, hint.total.max(dst.len() as u64));
         let is_read = class.reads() && record.is_in_contest();
-        // From the start, which lies there longest.
-        let part = dst.get(..wanted.trial() as usize).filter(|_| is_read).unwrap_or_default();
         let begun = is_read.then(Instant::now);
-        read_once(part);
-        record.frame_done(wanted, dst.len() as u64, part.len() as u64, nanoseconds_since(begun));
+        let read = if is_read { read_spots(dst, wanted.trial() as usize) } else { 0 };
+        record.frame_done(wanted, dst.len() as u64, read as u64, nanoseconds_since(begun));
     }
 
     fn read_trials(&self, dst: &[u8], hint: CopyHint) {
@@ -166,7 +167,7 @@ impl Chooser {
 
     /// What is known of a class, the method in use first.
     pub(crate) fn rates(&self, class: Class) -> [Option<u16>; METHODS] {
-        self.record(class).map_or([None; METHODS], |record| record.rates_in_order(self.streams))
+        self.record(class).map_or([None; METHODS], |record| record.rates_in_order())
     }
 
     pub(crate) fn record(&self, class: Class) -> Option<&Record> {
@@ -204,6 +205,17 @@ impl Copying<'_> {
             record.forgo(gone.reserved);
         }
     }
+}
+
+/// Reads about `bytes` of a frame, in spots all over it, and gives how many they were: its end lies in a nearer cache than
+/// its start, and what a copy past the caches has just stored last is still on its way to memory.
+fn read_spots(frame: &[u8], bytes: usize) -> usize {
+    let spot = (bytes / SPOTS).max(1);
+    frame.chunks((frame.len() / SPOTS).max(spot)).fold(0, |read, part| {
+        let spot = part.get(..spot).unwrap_or(part);
+        read_once(spot);
+        read + spot.len()
+    })
 }
 
 /// Nanoseconds since a moment; 0 where nobody looked at the clock.

@@ -1,86 +1,148 @@
-//! Whole frames by two methods in turn: which of the two is faster for a caller.
+//! Whole frames by two methods in turn: whether a rival is faster for a caller than the method in use.
 //!
-//! A part of a frame tells how methods compare that store alike. It does not tell whether to store into the caches or
-//! past them: a part that goes into caches that the rest of the frame passes by finds them empty, and is read out of
-//! them, as a frame of such parts would not be. So the best of either kind copies whole frames: four in a row, of which
-//! the first leaves the buffer as the next one finds it, and three are measured.
+//! A part of a frame tells which methods are worth a look. It does not tell whether to store into the caches or past
+//! them: a part that goes into caches which the rest of the frame passes by finds them empty, and is read out of them,
+//! as a frame of such parts would not be. So a contest is of whole frames: some by the method in use, some by its rival,
+//! and some by the method in use again, so that a machine which becomes faster or slower meanwhile decides nothing. The
+//! first frame after a change leaves the buffer as the next one finds it, and is not measured.
+//!
+//! A rival goes on for as long as its frames become faster. (Seen on an Intel Xeon: a buffer
+//! that was last filled past the caches is let into them little by little, and a 4K copy takes 36 frames to reach half
+//! the time of the first one.)
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
 use super::record::Rate;
 
-/// Frames of a contest: four by each.
-const FRAMES: u64 = 8;
+/// Frames by the method in use before the rival's. It is in use: the buffer is as it leaves it.
+const LEAD: u64 = 3;
+/// Frames by the rival, and then again by the method in use; the first of either is not measured.
+const TURN: u64 = 4;
+/// Frames that a rival has more than that to become faster in, in a long contest.
+const LONG: u64 = 3;
+/// Frames of a contest, at most, and of a long one.
+pub(crate) const LONGEST: [u64; 2] = [20, 64];
+/// What the frames of a turn take, in hundredths of the ones before, for a rival to become faster still.
+const FASTER: u64 = 98;
 /// Frames in a row that were not copied whole by this contest before it is given up: other threads copy too.
 pub(crate) const PATIENCE: u64 = 8;
 /// Bytes of a frame that nobody measures: a last piece that is too short for a method.
 const CRUMBS: u64 = 64 << 10;
 const RUNNING: u64 = 1 << 63;
+const LONG_ONE: u64 = 1 << 62;
 
 /// How a contest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
+    /// The faster method.
     pub(crate) winner: u8,
-    pub(crate) loser: u8,
-    /// What either takes for a byte.
-    pub(crate) rates: [Rate; 2],
+    /// What it takes for a byte.
+    pub(crate) rate: Rate,
+    /// What all frames of the contest took for a byte beyond that, added up.
+    pub(crate) excess: u64,
 }
 
 /// A contest that runs, or none.
 pub(crate) struct Contest {
-    /// The first method in 4 bits, the second one in 4, frames that are done in 4, frames that were lost in 4.
+    /// A [`State`].
     state: AtomicU64,
-    /// The faster rate of either, 16 bits each.
+    /// The fastest rate of the method in use and of its rival, and the rival's when its turn last began anew, 16 bits
+    /// each.
     rates: AtomicU64,
+    /// The rates of all frames, added up, in 48 bits, and how many they were.
+    all: AtomicU64,
     /// Bytes of this frame that were copied, and the time that they took.
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
 }
 
-const fn first(state: u64) -> u8 {
-    (state & 0xf) as u8
-}
+/// Both methods in 4 bits each, whose turn it is in 4, the frames of this turn in 8, those that were lost in 4, and
+/// whether it is a long one.
+#[derive(Clone, Copy)]
+struct State(u64);
 
-const fn second(state: u64) -> u8 {
-    (state >> 4 & 0xf) as u8
-}
+impl State {
+    const fn methods(self) -> [u8; 2] {
+        [(self.0 & 0xf) as u8, (self.0 >> 4 & 0xf) as u8]
+    }
 
-const fn done(state: u64) -> u64 {
-    state >> 8 & 0xf
-}
+    /// 0 and 2: the method in use; 1: its rival.
+    const fn turn(self) -> u64 {
+        self.0 >> 8 & 0xf
+    }
 
-const fn lost(state: u64) -> u64 {
-    state >> 12 & 0xf
+    const fn done(self) -> u64 {
+        self.0 >> 12 & 0xff
+    }
+
+    const fn lost(self) -> u64 {
+        self.0 >> 20 & 0xf
+    }
+
+    const fn is_long(self) -> bool {
+        self.0 & LONG_ONE != 0
+    }
+
+    const fn is_running(self) -> bool {
+        self.0 & RUNNING != 0
+    }
+
+    /// After a frame that was lost; 0 where it was one too many.
+    const fn after_a_loss(self) -> u64 {
+        if self.lost() + 1 >= PATIENCE { 0 } else { self.0 + (1 << 20) }
+    }
+
+    /// After a frame by which a rival became faster: the first one of those that are measured.
+    const fn anew(self) -> u64 {
+        self.0 & !(0xff << 12 | 0xf << 20) | 2 << 12
+    }
+
+    /// After a frame that counts; 0 where it was the last one.
+    const fn after_a_frame(self) -> u64 {
+        let without_loss = self.0 & !(0xf << 20);
+        let frames = match (self.turn(), self.is_long()) {
+            (0, _) => LEAD,
+            (1, true) => TURN + LONG,
+            _ => TURN,
+        };
+        match (self.done() + 1 < frames, self.turn()) {
+            (true, _) => without_loss + (1 << 12),
+            (false, 0 | 1) => (without_loss & !(0xff << 12)) + (1 << 8),
+            _ => 0,
+        }
+    }
 }
 
 impl Contest {
     pub(crate) fn new() -> Self {
-        Self {
-            state: AtomicU64::new(0),
-            rates: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            nanoseconds: AtomicU64::new(0),
-        }
+        let [state, rates, all, bytes, nanoseconds] = core::array::from_fn(|_| AtomicU64::new(0));
+        Self { state, rates, all, bytes, nanoseconds }
+    }
+
+    fn state(&self) -> State {
+        State(self.state.load(Relaxed))
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.state.load(Relaxed) & RUNNING != 0
+        self.state().is_running()
     }
 
-    /// Begins one between two methods, unless one runs.
-    pub(crate) fn begin(&self, methods: [u8; 2]) {
-        let state = RUNNING | u64::from(methods[0] & 0xf) | u64::from(methods[1] & 0xf) << 4;
+    /// Begins one between the method in use and a rival, unless one runs. A long one gives a rival time to become
+    /// faster.
+    pub(crate) fn begin(&self, methods: [u8; 2], is_long: bool) {
+        let long = if is_long { LONG_ONE } else { 0 };
+        let state = RUNNING | long | u64::from(methods[0] & 0xf) | u64::from(methods[1] & 0xf) << 4;
         if self.state.compare_exchange(0, state, Relaxed, Relaxed).is_ok() {
-            self.rates.store(0, Relaxed);
-            self.bytes.store(0, Relaxed);
-            self.nanoseconds.store(0, Relaxed);
+            for word in [&self.rates, &self.all, &self.bytes, &self.nanoseconds] {
+                word.store(0, Relaxed);
+            }
         }
     }
 
     /// The method that copies now, if a contest runs.
     pub(crate) fn method(&self) -> Option<u8> {
-        let state = self.state.load(Relaxed);
-        let method = if done(state) < FRAMES / 2 { first(state) } else { second(state) };
-        (state & RUNNING != 0).then_some(method)
+        let state = self.state();
+        let [in_use, rival] = state.methods();
+        state.is_running().then_some(if state.turn() == 1 { rival } else { in_use })
     }
 
     /// Takes in that a part of a frame was copied.
@@ -89,39 +151,47 @@ impl Contest {
         self.nanoseconds.fetch_add(nanoseconds, Relaxed);
     }
 
-    /// A frame of so many bytes is complete, and reading a byte of it took `reading`. Gives the outcome with the last
-    /// one.
-    pub(crate) fn frame_done(&self, frame: u64, reading: Rate) -> Option<Outcome> {
-        let state = self.state.load(Relaxed);
+    /// A frame of so many bytes is complete, and reading a byte of it takes `reading`; what was read to learn that took
+    /// `again` for each byte of the frame. Gives the outcome with the last one.
+    pub(crate) fn frame_done(&self, frame: u64, reading: Rate, again: Rate) -> Option<Outcome> {
+        let state = self.state();
         let (bytes, nanoseconds) = (self.bytes.swap(0, Relaxed), self.nanoseconds.swap(0, Relaxed));
-        if state & RUNNING == 0 {
+        if !state.is_running() {
             return None;
         }
         if bytes > frame || bytes.saturating_add(CRUMBS) < frame {
             // Another thread's frame is in it, or a frame that began before the contest.
-            let next = if lost(state) + 1 >= PATIENCE { 0 } else { state + (1 << 12) };
-            let _ = self.state.compare_exchange(state, next, Relaxed, Relaxed);
+            let _ = self.state.compare_exchange(state.0, state.after_a_loss(), Relaxed, Relaxed);
             return None;
         }
-        let nth = done(state);
-        let is_last = nth + 1 == FRAMES;
-        let next = if is_last { 0 } else { (state + (1 << 8)) & !(0xf << 12) };
-        if !nth.is_multiple_of(FRAMES / 2) {
-            let rate = super::record::rate(nanoseconds, bytes).saturating_add(reading);
-            let at = if nth < FRAMES / 2 { 0 } else { 16 };
-            let rates = self.rates.load(Relaxed);
-            let before = (rates >> at) as Rate;
-            let faster = if before == 0 { rate } else { before.min(rate) };
-            self.rates.store(rates & !(0xffff << at) | u64::from(faster) << at, Relaxed);
+        let rate = super::record::rate(nanoseconds, bytes).saturating_add(reading);
+        let all = self.all.fetch_add(1 << 48 | (u64::from(rate) + u64::from(again)), Relaxed) >> 48;
+        let is_rival = state.turn() == 1;
+        let at = if is_rival { 16 } else { 0 };
+        let mut rates = self.rates.load(Relaxed);
+        let before = (rates >> at) as Rate;
+        let is_measured = state.turn() == 0 || state.done() > 0;
+        if is_measured && (before == 0 || rate < before) {
+            rates = rates & !(0xffff << at) | u64::from(rate) << at;
         }
-        let is_ours = self.state.compare_exchange(state, next, Relaxed, Relaxed).is_ok();
-        if !is_last || !is_ours {
-            return None;
+        let then = rates >> 32;
+        let becomes_faster = then == 0 || u64::from(rate) * 100 < then * FASTER;
+        let goes_on = is_rival && is_measured && becomes_faster && all < LONGEST[usize::from(state.is_long())];
+        if goes_on {
+            rates = rates & 0xffff_ffff | u64::from(rate) << 32;
         }
-        let rates = self.rates.load(Relaxed);
-        let rates = [rates as Rate, (rates >> 16) as Rate].map(|rate| rate.max(1));
-        let (winner, loser) =
-            if rates[0] <= rates[1] { (first(state), second(state)) } else { (second(state), first(state)) };
-        Some(Outcome { winner, loser, rates: [rates[0].min(rates[1]), rates[0].max(rates[1])] })
+        self.rates.store(rates, Relaxed);
+        let next = if goes_on { state.anew() } else { state.after_a_frame() };
+        let is_ours = self.state.compare_exchange(state.0, next, Relaxed, Relaxed).is_ok();
+        (next == 0 && is_ours).then(|| self.outcome(state))
+    }
+
+    fn outcome(&self, state: State) -> Outcome {
+        let (rates, all) = (self.rates.load(Relaxed), self.all.load(Relaxed));
+        let [own, rival] = [rates as Rate, (rates >> 16) as Rate].map(|rate| rate.max(1));
+        // The method in use has more frames, and so more luck: a rival that is as fast changes nothing.
+        let (winner, rate) = if rival < own { (state.methods()[1], rival) } else { (state.methods()[0], own) };
+        let (took, frames) = (all & ((1 << 48) - 1), all >> 48);
+        Outcome { winner, rate, excess: took.saturating_sub(frames * u64::from(rate)) }
     }
 }

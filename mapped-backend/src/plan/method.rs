@@ -116,10 +116,10 @@ impl Method {
     }
 }
 
-/// The methods that are tried. Not the plain one, which is for what is too little to prepare for, and not the bare
-/// moves: the C library's `memcpy` makes those where they are fast.
+/// The methods that are tried. Not the plain one, which is for what is too little to prepare for, and is otherwise the
+/// bare moves.
 pub(crate) fn candidates(cpu: Cpu) -> impl Iterator<Item = Method> {
-    let tried = Method::ALL.into_iter().filter(|method| !matches!(method, Method::Plain | Method::Moves));
+    let tried = Method::ALL.into_iter().filter(|method| !matches!(method, Method::Plain));
     tried.filter(move |method| method.is_of_use(cpu))
 }
 

@@ -13,6 +13,7 @@ mod atomics {
 mod calibration;
 mod chooser;
 mod contest;
+mod finals;
 mod method;
 mod primed;
 mod record;

@@ -12,12 +12,14 @@
 //! # What it costs
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
-//! many as the best method would have copied in that time. A record may spend three frames of excess before it has
-//! settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
+//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it
+//! has settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
 //! left; what it did cost is what it is charged.
+//!
+//! Trials propose, [whole frames](super::finals) decide.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};
-use super::contest::Contest;
+use super::finals::{Finals, Row};
 use super::primed::Primed;
 
 /// Methods that a record can hold.
@@ -25,19 +27,15 @@ pub(crate) const METHODS: usize = 16;
 /// Samples that are kept of a method.
 const SAMPLES: u32 = 4;
 /// Excess that a record may spend before it has settled, in halves of a frame.
-const OPENING: u64 = 6;
+const OPENING: u64 = 5;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
 const STEADY: u64 = 250;
 /// Bytes of a trial: a sixteenth of the frame within these bounds. More, and the credit is gone before each method had
 /// its turn; less would end before a method is at its speed.
 const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
-/// Of what is copied, the part that contests may take: one byte in so many.
-const CONTEST: u64 = 800;
-/// Frames between two contests, at least.
-const REST: u64 = 250;
-/// How much slower the best method of the other kind may look, in parts of the frame, and still be compared in whole
-/// frames: in hundredths.
-const CLOSE: u64 = 130;
+/// How much slower a method may look, in parts of frames, and still be compared with the one in use in whole ones: in
+/// hundredths. The first is for methods that store alike, the second for the best of the other kind.
+const CLOSE: [u64; 2] = [110, 130];
 /// What is assumed to be unknown until a record is opened.
 const UNOPENED: u64 = i64::MIN.cast_unsigned();
 
@@ -62,12 +60,10 @@ pub(crate) struct Record {
     primed: Primed,
     /// The methods, a bit each, of which nothing is known but what an earlier part of a trial took.
     vague: AtomicU64,
-    /// Which of two kinds of methods is faster in whole frames, while that is measured.
-    contest: Contest,
-    /// The kind that won: 0 where nobody knows, 1 for stores into the caches, 2 for stores past them.
-    kind: AtomicU64,
-    /// Bytes to copy before the kinds are compared again.
-    rest: AtomicU64,
+    /// Which methods are compared in whole frames, while they are.
+    finals: Finals,
+    /// The method that is to be compared next where no other is in question.
+    next_rival: AtomicU64,
 }
 
 /// The copy to be made, as far as a record needs it.
@@ -97,9 +93,8 @@ impl Wanted {
         self.usable >> method & 1 == 1
     }
 
-    /// The kind of a method: 1 or 2.
-    fn kind(self, method: usize) -> u64 {
-        1 + u64::from(self.streams >> method & 1)
+    fn stores_as(self, one: usize, other: usize) -> bool {
+        (self.streams >> one ^ self.streams >> other) & 1 == 0
     }
 }
 
@@ -151,9 +146,8 @@ impl Record {
             turn: AtomicU64::new(0),
             primed: Primed::new(),
             vague: AtomicU64::new(0),
-            contest: Contest::new(),
-            kind: AtomicU64::new(0),
-            rest: AtomicU64::new(0),
+            finals: Finals::new(),
+            next_rival: AtomicU64::new(0),
         }
     }
 
@@ -161,7 +155,7 @@ impl Record {
     pub(crate) fn next(&self, wanted: Wanted) -> Step {
         let best = self.best_of(wanted);
         let trial = wanted.trial();
-        if let Some(method) = self.contest.method()
+        if let Some(method) = self.finals.method()
             && wanted.may_use(usize::from(method))
         {
             return Step { is_contest: true, is_timed: true, ..Step::plain(method, u64::MAX) };
@@ -196,53 +190,73 @@ impl Record {
     pub(crate) fn learn(&self, wanted: Wanted, step: Step, bytes: u64, copied: u64, read: u64) {
         self.pass(bytes);
         if step.is_contest {
-            return self.contest.add(bytes, copied);
+            return self.finals.add(bytes, copied);
         }
         self.measured(wanted, step, bytes, copied, read);
     }
 
     /// Whether a frame that is complete has to be read, in part, before [`frame_done`](Self::frame_done).
     pub(crate) fn is_in_contest(&self) -> bool {
-        self.contest.is_running()
+        self.finals.are_running()
     }
 
     /// A frame of so many bytes is complete. Where it was copied whole for a contest, `reading` nanoseconds is what
     /// `read` bytes of it took to be read.
     pub(crate) fn frame_done(&self, wanted: Wanted, bytes: u64, read: u64, reading: u64) {
-        let was_running = self.contest.is_running();
-        if let Some(outcome) = self.contest.frame_done(bytes, rate_or_zero(reading, read)) {
-            let [faster, slower] = outcome.rates.map(u64::from);
-            // What the next one is going to cost: four frames by whoever loses it.
-            let cost = bytes.saturating_mul(4 * (slower - faster)) / faster;
-            self.rest.store(cost.saturating_mul(CONTEST).max(bytes.saturating_mul(REST)), Relaxed);
-            self.kind.store(wanted.kind(usize::from(outcome.winner)), Relaxed);
-            self.best.store(u64::from(outcome.winner), Relaxed);
+        let again = rate_or_zero(reading, bytes);
+        if let Some(winner) = self.finals.frame_done(bytes, rate_or_zero(reading, read), again) {
+            self.best.store(u64::from(winner), Relaxed);
+        }
+        if self.finals.are_running() || self.settled.load(Relaxed) == 0 || self.primed.methods() != 0 {
             return;
         }
-        if was_running && !self.contest.is_running() {
-            // Given up: the next one would fare no better.
-            self.rest.store(bytes.saturating_mul(REST), Relaxed);
-            return;
-        }
-        let rest = self.rest.load(Relaxed);
-        // Another thread that takes the same words at once takes a frame too little.
-        self.rest.store(rest.saturating_sub(bytes), Relaxed);
-        if rest == 0
-            && self.settled.load(Relaxed) != 0
-            && self.primed.methods() == 0
-            && !self.contest.is_running()
-            && let Some(finalists) = self.finalists(wanted)
+        // Those that store elsewhere first: of them parts tell least.
+        let rows = [Row::Elsewhere, Row::Alike].into_iter().filter(|row| self.finals.are_due(*row));
+        if let Some((row, rival)) =
+            rows.map(|row| (row, self.rival(wanted, row))).find_map(|(row, rival)| Some((row, rival?)))
         {
-            self.contest.begin(finalists);
+            self.finals.begin(self.best_of(wanted) as u8, rival as u8, row);
         }
     }
 
-    /// The best of either kind, the one in use first, if the other is not much slower by what parts of frames tell.
-    fn finalists(&self, wanted: Wanted) -> Option<[u8; 2]> {
+    /// The method that is to be compared in whole frames: one that waits for it, or else the next one in turn of those
+    /// that are in question.
+    fn rival(&self, wanted: Wanted, row: Row) -> Option<usize> {
         let best = self.best_of(wanted);
-        let others = (0..METHODS).filter(|method| wanted.may_use(*method) && wanted.kind(*method) != wanted.kind(best));
-        let (rate, other) = others.filter_map(|method| Some((self.estimate(method)?, method))).min()?;
-        (u64::from(rate) * 100 <= u64::from(self.estimate(best)?) * CLOSE).then_some([best as u8, other as u8])
+        let is_of_row = |method: &usize| wanted.stores_as(best, *method) == (row == Row::Alike);
+        let waiting = (0..METHODS)
+            .filter(|method| self.finals.rivals() >> *method & 1 == 1 && wanted.may_use(*method) && *method != best);
+        let mut waiting = waiting.filter_map(|method| Some((self.estimate(method)?, method)));
+        if let Some((_, method)) = waiting.clone().filter(|(_, method)| is_of_row(method)).min() {
+            return Some(method);
+        }
+        if self.finals.are_opening() && waiting.next().is_some() {
+            // Of the other row, and first.
+            return None;
+        }
+        let rivals = self.rivals(wanted);
+        let turn = self.next_rival.load(Relaxed) as usize;
+        let mut in_turn = (turn..turn + METHODS).map(|turn| turn % METHODS);
+        let next = in_turn.find(|method| rivals >> *method & 1 == 1 && is_of_row(method))?;
+        if row == Row::Alike {
+            self.next_rival.store(next as u64 + 1, Relaxed);
+        }
+        Some(next)
+    }
+
+    /// The methods that may be faster than the one in use, by what parts of frames tell, a bit each: those that look
+    /// about as fast, and the best of those that store elsewhere.
+    fn rivals(&self, wanted: Wanted) -> u16 {
+        let best = self.best_of(wanted);
+        let Some(own) = self.estimate(best) else { return 0 };
+        let is_close = |rate: Rate, close: u64| u64::from(rate) * 100 <= u64::from(own) * close;
+        let others = (0..METHODS).filter(|method| wanted.may_use(*method) && *method != best);
+        let known = others.filter_map(|method| Some((self.estimate(method)?, method)));
+        let (alike, other) = (CLOSE[0], CLOSE[1]);
+        let near = known.clone().filter(|(rate, method)| wanted.stores_as(best, *method) && is_close(*rate, alike));
+        let elsewhere = known.filter(|(_, method)| !wanted.stores_as(best, *method)).min();
+        let elsewhere = elsewhere.filter(|(rate, _)| is_close(*rate, other));
+        near.chain(elsewhere).fold(0, |mask, (_, method)| mask | 1 << method)
     }
 
     /// Takes in that `bytes` were copied. What they took is [measured](Self::measured), where it is.
@@ -291,14 +305,15 @@ impl Record {
         core::array::from_fn(|method| self.estimate(method))
     }
 
-    /// As [`rates`](Self::rates), where the kind that lost in whole frames is never faster than the method in use.
-    pub(crate) fn rates_in_order(&self, streams: u16) -> [Option<u16>; METHODS] {
+    /// As [`rates`](Self::rates), where none is faster than the method in use once whole frames have decided: what parts
+    /// of frames tell is not what a copy takes.
+    pub(crate) fn rates_in_order(&self) -> [Option<u16>; METHODS] {
         let best = (self.best.load(Relaxed) as usize).min(METHODS - 1);
-        let (won, own) = (self.kind.load(Relaxed), self.estimate(best).unwrap_or(0));
-        let has_lost = |method: usize| won != 0 && won != 1 + u64::from(streams >> method & 1);
+        let own = self.estimate(best).unwrap_or(0);
         core::array::from_fn(|method| {
             let rate = self.estimate(method)?;
-            Some(if has_lost(method) { rate.max(own.saturating_add(1)) } else { rate })
+            let has_lost = self.finals.decide() && method != best;
+            Some(if has_lost { rate.max(own.saturating_add(1)) } else { rate })
         })
     }
 
@@ -312,6 +327,7 @@ impl Record {
             self.best.store(fastest as u64, Relaxed);
             self.credit.store(0, Relaxed);
             self.settled.store(u64::from(rates[fastest].unwrap_or(0)), Relaxed);
+            self.finals.begin_opening(0);
         }
     }
 
@@ -383,10 +399,10 @@ impl Record {
         let (settled, now) = (self.settled.load(Relaxed), u64::from(fastest));
         if settled == 0 {
             self.settled.store(now, Relaxed);
+            self.finals.begin_opening(self.rivals(wanted));
         } else if now * 10 > settled * 16 || now * 16 < settled * 10 {
             self.settled.store(now, Relaxed);
-            self.kind.store(0, Relaxed);
-            self.rest.store(0, Relaxed);
+            self.finals.begin_opening(0);
             let best = self.best.load(Relaxed) as usize;
             for (_, word) in self.samples.iter().enumerate().filter(|(method, _)| *method != best) {
                 word.store(0, Relaxed);
@@ -473,11 +489,7 @@ impl Record {
         let has_settled = self.settled.load(Relaxed) != 0;
         // At first any sample is better than a guess; later one that was lucky takes nothing from the method in use.
         let needed = count(self.samples[best].load(Relaxed)).min(if has_settled { 2 } else { 1 });
-        let won = self.kind.load(Relaxed);
-        let may_win = |method: &usize| {
-            let is_tried = !has_settled || (step.is_trial && *method == usize::from(step.method));
-            is_tried && (won == 0 || won == wanted.kind(*method))
-        };
+        let may_win = |method: &usize| !has_settled || (step.is_trial && *method == usize::from(step.method));
         let fastest = (0..METHODS)
             .filter(|method| wanted.may_use(*method) && may_win(method))
             .filter_map(|method| {
@@ -488,6 +500,12 @@ impl Record {
         let own = self.estimate(best);
         match (fastest, own) {
             (Some((rate, method)), Some(own)) if u64::from(rate) * 1000 < u64::from(own) * 995 => {
+                // Whichever of the two is not in use is to meet the other one in whole frames.
+                if self.finals.decide() {
+                    self.finals.nominate(method as u8);
+                    return own;
+                }
+                self.finals.nominate(best as u8);
                 self.best.store(method as u64, Relaxed);
                 rate
             }

@@ -3,56 +3,96 @@
 mod contest {
     use crate::plan::contest::*;
 
-    /// Copies whole frames until the contest ends; gives the methods that did, and the outcome.
-    fn held(contest: &Contest, nanoseconds: impl Fn(u8) -> u64) -> (Vec<u8>, Option<Outcome>) {
+    /// Copies whole frames of 1 MiB until the contest ends, each in what its method and number take; gives the methods
+    /// that did, and the outcome.
+    fn held(contest: &Contest, nanoseconds: impl Fn(u8, usize) -> u64) -> (Vec<u8>, Option<Outcome>) {
         let mut methods = Vec::new();
         while let Some(method) = contest.method() {
             methods.push(method);
-            contest.add(1 << 19, nanoseconds(method) / 2);
-            contest.add(1 << 19, nanoseconds(method) / 2);
-            if let Some(outcome) = contest.frame_done(1 << 20, 5) {
+            let took = nanoseconds(method, methods.len() - 1);
+            contest.add(1 << 19, took / 2);
+            contest.add(1 << 19, took / 2);
+            if let Some(outcome) = contest.frame_done(1 << 20, 5, 1) {
                 return (methods, Some(outcome));
             }
         }
         (methods, None)
     }
 
+    /// What a frame takes, as the contest counts it.
+    fn rate(nanoseconds: u64) -> u64 {
+        nanoseconds * 16_000 / (1 << 20) + 5
+    }
+
     #[test]
-    fn the_faster_of_two_wins_after_four_frames_of_each() {
-        for (times, winner) in [([100_000, 90_000], 11), ([80_000, 90_000], 2)] {
+    fn the_method_in_use_is_measured_before_and_after_its_rival() {
+        for (times, winner) in [([100_000, 90_000], 11), ([80_000, 90_000], 2), ([90_000, 90_000], 2)] {
             let contest = Contest::new();
-            contest.begin([2, 11]);
-            let (methods, outcome) = held(&contest, |method| times[usize::from(method == 11)]);
-            assert_eq!(methods, [2, 2, 2, 2, 11, 11, 11, 11]);
+            contest.begin([2, 11], false);
+            let (methods, outcome) = held(&contest, |method, _| times[usize::from(method == 11)]);
+            assert_eq!(methods, [2, 2, 2, 11, 11, 11, 11, 2, 2, 2, 2]);
             let outcome = outcome.expect("it ends");
-            assert_eq!(outcome.winner, winner);
-            assert!(outcome.rates[0] < outcome.rates[1]);
+            assert_eq!(outcome.winner, winner, "{times:?}");
+            let fastest = rate(times[0].min(times[1]));
+            assert_eq!(u64::from(outcome.rate), fastest);
+            // Seven frames by one and four by the other, and what was read for it.
+            assert_eq!(outcome.excess, 7 * rate(times[0]) + 4 * rate(times[1]) + 11 - 11 * fastest);
             assert!(!contest.is_running());
         }
     }
 
     #[test]
+    fn a_machine_that_becomes_faster_or_slower_decides_nothing() {
+        for step in [-500_i64, 500] {
+            let contest = Contest::new();
+            contest.begin([2, 11], false);
+            let (_, outcome) =
+                held(&contest, |_, nth| 100_000_u64.checked_add_signed(step * nth as i64).expect("a time"));
+            assert_eq!(outcome.expect("it ends").winner, 2, "{step}");
+        }
+    }
+
+    #[test]
+    fn a_rival_goes_on_while_it_becomes_faster_and_not_for_ever() {
+        let contest = Contest::new();
+        contest.begin([2, 11], true);
+        // From half as long again to three quarters.
+        let fades = |method: u8, nth: usize| {
+            if method == 2 { 100_000 } else { 75_000 + (75_000_f64 * 0.9_f64.powi(nth as i32)) as u64 }
+        };
+        let (methods, outcome) = held(&contest, fades);
+        assert_eq!(outcome.expect("it ends").winner, 11);
+        assert!((16..48).contains(&methods.len()), "{}", methods.len());
+
+        let contest = Contest::new();
+        contest.begin([2, 11], true);
+        let (methods, outcome) = held(&contest, |_, nth| (1 << 40) >> nth.min(30));
+        assert!(outcome.is_some());
+        assert!(methods.len() as u64 <= LONGEST[1] + 8, "{}", methods.len());
+    }
+
+    #[test]
     fn a_last_piece_that_no_method_copied_does_not_matter() {
         let contest = Contest::new();
-        contest.begin([2, 11]);
+        contest.begin([2, 11], false);
         let outcome = core::iter::repeat_with(|| {
             contest.add((1 << 20) - 2048, 100_000);
-            contest.frame_done(1 << 20, 0)
+            contest.frame_done(1 << 20, 0, 0)
         });
-        assert!(outcome.take(8).flatten().next().is_some(), "it ends with an outcome");
+        assert!(outcome.take(11).flatten().next().is_some(), "it ends with an outcome");
     }
 
     #[test]
     fn frames_that_others_copied_too_do_not_count_and_end_it_in_time() {
         let contest = Contest::new();
-        contest.begin([2, 11]);
+        contest.begin([2, 11], false);
         for _ in 0..PATIENCE {
             assert!(contest.is_running());
             contest.add(3 << 20, 1000);
-            assert_eq!(contest.frame_done(1 << 20, 0), None);
+            assert_eq!(contest.frame_done(1 << 20, 0, 0), None);
         }
         assert!(!contest.is_running());
-        assert_eq!(contest.frame_done(1 << 20, 0), None);
+        assert_eq!(contest.frame_done(1 << 20, 0, 0), None);
     }
 }
 
