@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vgpu_perception::abi;
 use vgpu_perception::region::{FrameInfo, Sample, Skip};
-use vgpu_perception_host::{Live, Ram};
+use vgpu_perception_host::{FrameBuffer, Live, Ram};
 use vgpu_perception_view::Picture;
 
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ pub(crate) struct Tally {
 /// Takes frames, the latest at the end of the buffer.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    buffer: Vec<u8>,
+    buffer: FrameBuffer,
     pub(crate) last: Option<FrameInfo>,
     pub(crate) tally: Tally,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Sampler {
 impl Sampler {
     pub(crate) fn new() -> Self {
         let bytes = usize::try_from(abi::MAX_FRAME_BYTES).unwrap_or(0);
-        Self { buffer: vec![0; bytes], last: None, tally: Tally::default() }
+        Self { buffer: FrameBuffer::new(bytes), last: None, tally: Tally::default() }
     }
 
     /// Polls until `enough` frames were taken, or until `until`; a failure where a skip will not pass by waiting.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use vgpu_perception::NextUse;
 use vgpu_perception_host::attach::{GuestSource, GuestSpec};
-use vgpu_perception_host::{Guest, Sample, Watch};
+use vgpu_perception_host::{FrameBuffer, Guest, Sample, Watch};
 use vgpu_perception_mapped::SegmentMap;
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     }
     let Some(live) = watch.live() else { return Ok(()) };
     live.set_copy(NextUse::ReadSoon);
-    let mut picture = vec![0; 3840 * 2160 * 4];
+    let mut picture = FrameBuffer::new(3840 * 2160 * 4);
     for line in std::io::stdin().lock().lines() {
         let mut times = Vec::new();
         for _ in 0..line?.trim().parse::<u32>()? {

@@ -2,7 +2,7 @@
 //!
 //! Takes the newest frame of every producer that lives in a guest. The program of the project's README.
 
-use vgpu_perception_host::{Guest, Sample};
+use vgpu_perception_host::{FrameBuffer, Guest, Sample};
 
 fn main() -> Result<(), Box<dyn core::error::Error>> {
     let name = std::env::args().nth(1).ok_or("usage: frames GUEST, as `vgpu list` names it")?;
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn core::error::Error>> {
     let mut survey = guest.survey()?;
     // The wait is yours: the library never sleeps.
     std::thread::sleep(survey.wait());
-    let mut picture = vec![0; 3840 * 2160 * 4];
+    let mut picture = FrameBuffer::new(3840 * 2160 * 4);
     // Only producers whose heartbeat moved.
     for mut live in survey.confirm()? {
         if let Sample::Fresh(frame) = live.frame(&mut picture)? {

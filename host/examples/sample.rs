@@ -5,7 +5,7 @@
 
 use core::error::Error;
 
-use vgpu_perception_host::{Guest, Ram, Sample};
+use vgpu_perception_host::{FrameBuffer, Guest, Ram, Sample};
 
 mod own;
 
@@ -22,7 +22,7 @@ fn sample(guest: &Guest<Ram>) -> Result<(), Box<dyn Error>> {
     // Only producers whose heartbeat moves meanwhile are given.
     std::thread::sleep(survey.wait());
     let mut live = survey.confirm()?.into_iter().next().ok_or("no producer lives in this guest")?;
-    let mut bgra = vec![0; 3840 * 2160 * 4];
+    let mut bgra = FrameBuffer::new(3840 * 2160 * 4);
     let frame = loop {
         match live.frame(&mut bgra)? {
             Sample::Fresh(frame) => break frame,

@@ -7,7 +7,7 @@ use core::error::Error;
 use core::time::Duration;
 use std::time::Instant;
 
-use vgpu_perception_host::{Event, Guest, Ram, Sample, Watch};
+use vgpu_perception_host::{Event, FrameBuffer, Guest, Ram, Sample, Watch};
 
 mod own;
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn follow(guest: Guest<Ram>, time: Duration) -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let mut watch = Watch::new(guest);
-    let mut bgra = vec![0; 3840 * 2160 * 4];
+    let mut bgra = FrameBuffer::new(3840 * 2160 * 4);
     let (mut frames, mut missed) = (0, 0);
     while begun.elapsed() < time {
         // One piece of work, and when the next is due: nothing here sleeps or starts a thread.

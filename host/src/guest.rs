@@ -23,13 +23,13 @@ pub(crate) const PIECE: u64 = 1 << 18;
 /// A guest whose memory can be read.
 ///
 /// ```no_run
-/// use vgpu_perception_host::{Guest, Sample};
+/// use vgpu_perception_host::{FrameBuffer, Guest, Sample};
 ///
 /// fn main() -> Result<(), Box<dyn core::error::Error>> {
 ///     let guest = Guest::attach("win11")?;
 ///     let mut survey = guest.survey()?;
 ///     std::thread::sleep(survey.wait());
-///     let mut picture = vec![0; 3840 * 2160 * 4];
+///     let mut picture = FrameBuffer::new(3840 * 2160 * 4);
 ///     for mut live in survey.confirm()? {
 ///         if let Sample::Fresh(frame) = live.frame(&mut picture)? {
 ///             println!("frame {} of {} bytes", frame.desc.frame_id, frame.bytes);

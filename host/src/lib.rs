@@ -6,12 +6,12 @@
 //! taken. A [`Watch`] does all of that in steps, and goes on after a producer has restarted or the guest has rebooted.
 //!
 //! ```no_run
-//! use vgpu_perception_host::{Guest, Sample};
+//! use vgpu_perception_host::{FrameBuffer, Guest, Sample};
 //!
 //! let guest = Guest::attach("win11")?;
 //! let mut survey = guest.survey()?;
 //! std::thread::sleep(survey.wait());
-//! let mut picture = vec![0; 3840 * 2160 * 4];
+//! let mut picture = FrameBuffer::new(3840 * 2160 * 4);
 //! for mut live in survey.confirm()? {
 //!     if let Sample::Fresh(frame) = live.frame(&mut picture)? {
 //!         println!("frame {}: {} x {}", frame.desc.frame_id, frame.desc.width, frame.desc.height);
@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+mod buffer;
 mod error;
 mod guest;
 mod kept;
@@ -35,6 +36,7 @@ mod ram;
 mod survey;
 mod watch;
 
+pub use buffer::FrameBuffer;
 pub use error::SurveyError;
 pub use guest::{FoundKernel, Guest, Refresh, RefreshError, Refreshed};
 pub use live::Live;

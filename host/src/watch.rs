@@ -36,11 +36,11 @@ type Filter = Box<dyn Fn(&Candidate<GuestPaging>) -> bool + Send>;
 ///
 /// ```no_run
 /// use vgpu_perception::PhysRead;
-/// use vgpu_perception_host::{Event, Guest, Sample, Watch};
+/// use vgpu_perception_host::{Event, FrameBuffer, Guest, Sample, Watch};
 ///
 /// fn follow(guest: Guest<impl PhysRead>) -> Result<(), Box<dyn core::error::Error>> {
 ///     let mut watch = Watch::new(guest);
-///     let mut picture = vec![0; 3840 * 2160 * 4];
+///     let mut picture = FrameBuffer::new(3840 * 2160 * 4);
 ///     loop {
 ///         let (event, next) = watch.step(std::time::Instant::now());
 ///         match event {

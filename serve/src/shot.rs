@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
 use vgpu_perception::region::FrameInfo;
+use vgpu_perception_host::FrameBuffer;
 use vgpu_perception_view::{Picture, PictureError, fit};
 
 /// How a picture is encoded.
@@ -48,14 +49,14 @@ impl Width {
 
 /// Memory of frames that were shown, to be used again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(crate) struct Pool(Arc<Mutex<Vec<FrameBuffer>>>);
 
 impl Pool {
-    pub(crate) fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> FrameBuffer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn give(&self, memory: Vec<u8>) {
+    fn give(&self, memory: FrameBuffer) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is shown, and one that is being copied into, are enough.
         if held.len() < 2 {
@@ -73,7 +74,7 @@ pub(crate) struct Shot {
     pub(crate) info: FrameInfo,
     /// Which frame of which session of which attachment it is.
     pub(crate) tag: String,
-    pixels: Vec<u8>,
+    pixels: FrameBuffer,
     pool: Pool,
     variants: [OnceCell<Bytes>; VARIANTS],
 }
@@ -85,7 +86,7 @@ impl fmt::Debug for Shot {
 }
 
 impl Shot {
-    pub(crate) fn new(info: FrameInfo, tag: String, pixels: Vec<u8>, pool: Pool) -> Self {
+    pub(crate) fn new(info: FrameInfo, tag: String, pixels: FrameBuffer, pool: Pool) -> Self {
         Self { info, tag, pixels, pool, variants: Default::default() }
     }
 

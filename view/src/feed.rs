@@ -10,7 +10,7 @@ use vgpu_perception::region::{
 };
 use vgpu_perception::scan::Candidate;
 use vgpu_perception::{NextUse, PhysRead, abi};
-use vgpu_perception_host::{Event, Guest, Live, SurveyError, Watch};
+use vgpu_perception_host::{Event, FrameBuffer, Guest, Live, SurveyError, Watch};
 
 use crate::picture::Picture;
 
@@ -99,7 +99,7 @@ pub enum Taken {
 pub struct Feed<M> {
     watch: Watch<M>,
     due: Instant,
-    pixels: Vec<u8>,
+    pixels: FrameBuffer,
     /// What a pass goes through.
     block: Vec<u8>,
     frame: Option<FrameInfo>,
@@ -132,7 +132,7 @@ impl<M: PhysRead> Feed<M> {
         Self {
             watch: Watch::new(guest),
             due: Instant::now(),
-            pixels: Vec::new(),
+            pixels: FrameBuffer::default(),
             block: Vec::new(),
             frame: None,
             given: false,
@@ -244,7 +244,7 @@ impl<M: PhysRead> Feed<M> {
                 Ok(Sample::Skip(Skip::TooSmall { needed, .. })) if needed <= abi::MAX_FRAME_BYTES => {
                     // Room for the frame changes what is held: until a whole one is there, none is.
                     self.frame = None;
-                    self.pixels.resize(usize::try_from(needed).unwrap_or(0), 0);
+                    self.pixels.resize(usize::try_from(needed).unwrap_or(0));
                 }
                 // A new session: the newest picture is wanted, whatever its number.
                 Ok(Sample::Skip(Skip::Older { .. })) => live.forget_frames(),
@@ -282,10 +282,10 @@ impl<M: PhysRead> Feed<M> {
     }
 
     /// Gives the pixels of the frame that is held away, and takes `other` memory for the next one.
-    pub fn exchange(&mut self, other: Vec<u8>) -> Option<(FrameInfo, Vec<u8>)> {
+    pub fn exchange(&mut self, other: FrameBuffer) -> Option<(FrameInfo, FrameBuffer)> {
         let info = self.frame.take()?;
         let mut pixels = core::mem::replace(&mut self.pixels, other);
-        pixels.truncate(info.bytes);
+        pixels.resize(info.bytes.min(pixels.len()));
         self.given = true;
         Some((info, pixels))
     }
@@ -296,7 +296,7 @@ impl<M: PhysRead> Feed<M> {
         self.frame = None;
         self.given = false;
         self.seen = None;
-        self.pixels = Vec::new();
+        self.pixels = FrameBuffer::default();
         if let Some(live) = self.watch.live() {
             live.forget_frames();
         }
