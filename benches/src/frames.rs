@@ -20,7 +20,8 @@ use vm_memory::VolatileMemory;
 
 use crate::image::{Image, Layout, Ring};
 use crate::measure::{Goals, Medians, Timed, Untimed, interleave_timed, print_ms};
-use crate::raw::{Writer, consume, flush_pieces, memcpy_pieces, memflow_translator, offset_translate, stream};
+use crate::raw::{consume, flush_pieces, memcpy_pieces, memflow_translator, offset_translate, stream};
+use crate::writer::Writer;
 
 const PAGE: usize = 4096;
 /// Runs that the library hands to a backend at once.

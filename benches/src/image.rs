@@ -6,20 +6,19 @@
 
 use std::path::{Path, PathBuf};
 
-use vgpu_perception::abi::{self, producer};
+use vgpu_perception::abi;
 use vgpu_perception::paging::Pte;
 use vgpu_perception::{AddressSpace, Cr3, Gpa, Gva, PhysRead, Region};
 use vgpu_perception_mapped::{GuestRam, Populate};
-use vgpu_perception_producer::{FrameMeta, Producer, RegionWrite};
+use vgpu_perception_producer::FrameMeta;
 
-use crate::measure::below;
-use crate::raw::{Host, Writer};
+use crate::builder::{Builder, PAGE, USER_RW, below, shuffle};
+use crate::raw::Host;
+use crate::writer::Writer;
 
-const PAGE: u64 = 4096;
 const LARGE: u64 = 2 << 20;
 /// Tables, producer pages and control pages lie below; nothing else maps them.
 const TABLES_END: u64 = 256 << 20;
-const USER_RW: u64 = Pte::PRESENT | Pte::WRITABLE | Pte::USER;
 const USER_RO: u64 = Pte::PRESENT | Pte::USER;
 const KERNEL: u64 = Pte::PRESENT | Pte::WRITABLE;
 
@@ -100,7 +99,7 @@ impl Image {
 pub(crate) fn build(bytes: u64, scans: bool) -> Image {
     let path = PathBuf::from(format!("/dev/shm/vgpu-bench-{}.ram", std::process::id()));
     let writer = Writer::create(&path, bytes).expect("the RAM file");
-    let mut builder = Builder { writer, seed: 42, tables: Vec::new(), data: Vec::new(), kernel: Vec::new() };
+    let mut builder = Builder { writer, seed: 42, tables: Vec::new(), kernel: Vec::new() };
     builder.fill(bytes);
     let root = builder.space();
     let mut next = TABLES_END;
@@ -114,9 +113,9 @@ pub(crate) fn build(bytes: u64, scans: bool) -> Image {
     assert!(next <= bytes, "the layouts fit");
     let (mut typical, mut adversarial) = (Vec::new(), Vec::new());
     if scans {
-        builder.data = (TABLES_END / PAGE..bytes / PAGE).map(|frame| frame * PAGE).collect();
-        builder.shuffle_data();
-        let mut draw = Draw { next: 0 };
+        let mut data: Vec<u64> = (TABLES_END / PAGE..bytes / PAGE).map(|frame| frame * PAGE).collect();
+        shuffle(&mut builder.seed, &mut data);
+        let mut draw = Draw { next: 0, data };
         for set in [&mut typical, &mut adversarial] {
             set.push(builder.target(&mut draw));
         }
@@ -132,78 +131,18 @@ pub(crate) fn build(bytes: u64, scans: bool) -> Image {
     Image { ram, host, writer: builder.writer, root, rings, typical, adversarial, path }
 }
 
-/// A guest with one process, and a region in it whose frame is one page: for what needs many guests or a small one.
-pub(crate) struct SmallGuest {
-    pub(crate) ram: GuestRam,
-    pub(crate) region: Region,
-    /// Where the words lie that a poll reads: the entries on the way to the producer page, and of that page the
-    /// cursor, which slot is the latest, and its number.
-    pub(crate) polled: [Gpa; 10],
-}
-
-impl SmallGuest {
-    /// Builds the guest number `nth`, with 1 MiB of RAM and a frame of `width` by `height` pixels in pages that lie in
-    /// no order; its file has no name any more when this returns.
-    pub(crate) fn build(nth: usize, width: u32, height: u32) -> Self {
-        let path = PathBuf::from(format!("/dev/shm/vgpu-bench-{}-{nth}.ram", std::process::id()));
-        let writer = Writer::create(&path, 1 << 20).expect("the RAM file");
-        let mut builder = Builder { writer, seed: 42, tables: Vec::new(), data: Vec::new(), kernel: Vec::new() };
-        builder.tables = (1..256).map(|frame| frame * PAGE).collect();
-        shuffle(&mut builder.seed, &mut builder.tables);
-        // Systems place regions anywhere: were entries at the same place in every guest's tables, they would all want
-        // the same few places in a cache.
-        let (root, base) = (builder.space(), (1 << 40) + (nth as u64 * 0x1_5a73_d000) % (1 << 39));
-        let (page, control) = (builder.zeroed(), builder.zeroed());
-        for (offset, page) in [(0, page), (PAGE, control)] {
-            builder.map(root, base + offset, page, USER_RW, false);
-        }
-        for offset in (0..u64::from(width * height * 4)).step_by(PAGE as usize) {
-            let pixels = builder.zeroed();
-            for word in (pixels..pixels + PAGE).step_by(8) {
-                builder.writer.store_u64(word, word ^ (word << 21));
-            }
-            builder.map(root, base + abi::RING_OFFSET + offset, pixels, USER_RW, false);
-        }
-        builder.publish(page, control, FrameMeta { width, height, timestamp_ns: 1 });
-        let mut polled = [Gpa::new(page); 10];
-        let mut table = root;
-        for (at, shift) in polled.iter_mut().zip([39, 30, 21, 12]) {
-            *at = Gpa::new(table + ((base >> shift) & 511) * 8);
-            table = builder.writer.load_u64(at.get()) & Pte::ADDRESS;
-        }
-        let lines = [producer::LATEST, producer::DESC + producer::DESC_FRAME_ID];
-        let words = lines.into_iter().chain((producer::CURSOR..).step_by(8));
-        for (at, offset) in polled[4..].iter_mut().zip(words) {
-            *at = Gpa::new(page + offset);
-        }
-        let ram = GuestRam::open_flat(&path).expect("the RAM file maps");
-        let _ = std::fs::remove_file(&path);
-        let region = Region::new(AddressSpace::new(Cr3::new(root)), Gva::new(base));
-        Self { ram, region, polled }
-    }
-}
-
-impl SmallGuest {
-    /// The lines of those words, where they lie here.
-    pub(crate) fn polled_lines(&self) -> impl Iterator<Item = *const u8> {
-        self.polled.iter().map(|at| self.ram.window(*at, 8).expect("mapped RAM").as_ptr())
-    }
-}
-
 /// Which frame is mapped next: all in turn, so that each is mapped about as often as any other.
 struct Draw {
     next: usize,
-}
-
-struct Builder {
-    writer: Writer,
-    seed: u64,
-    /// Free frames for tables, in no order.
-    tables: Vec<u64>,
     /// All frames of data, in no order.
     data: Vec<u64>,
-    /// The upper entries that every root has.
-    kernel: Vec<(u64, u64)>,
+}
+
+impl Draw {
+    fn frame(&mut self) -> u64 {
+        self.next += 1;
+        self.data[self.next % self.data.len()]
+    }
 }
 
 impl Builder {
@@ -223,37 +162,6 @@ impl Builder {
         self.writer.store_u64(pdpt + 510 * 8, pd | KERNEL);
         self.writer.store_u64(pdpt + 511 * 8, pd | KERNEL);
         self.kernel = vec![(511, pdpt | KERNEL), (300, pdpt | KERNEL)];
-    }
-
-    fn zeroed(&mut self) -> u64 {
-        let frame = self.tables.pop().expect("a frame for a table");
-        for at in (frame..frame + PAGE).step_by(8) {
-            self.writer.store_u64(at, 0);
-        }
-        frame
-    }
-
-    fn space(&mut self) -> u64 {
-        let root = self.zeroed();
-        for (index, entry) in &self.kernel {
-            self.writer.store_u64(root + index * 8, *entry);
-        }
-        root
-    }
-
-    fn map(&mut self, root: u64, gva: u64, gpa: u64, entry: u64, large: bool) {
-        let mut table = root;
-        for shift in if large { vec![39, 30] } else { vec![39, 30, 21] } {
-            let at = table + ((gva >> shift) & 511) * 8;
-            let mut below = self.writer.load_u64(at);
-            if below & Pte::PRESENT == 0 {
-                below = self.zeroed() | USER_RW;
-                self.writer.store_u64(at, below);
-            }
-            table = below & Pte::ADDRESS;
-        }
-        let (shift, size) = if large { (21, Pte::PAGE) } else { (12, 0) };
-        self.writer.store_u64(table + ((gva >> shift) & 511) * 8, gpa | entry | size);
     }
 
     /// Regions of one layout: 16 with 1080p frames or 4 with 4K ones, one slot of each backed.
@@ -315,28 +223,6 @@ impl Builder {
         }
     }
 
-    /// One frame, in slot 0; the pixels stay as they are.
-    fn publish(&mut self, page: u64, control: u64, meta: FrameMeta) {
-        let mut producer = Producer::new(Pages { writer: &self.writer, page, control });
-        for _ in 0..3 {
-            producer.begin_publish(&meta).expect("a frame that fits").finish();
-            if self.writer.load_u64(page).trailing_zeros() >= 32 {
-                break;
-            }
-        }
-        producer.beat();
-        assert_eq!(self.writer.load_u64(page) as u32, 0, "the frame is in slot 0");
-    }
-
-    fn shuffle_data(&mut self) {
-        shuffle(&mut self.seed, &mut self.data);
-    }
-
-    fn frame(&self, draw: &mut Draw) -> u64 {
-        draw.next += 1;
-        self.data[draw.next % self.data.len()]
-    }
-
     /// A process with four whole regions, and one of which only the first two pages are present.
     fn target(&mut self, draw: &mut Draw) -> u64 {
         let root = self.space();
@@ -347,7 +233,7 @@ impl Builder {
             self.map(root, base + PAGE, control, USER_RW, false);
             if nth < 4 {
                 for skip in (2 * PAGE..abi::REGION_BYTES).step_by(PAGE as usize) {
-                    let frame = self.frame(draw);
+                    let frame = draw.frame();
                     self.map(root, base + skip, frame, USER_RW, false);
                 }
             }
@@ -367,14 +253,14 @@ impl Builder {
             if len >= 2 * LARGE && below(&mut self.seed, 4) == 0 {
                 gva = gva.next_multiple_of(LARGE);
                 for _ in 0..len / LARGE {
-                    let gpa = self.frame(draw) & !(LARGE - 1);
+                    let gpa = draw.frame() & !(LARGE - 1);
                     self.map(root, gva, gpa.max(TABLES_END), entry, true);
                     gva += LARGE;
                 }
             } else {
                 for _ in 0..len / PAGE {
                     if below(&mut self.seed, 100) >= 6 {
-                        let frame = self.frame(draw);
+                        let frame = draw.frame();
                         self.map(root, gva, frame, entry, false);
                     }
                     gva += PAGE;
@@ -390,39 +276,9 @@ impl Builder {
     fn adversarial(&mut self, draw: &mut Draw) -> u64 {
         let root = self.space();
         for skip in (0..256 << 20).step_by(PAGE as usize) {
-            let frame = self.frame(draw);
+            let frame = draw.frame();
             self.map(root, 0x10_0000_0000 + skip, frame, USER_RW, false);
         }
         root
-    }
-}
-
-/// The first two pages of a region, for the reference producer.
-pub(crate) struct Pages<'w> {
-    pub(crate) writer: &'w Writer,
-    pub(crate) page: u64,
-    pub(crate) control: u64,
-}
-
-impl Pages<'_> {
-    fn at(&self, offset: u64) -> u64 {
-        assert!(offset < 2 * PAGE, "the pixels are not written here");
-        if offset < PAGE { self.page + offset } else { self.control + offset - PAGE }
-    }
-}
-
-impl RegionWrite for Pages<'_> {
-    fn store_u32(&self, offset: u64, value: u32) {
-        self.writer.store_u32(self.at(offset), value);
-    }
-
-    fn store_u64(&self, offset: u64, value: u64) {
-        self.writer.store_u64(self.at(offset), value);
-    }
-}
-
-fn shuffle<T>(seed: &mut u64, items: &mut [T]) {
-    for last in (1..items.len()).rev() {
-        items.swap(last, below(seed, last as u64 + 1) as usize);
     }
 }

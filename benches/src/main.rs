@@ -5,7 +5,7 @@
 //! copy methods, column by column.
 #![deny(unsafe_code)]
 
-mod counts;
+mod builder;
 mod frames;
 mod image;
 mod measure;
@@ -15,15 +15,12 @@ mod scale;
 mod scans;
 mod sinks;
 mod small;
+mod small_guest;
 mod windows;
+mod writer;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, operation, times] = arguments.as_slice()
-        && command == "count"
-    {
-        return counts::count(operation, times.parse().expect("a number of times"));
-    }
     if arguments.first().is_some_and(|first| first == process::VMM) {
         return process::vmm();
     }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::builder::below;
+
 /// A variant: what it is called, and one call of it.
 pub(crate) type Variant<'v> = (&'static str, Box<dyn FnMut(usize) + 'v>);
 
@@ -150,14 +152,6 @@ pub(crate) fn interleave_timed(
 pub(crate) fn median(samples: &mut [f64]) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// A number below `limit`, from a generator that always gives the same ones.
-pub(crate) fn below(seed: &mut u64, limit: u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    ((u128::from(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)) * u128::from(limit)) >> 64) as u64
 }
 
 /// A goal: a ratio and the bound that it has to keep.

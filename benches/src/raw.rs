@@ -1,62 +1,20 @@
-//! The one module with `unsafe`: the writable mapping that plays the guest, and the bare copies that are the limits.
+//! The bare copies and loads that are the limits, and the peers over the same memory.
 //!
 //! Nothing here may be held against the library: these functions read a mapping that no guest writes while they run,
 //! with known pointers and no checks, because that is what a limit is.
 
-#![allow(unsafe_code, reason = "the one module of this crate that may")]
+#![allow(unsafe_code, reason = "with `writer` the one module of this crate that may")]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use core::arch::x86_64::{_mm_clflush, _mm_mfence};
 use memflow::architecture::x86::x64;
 use memflow::connector::MappedPhysicalMemory;
 use memflow::mem::MemoryMap;
 use memflow::types::{Address, umem};
-use memmap2::MmapRaw;
 use vm_memory::MmapRegion;
 use x86_64::structures::paging::{OffsetPageTable, PageTable, Translate};
 use x86_64::{PhysAddr, VirtAddr};
-
-/// The guest's own view of its RAM: a writable mapping of the file.
-pub(crate) struct Writer {
-    map: MmapRaw,
-}
-
-impl Writer {
-    /// Makes a file of `bytes` and maps it.
-    pub(crate) fn create(path: &Path, bytes: u64) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).open(path)?;
-        file.set_len(bytes)?;
-        Ok(Self { map: MmapRaw::map_raw(&file)? })
-    }
-
-    fn at(&self, gpa: u64, size: usize) -> *mut u8 {
-        let at = usize::try_from(gpa).expect("an address fits");
-        assert!(at.is_multiple_of(size) && at + size <= self.map.len(), "{gpa:#x} is no word of the guest");
-        self.map.as_mut_ptr().wrapping_add(at)
-    }
-
-    /// Stores a word as a guest would.
-    pub(crate) fn store_u64(&self, gpa: u64, value: u64) {
-        // SAFETY: `at` checked bounds and alignment; every access of this process to the file is a word or a raw copy.
-        unsafe { AtomicU64::from_ptr(self.at(gpa, 8).cast()) }.store(value, Ordering::Relaxed);
-    }
-
-    /// Stores half a word.
-    pub(crate) fn store_u32(&self, gpa: u64, value: u32) {
-        // SAFETY: as in `store_u64`.
-        unsafe { AtomicU32::from_ptr(self.at(gpa, 4).cast()) }.store(value, Ordering::Relaxed);
-    }
-
-    /// Loads a word.
-    pub(crate) fn load_u64(&self, gpa: u64) -> u64 {
-        // SAFETY: as in `store_u64`.
-        unsafe { AtomicU64::from_ptr(self.at(gpa, 8).cast()) }.load(Ordering::Relaxed)
-    }
-}
 
 /// Guest RAM as host memory at a known place: what limits and peers read.
 #[derive(Clone, Copy)]

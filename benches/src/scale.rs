@@ -8,9 +8,9 @@ use vgpu_perception::{NextUse, PhysRead};
 use vgpu_perception_mapped::GuestRam;
 use vgpu_perception_sinks::Thumbnail;
 
-use crate::image::SmallGuest;
 use crate::measure::{Goals, median};
 use crate::raw::flush;
+use crate::small_guest::SmallGuest;
 
 /// Pixels of each guest's frame: a quarter of a 720p one in both directions.
 const SIZE: (u32, u32) = (320, 180);

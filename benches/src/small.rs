@@ -13,9 +13,11 @@ use vgpu_perception::{AddressSpace, Cr3, Gva, NextUse, PageWalker};
 use vgpu_perception_mapped::GuestRam;
 use vgpu_perception_producer::RegionWrite;
 
-use crate::image::{Image, Layout, Pages, Ring};
-use crate::measure::{Goals, Medians, Variant, below, interleave, median, print_ns};
-use crate::raw::{Writer, flush, memflow_translator, offset_translate};
+use crate::builder::{Pages, below};
+use crate::image::{Image, Layout, Ring};
+use crate::measure::{Goals, Medians, Variant, interleave, median, print_ns};
+use crate::raw::{flush, memflow_translator, offset_translate};
+use crate::writer::Writer;
 
 const OURS: &str = "ours";
 const TOGETHER: &str = "ours, side by side";
