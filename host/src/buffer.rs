@@ -8,9 +8,9 @@ const ALIGNMENT: usize = 4096;
 
 /// Memory for a frame, which begins at a page of 4096 bytes.
 ///
-/// [`Live::frame`](crate::Live::frame) copies into any memory. A `vec![0; n]` of this size begins 16 bytes inside a cache
-/// line, so that each line that is stored lies in two of the buffer; the copy methods that are fastest elsewhere take
-/// half as long again there.
+/// [`Live::frame`](crate::Live::frame) copies into any memory. A `vec![0; n]` of this size begins 16 bytes inside a
+/// cache line, so that each line that is stored lies in two of the buffer; the copy methods that are fastest elsewhere
+/// take half as long again there.
 ///
 /// ```
 /// use vgpu_perception_host::FrameBuffer;
@@ -39,8 +39,8 @@ impl FrameBuffer {
         Self { memory, begin, len }
     }
 
-    /// Makes it `len` bytes long. Where that is more than it ever was, other memory takes its place, and what it held is
-    /// gone.
+    /// Makes it `len` bytes long. Where that is more than it ever was, other memory takes its place, and what it held
+    /// is gone.
     pub fn resize(&mut self, len: usize) {
         if len > self.capacity() {
             *self = Self::new(len);

@@ -207,8 +207,8 @@ impl Copying<'_> {
     }
 }
 
-/// Reads about `bytes` of a frame, in spots all over it, and gives how many they were: its end lies in a nearer cache than
-/// its start, and what a copy past the caches has just stored last is still on its way to memory.
+/// Reads about `bytes` of a frame, in spots all over it, and gives how many they were: its end lies in a nearer cache
+/// than its start, and what a copy past the caches has just stored last is still on its way to memory.
 fn read_spots(frame: &[u8], bytes: usize) -> usize {
     let spot = (bytes / SPOTS).max(1);
     frame.chunks((frame.len() / SPOTS).max(spot)).fold(0, |read, part| {

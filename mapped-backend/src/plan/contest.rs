@@ -2,9 +2,9 @@
 //!
 //! A part of a frame tells which methods are worth a look. It does not tell whether to store into the caches or past
 //! them: a part that goes into caches which the rest of the frame passes by finds them empty, and is read out of them,
-//! as a frame of such parts would not be. So a contest is of whole frames: some by the method in use, some by its rival,
-//! and some by the method in use again, so that a machine which becomes faster or slower meanwhile decides nothing. The
-//! first frame after a change leaves the buffer as the next one finds it, and is not measured.
+//! as a frame of such parts would not be. So a contest is of whole frames: some by the method in use, some by its
+//! rival, and some by the method in use again, so that a machine which becomes faster or slower meanwhile decides
+//! nothing. The first frame after a change leaves the buffer as the next one finds it, and is not measured.
 //!
 //! A rival goes on for as long as its frames become faster. (Seen on an Intel Xeon: a buffer
 //! that was last filled past the caches is let into them little by little, and a 4K copy takes 36 frames to reach half

@@ -1,8 +1,8 @@
 //! Which rivals meet the method in use in whole frames, and when.
 //!
 //! Parts of frames, which cost little, tell which methods are worth a [`Contest`]; contests decide. A class begins with
-//! one against each rival that its parts leave in question, as far as the budget goes. Later there is a long one now and
-//! then, the rarer the more the last one cost: one row against methods that store alike, which cost little, and one
+//! one against each rival that its parts leave in question, as far as the budget goes. Later there is a long one now
+//! and then, the rarer the more the last one cost: one row against methods that store alike, which cost little, and one
 //! against those that store elsewhere, which cost more, so that neither waits for the other.
 
 use super::atomics::{AtomicU64, Ordering::Relaxed};

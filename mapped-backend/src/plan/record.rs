@@ -305,8 +305,8 @@ impl Record {
         core::array::from_fn(|method| self.estimate(method))
     }
 
-    /// As [`rates`](Self::rates), where none is faster than the method in use once whole frames have decided: what parts
-    /// of frames tell is not what a copy takes.
+    /// As [`rates`](Self::rates), where none is faster than the method in use once whole frames have decided: what
+    /// parts of frames tell is not what a copy takes.
     pub(crate) fn rates_in_order(&self) -> [Option<u16>; METHODS] {
         let best = (self.best.load(Relaxed) as usize).min(METHODS - 1);
         let own = self.estimate(best).unwrap_or(0);
