@@ -19,7 +19,7 @@ use vgpu_perception_mapped::{GuestRam, Populate, copy_methods};
 use vm_memory::VolatileMemory;
 
 use crate::image::{Image, Layout, Ring};
-use crate::measure::{Goals, Medians, Timed, Untimed, interleave_timed, print_ms};
+use crate::measure::{Buffer, Goals, Medians, Timed, Untimed, interleave_timed, print_ms};
 use crate::raw::{consume, flush_pieces, memcpy_pieces, memflow_translator, offset_translate, stream};
 use crate::writer::Writer;
 
@@ -180,20 +180,13 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         memflow_translator(image.root),
     ));
     // A destination for each variant, since what one leaves of it in the caches is what the next copy to it meets: a
-    // consumer of frames copies in one way. It begins at a page, as a buffer that is mapped or shared does.
-    let buffer = || {
-        // Written once: the faults of a new buffer are nobody's.
-        let buffer = vec![1_u8; bytes + PAGE];
-        let skip = buffer.as_ptr().align_offset(PAGE);
-        (buffer, skip)
-    };
+    // consumer of frames copies in one way.
+    let buffer = || Buffer::new(bytes);
     let scratch = RefCell::new(FrameScratch::new());
     // Times a copy into the destination, and what a consumer that reads it all sees.
-    fn timed<'v>((mut buffer, skip): (Vec<u8>, usize), mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
+    fn timed<'v>(mut buffer: Buffer, mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
         Box::new(move |nth| {
-            let (_, dst) = buffer.split_at_mut(skip);
-            let end = dst.len() + skip - PAGE;
-            let dst = &mut dst[..end];
+            let dst = buffer.bytes();
             let start = Instant::now();
             copy(nth, dst);
             let copied = start.elapsed().as_nanos() as f64;

@@ -7,6 +7,29 @@ use crate::builder::below;
 /// A variant: what it is called, and one call of it.
 pub(crate) type Variant<'v> = (&'static str, Box<dyn FnMut(usize) + 'v>);
 
+/// A buffer that begins at a page, as one that is mapped or shared does, and as the library's own.
+pub(crate) struct Buffer {
+    memory: Vec<u8>,
+    skip: usize,
+}
+
+const PAGE: usize = 4096;
+
+impl Buffer {
+    /// `len` bytes. They are written once: the faults of a new buffer are nobody's.
+    pub(crate) fn new(len: usize) -> Self {
+        let memory = vec![1_u8; len + PAGE];
+        let skip = memory.as_ptr().align_offset(PAGE);
+        Self { memory, skip }
+    }
+
+    /// The buffer.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        let end = self.memory.len() - PAGE;
+        &mut self.memory[self.skip..self.skip + end]
+    }
+}
+
 /// The medians of one table, in nanoseconds a call.
 pub(crate) struct Medians(Vec<(&'static str, f64)>, Vec<Halves>);
 

@@ -13,7 +13,7 @@ use vgpu_perception_sinks::{Colors, Damage, Digest, Nv12, Refusal, Thumbnail};
 use yuv::{BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvRange, YuvStandardMatrix, bgra_to_yuv_nv12};
 
 use crate::image::{Image, Layout, Ring};
-use crate::measure::{Goals, Timed, Untimed, interleave_timed, print_ms};
+use crate::measure::{Buffer, Goals, Timed, Untimed, interleave_timed, print_ms};
 use crate::raw::{Host, flush_pieces};
 
 const WIDTH: u32 = 1920;
@@ -102,7 +102,7 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
     let (ram, count): (&'static GuestRam, _) = (Box::leak(Box::new(ram)), ring.slots.len());
     let host = Host::new(ram.window(Gpa::new(0), ram.ram_end().get() as usize).expect("a flat file is one window"));
     let (width, height) = (WIDTH as usize, HEIGHT as usize);
-    let frames = RefCell::new((vec![0_u8; ring.bytes], vec![0_u8; ring.bytes]));
+    let frames = RefCell::new((Buffer::new(ring.bytes), Buffer::new(ring.bytes)));
     let planes = RefCell::new((vec![0_u8; width * height], vec![0_u8; width * height / 2]));
     let small = RefCell::new((Resizer::new(), vec![0_u8; width / 8 * (height / 8) * 4]));
     let block = RefCell::new(vec![0_u8; 256 << 10]);
@@ -124,11 +124,12 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
                 black_box(read_lines(&host, &ring.slots[nth % count].pages));
             }),
         ),
-        (COPY, timed(|nth| copy(nth, &mut frames.borrow_mut().0))),
+        (COPY, timed(|nth| copy(nth, frames.borrow_mut().0.bytes()))),
         (
             COPY_NV12,
             timed(|nth| {
-                let (frame, _) = &mut *frames.borrow_mut();
+                let mut frames = frames.borrow_mut();
+                let frame = frames.0.bytes();
                 copy(nth, frame);
                 let (luma, chroma) = &mut *planes.borrow_mut();
                 nv12(frame, luma, chroma);
@@ -138,7 +139,8 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
         (
             COPY_THUMBNAIL,
             timed(|nth| {
-                let (frame, _) = &mut *frames.borrow_mut();
+                let mut frames = frames.borrow_mut();
+                let frame = frames.0.bytes();
                 copy(nth, frame);
                 let (resizer, small) = &mut *small.borrow_mut();
                 thumbnail(resizer, ResizeAlg::Convolution(FilterType::Box), frame, small);
@@ -148,7 +150,8 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
         (
             COPY_SAMPLES,
             timed(|nth| {
-                let (frame, _) = &mut *frames.borrow_mut();
+                let mut frames = frames.borrow_mut();
+                let frame = frames.0.bytes();
                 copy(nth, frame);
                 let (resizer, small) = &mut *small.borrow_mut();
                 thumbnail(resizer, ResizeAlg::SuperSampling(FilterType::Box, 2), frame, small);
@@ -159,8 +162,8 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
             COPY_COMPARE,
             timed(|nth| {
                 let (frame, last) = &mut *frames.borrow_mut();
-                copy(nth, frame);
-                black_box(compare(frame, last));
+                copy(nth, frame.bytes());
+                black_box(compare(frame.bytes(), last.bytes()));
                 core::mem::swap(frame, last);
             }),
         ),
@@ -171,10 +174,10 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
     let pieces: Vec<Vec<*const u8>> =
         ring.slots.iter().map(|slot| slot.pages.iter().map(|page| image.host.at(*page)).collect()).collect();
     let mut prepare = |nth: usize| flush_pieces(&pieces[nth % count], 4096);
-    let mut settling = vec![0_u8; ring.bytes];
+    let mut settling = Buffer::new(ring.bytes);
     for nth in 0..SETTLING {
         prepare(nth);
-        copy(nth, &mut settling);
+        copy(nth, settling.bytes());
     }
     let [medians, _] = interleave_timed(rounds, Untimed::UntilSettled, 4, variants, &mut prepare);
     medians

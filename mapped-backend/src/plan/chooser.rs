@@ -138,7 +138,7 @@ impl Chooser {
         let wanted = self.wanted(class, hint.total.max(dst.len() as u64));
         let is_read = class.reads() && record.is_in_contest();
         let begun = is_read.then(Instant::now);
-        let read = if is_read { read_spots(dst, wanted.trial() as usize) } else { 0 };
+        let read = if is_read { read_spots(dst, wanted.read_in_contest() as usize) } else { 0 };
         record.frame_done(wanted, dst.len() as u64, read as u64, nanoseconds_since(begun));
     }
 

@@ -12,7 +12,7 @@
 //! # What it costs
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
-//! many as the best method would have copied in that time. A record may spend two and a half frames of excess before it
+//! many as the best method would have copied in that time. A record may spend two frames of excess before it
 //! has settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
 //! left; what it did cost is what it is charged.
 //!
@@ -27,15 +27,18 @@ pub(crate) const METHODS: usize = 16;
 /// Samples that are kept of a method.
 const SAMPLES: u32 = 4;
 /// Excess that a record may spend before it has settled, in halves of a frame.
-const OPENING: u64 = 5;
+const OPENING: u64 = 4;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
 const STEADY: u64 = 250;
-/// Bytes of a trial: a sixteenth of the frame within these bounds. More, and the credit is gone before each method had
-/// its turn; less would end before a method is at its speed.
-const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
-/// How much slower a method may look, in parts of frames, and still be compared with the one in use in whole ones: in
-/// hundredths. The first is for methods that store alike, the second for the best of the other kind.
-const CLOSE: [u64; 2] = [110, 130];
+/// Bytes of a trial: a thirty-second of the frame within these bounds. More, and the credit is gone before each method
+/// had its turn; less would end before a method is at its speed.
+const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
+/// How much slower a method may look, in parts of frames, and still be compared with the one in use in whole ones, in
+/// hundredths: one that stores alike, and the best of the other kind. Where copies are read parts tell least of that
+/// one: a part that was stored into the caches is still in the nearest.
+const ALIKE: u64 = 110;
+const ELSEWHERE: u64 = 130;
+const ELSEWHERE_READ: u64 = 150;
 /// What is assumed to be unknown until a record is opened.
 const UNOPENED: u64 = i64::MIN.cast_unsigned();
 
@@ -86,7 +89,12 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// Bytes of a trial.
     pub(crate) fn trial(self) -> u64 {
-        (self.frame / 16 / 4096 * 4096).clamp(*TRIAL.start(), *TRIAL.end())
+        (self.frame / 32 / 4096 * 4096).clamp(*TRIAL.start(), *TRIAL.end())
+    }
+
+    /// Bytes that are read of a frame in a contest.
+    pub(crate) fn read_in_contest(self) -> u64 {
+        self.trial() * 2
     }
 
     fn may_use(self, method: usize) -> bool {
@@ -205,7 +213,13 @@ impl Record {
     pub(crate) fn frame_done(&self, wanted: Wanted, bytes: u64, read: u64, reading: u64) {
         let again = rate_or_zero(reading, bytes);
         if let Some(winner) = self.finals.frame_done(bytes, rate_or_zero(reading, read), again) {
-            self.best.store(u64::from(winner), Relaxed);
+            let before = self.best.swap(u64::from(winner), Relaxed);
+            // Parts may tell quite another rate of it: that is no sign that the machine has changed.
+            if before != u64::from(winner)
+                && let Some(rate) = self.estimate(usize::from(winner))
+            {
+                self.settled.store(u64::from(rate), Relaxed);
+            }
         }
         if self.finals.are_running() || self.settled.load(Relaxed) == 0 || self.primed.methods() != 0 {
             return;
@@ -252,10 +266,10 @@ impl Record {
         let is_close = |rate: Rate, close: u64| u64::from(rate) * 100 <= u64::from(own) * close;
         let others = (0..METHODS).filter(|method| wanted.may_use(*method) && *method != best);
         let known = others.filter_map(|method| Some((self.estimate(method)?, method)));
-        let (alike, other) = (CLOSE[0], CLOSE[1]);
-        let near = known.clone().filter(|(rate, method)| wanted.stores_as(best, *method) && is_close(*rate, alike));
+        let near = known.clone().filter(|(rate, method)| wanted.stores_as(best, *method) && is_close(*rate, ALIKE));
         let elsewhere = known.filter(|(_, method)| !wanted.stores_as(best, *method)).min();
-        let elsewhere = elsewhere.filter(|(rate, _)| is_close(*rate, other));
+        let close = if wanted.reads { ELSEWHERE_READ } else { ELSEWHERE };
+        let elsewhere = elsewhere.filter(|(rate, _)| is_close(*rate, close));
         near.chain(elsewhere).fold(0, |mask, (_, method)| mask | 1 << method)
     }
 
