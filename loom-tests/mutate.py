@@ -39,6 +39,10 @@ MUTATIONS = [
         (CONTEST, "let is_ours = self.state.compare_exchange(state.0, next, Relaxed, Relaxed).is_ok();",
          "self.state.store(next, Relaxed);\n        let is_ours = true;"),
     ]),
+    ("a frame's bytes and its time taken in two steps", LOOM, "threads_complete_the_frames_of_one_contest", [
+        (CONTEST, "let copied = self.frame.swap(0, Relaxed);",
+         "let copied = self.frame.load(Relaxed) >> TIME << TIME | self.frame.swap(0, Relaxed) & ((1 << TIME) - 1);"),
+    ]),
     ("a trial that was begun is taken in two steps", LOOM, "threads_take_in_samples_of_one_record", [
         (PRIMED, "slot.compare_exchange(waiting.0, next, Relaxed, Relaxed).is_ok()",
          "{\n                slot.store(next, Relaxed);\n                true\n            }"),
