@@ -17,7 +17,7 @@ use super::record::Rate;
 const LEAD: u64 = 3;
 /// Frames by the rival, and then again by the method in use; the first of either is not measured.
 const TURN: u64 = 4;
-/// Frames that a rival has more than that to become faster in, in a long contest.
+/// In a long contest a rival has so many frames more to become faster in.
 const LONG: u64 = 3;
 /// Frames of a contest, at most, and of a long one.
 pub(crate) const LONGEST: [u64; 2] = [20, 64];
