@@ -16,7 +16,7 @@ def test_a_frame_is_an_array_of_the_guests_pixels(live: vp.Live) -> None:
     first = next_frame(live)
     assert_whole(first)
     assert (first.width, first.height) == (1280, 720) and first.missed == 0
-    assert is_desktop(first.array)
+    assert is_desktop(first)
     second = next_frame(live)
     assert_whole(second)
     assert second.id == first.id + 1 + second.missed

@@ -24,7 +24,7 @@ def test_a_real_guest_is_found_read_and_followed_to_its_end() -> None:
     for _ in range(20):
         frame = next(frames)
         assert_whole(frame)
-        assert is_desktop(frame.array)
+        assert is_desktop(frame)
     if os.environ.get("VGPU_TEST_END") is None:
         return
     os.kill(int(PID or 0), signal.SIGKILL)
