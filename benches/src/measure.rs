@@ -105,13 +105,12 @@ const PATIENCE: usize = 64;
 impl Untimed {
     /// Calls the variant until its times count.
     fn call(self, mut call: impl FnMut() -> f64) {
-        let Self::UntilSettled = self else {
-            let Self::Calls(calls) = self else { return };
+        if let Self::Calls(calls) = self {
             for _ in 0..calls {
                 call();
             }
             return;
-        };
+        }
         // Medians: an interruption is no slowness that passes.
         let mut window = || median(&mut core::array::from_fn::<_, WINDOW, _>(|_| call()));
         let mut before = window();
