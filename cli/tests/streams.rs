@@ -14,6 +14,9 @@ const WIDTH: u32 = 1280;
 const HEIGHT: u32 = 720;
 const FRAME: usize = WIDTH as usize * HEIGHT as usize * 4;
 
+/// Long enough to find a guest and a frame of it on a machine with more to do.
+const PATIENT: &[&str] = &["--wait-ms", "5000", "--timeout", "10"];
+
 fn vgpu() -> Command {
     Command::new(env!("CARGO_BIN_EXE_vgpu"))
 }
@@ -53,7 +56,11 @@ impl Guest {
         let theirs = Self::producer_of(ram);
         kill("-KILL", theirs);
         let producer = Self::produce(ram);
-        Self { demo, _says: says, folder, words, producer }
+        let guest = Self { demo, _says: says, folder, words, producer };
+        // A machine with more to do starts a producer later than a command that is to find it.
+        let (code, _, said) = end(guest.run("find", &["--wait-for", "60"]));
+        assert_eq!(code, 0, "the new producer does not beat: {said}");
+        guest
     }
 
     /// The number of the producer that the demo started.
@@ -202,8 +209,7 @@ fn a_pointer_is_drawn_into_a_stream_and_nothing_else() {
 fn stills(name: &str, over: impl FnOnce(&mut Guest)) -> String {
     let mut guest = Guest::start(name);
     let name = guest.folder.join("shot.ppm");
-    // Long enough to find the guest in on a machine with more to do.
-    let mut sample = guest.run("sample", &["--timeout", "10", "--each", "100000", "-o", name.to_str().unwrap()]);
+    let mut sample = guest.run("sample", &[PATIENT, &["--each", "100000", "-o", name.to_str().unwrap()]].concat());
     let shots = |folder: &Path| -> Vec<PathBuf> {
         let all = fs::read_dir(folder).unwrap().map(|one| one.unwrap().path());
         all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("shot")).collect()
