@@ -291,7 +291,12 @@ impl Space {
             Some((place, reach)) if reach <= place.room && (low | high | stride) & 7 == 0 => {
                 let mut one = place.host.wrapping_add((at[0] - low) as usize);
                 let mut other = place.host.wrapping_add((at[1] - low) as usize);
+                let ahead = if dst.len() < MANY_ROWS { 0 } else { (stride as usize).wrapping_mul(dst.len()) };
                 for [first, second] in dst {
+                    if ahead > 0 {
+                        prefetch_far(one.wrapping_add(ahead));
+                        prefetch_far(other.wrapping_add(ahead));
+                    }
                     // SAFETY: `find` gave the address of the lower word in a segment; both are multiples of 8, as what
                     // they were found for and `stride` are. The higher word of the last row ends `reach` bytes behind
                     // it, inside the segment.
@@ -381,6 +386,22 @@ impl Space {
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = gpa;
     }
+}
+
+/// Rows from which on a pass is likely to want as many more: those are asked for ahead.
+const MANY_ROWS: usize = 16;
+
+/// Asks for a line that is wanted in a while, into the second level of cache.
+#[inline(always)]
+fn prefetch_far(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch is a hint, it cannot fault whatever the address is.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 /// Loads a word of guest memory.
