@@ -6,6 +6,9 @@
 //! rival, and some by the method in use again, so that a machine which becomes faster or slower meanwhile decides
 //! nothing. The first frame after a change leaves the buffer as the next one finds it, and is not measured.
 //!
+//! Where the two look alike after that, they go on in turn for a while, once an opening is over: a difference of a few
+//! hundredths is within the noise of three frames.
+//!
 //! A rival goes on for as long as its frames become faster. (Seen on an Intel Xeon: a buffer
 //! that was last filled past the caches is let into them little by little, and a 4K copy takes 36 frames to reach half
 //! the time of the first one.)
@@ -19,10 +22,17 @@ const LEAD: u64 = 3;
 const TURN: u64 = 4;
 /// In a long contest a rival has so many frames more to become faster in.
 const LONG: u64 = 3;
+/// The turn that ends a long contest of two methods that look alike: so many turns more tell noise from a difference. It
+/// has none more once it has cost a quarter of a frame.
+const LAST: u64 = 6;
+/// By how much they differ who look alike, in hundredths.
+const ALIKE: u64 = 8;
 /// Frames of a contest, at most, and of a long one.
 pub(crate) const LONGEST: [u64; 2] = [20, 64];
 /// What the frames of a turn take, in hundredths of the ones before, for a rival to become faster still.
 const FASTER: u64 = 98;
+/// What a rival takes, in hundredths of the method in use, for its turn to end once it becomes no faster.
+const HOPELESS: u64 = 125;
 /// Frames in a row that were not copied whole by this contest before it is given up: other threads copy too.
 pub(crate) const PATIENCE: u64 = 8;
 /// Bytes of a frame that nobody measures: a last piece that is too short for a method.
@@ -69,9 +79,13 @@ impl State {
         [(self.0 & 0xf) as u8, (self.0 >> 4 & 0xf) as u8]
     }
 
-    /// 0 and 2: the method in use; 1: its rival.
+    /// Odd: the rival's; even: of the method in use.
     const fn turn(self) -> u64 {
         self.0 >> 8 & 0xf
+    }
+
+    const fn is_rivals(self) -> bool {
+        self.turn() & 1 == 1
     }
 
     const fn done(self) -> u64 {
@@ -100,19 +114,25 @@ impl State {
         self.0 & !(0xff << 12 | 0xf << 20) | 2 << 12
     }
 
-    /// After a frame that counts; 0 where it was the last one.
-    const fn after_a_frame(self) -> u64 {
+    /// After a frame that counts; 0 where it was the last one. `alike`: nobody can tell yet which is faster.
+    const fn after_a_frame(self, alike: bool) -> u64 {
         let without_loss = self.0 & !(0xf << 20);
         let frames = match (self.turn(), self.is_long()) {
             (0, _) => LEAD,
             (1, true) => TURN + LONG,
             _ => TURN,
         };
-        match (self.done() + 1 < frames, self.turn()) {
-            (true, _) => without_loss + (1 << 12),
-            (false, 0 | 1) => (without_loss & !(0xff << 12)) + (1 << 8),
-            _ => 0,
+        if self.done() + 1 < frames {
+            return without_loss + (1 << 12);
         }
+        let goes_on = alike && self.is_long() && self.turn() < LAST;
+        let is_last = self.turn() >= 2 && !self.is_rivals() && !goes_on;
+        if is_last { 0 } else { self.after_a_turn() }
+    }
+
+    /// After the last frame of a turn that another one follows.
+    const fn after_a_turn(self) -> u64 {
+        (self.0 & !(0xff << 12 | 0xf << 20)) + (1 << 8)
     }
 }
 
@@ -146,7 +166,7 @@ impl Contest {
     pub(crate) fn method(&self) -> Option<u8> {
         let state = self.state();
         let [in_use, rival] = state.methods();
-        state.is_running().then_some(if state.turn() == 1 { rival } else { in_use })
+        state.is_running().then_some(if state.is_rivals() { rival } else { in_use })
     }
 
     /// Takes in that a part of a frame was copied.
@@ -171,8 +191,7 @@ impl Contest {
         }
         let rate = super::record::rate(nanoseconds, bytes).saturating_add(reading);
         let all = self.all.fetch_add(1 << 48 | (u64::from(rate) + u64::from(again)), Relaxed) >> 48;
-        let is_rival = state.turn() == 1;
-        let at = if is_rival { 16 } else { 0 };
+        let at = if state.is_rivals() { 16 } else { 0 };
         let mut rates = self.rates.load(Relaxed);
         let before = (rates >> at) as Rate;
         let is_measured = state.turn() == 0 || state.done() > 0;
@@ -181,14 +200,24 @@ impl Contest {
         }
         let then = rates >> 32;
         let becomes_faster = then == 0 || u64::from(rate) * 100 < then * FASTER;
-        let goes_on = is_rival && is_measured && becomes_faster && all < LONGEST[usize::from(state.is_long())];
+        let goes_on = state.turn() == 1 && is_measured && becomes_faster && all < LONGEST[usize::from(state.is_long())];
         if goes_on {
             rates = rates & 0xffff_ffff | u64::from(rate) << 32;
         }
         self.rates.store(rates, Relaxed);
-        let next = if goes_on { state.anew() } else { state.after_a_frame() };
+        let next = if goes_on { state.anew() } else { self.after_a_frame(state, rates, rate, is_measured) };
         let is_ours = self.state.compare_exchange(state.0, next, Relaxed, Relaxed).is_ok();
         (next == 0 && is_ours).then(|| self.outcome(state))
+    }
+
+    /// The state after a frame of `rate` by which nobody became faster.
+    fn after_a_frame(&self, state: State, rates: u64, rate: Rate, is_measured: bool) -> u64 {
+        let (own, rival) = (u64::from(rates as Rate), u64::from((rates >> 16) as Rate));
+        if state.turn() == 1 && is_measured && u64::from(rate) * 100 > own * HOPELESS {
+            return state.after_a_turn();
+        }
+        let is_cheap = self.outcome(state).excess * 4 < own.min(rival);
+        state.after_a_frame(is_cheap && own.abs_diff(rival) * 100 <= own.max(rival) * ALIKE)
     }
 
     fn outcome(&self, state: State) -> Outcome {

@@ -11,11 +11,18 @@ use super::record::Rate;
 
 /// Of what is copied, the part that contests of either row may take: one byte in so many.
 const CONTEST: u64 = 400;
-/// Frames between two contests of a row, at least, once those of the opening are over: of methods that store alike, and
-/// of others.
+/// Frames between two contests of a row, at least: of methods that store alike, and of others.
 const REST: [u64; 2] = [40, 250];
+/// Frames after those of an opening, which spends what the first hundred frames may cost.
+const FIRST_REST: [u64; 2] = [80, 250];
+/// Contests of a row that changed nothing before its rests become twice as long, and how often they do: a class that is
+/// settled is left in peace, and asked now and then.
+const UNCHANGED: u64 = 3;
+const DOUBLINGS: [u64; 2] = [4, 2];
 /// Excess that the contests of an opening may spend: so many quarters of a frame; the last one may go beyond.
 const OPENING: u64 = 2;
+/// A frame of an opening without a contest counts as so much of it: one part in so many.
+const QUIET: u64 = 64;
 
 /// Whether a rival stores as the method in use does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +38,11 @@ pub(crate) struct Finals {
     rivals: AtomicU64,
     /// Bytes to copy before the next contest of either row.
     rests: [AtomicU64; 2],
-    /// The row of the contest that runs.
+    /// The row of the contest that runs, and the method that was in use when it began.
     row: AtomicU64,
+    in_use: AtomicU64,
+    /// Contests of either row that changed nothing, since one did.
+    unchanged: [AtomicU64; 2],
     /// The excess that this opening has spent, in bytes.
     spent: AtomicU64,
     /// 1 from the opening to its last contest.
@@ -43,8 +53,10 @@ pub(crate) struct Finals {
 
 impl Finals {
     pub(crate) fn new() -> Self {
-        let [rivals, alike, elsewhere, row, spent, is_open, decides] = core::array::from_fn(|_| AtomicU64::new(0));
-        Self { contest: Contest::new(), rivals, rests: [alike, elsewhere], row, spent, is_open, decides }
+        let none = || AtomicU64::new(0);
+        let [rests, unchanged] = core::array::from_fn(|_| core::array::from_fn(|_| none()));
+        let [rivals, row, in_use, spent, is_open, decides] = core::array::from_fn(|_| none());
+        Self { contest: Contest::new(), rivals, rests, row, in_use, unchanged, spent, is_open, decides }
     }
 
     /// Whether whole frames decide which method is in use. Where a contest could not be held, parts do: a frame is no
@@ -72,9 +84,20 @@ impl Finals {
     pub(crate) fn begin_opening(&self, rivals: u16) {
         self.rivals.store(u64::from(rivals), Relaxed);
         self.rest_for([0; 2]);
+        self.unchanged.iter().for_each(|contests| contests.store(0, Relaxed));
         self.spent.store(0, Relaxed);
         self.decides.store(0, Relaxed);
         self.is_open.store(1, Relaxed);
+    }
+
+    /// What the contests of an opening may spend, in frames of so many bytes.
+    const fn opening(bytes: u64) -> u64 {
+        bytes.saturating_mul(OPENING) / 4
+    }
+
+    fn end_opening(&self, bytes: u64) {
+        self.is_open.store(0, Relaxed);
+        self.rest_for(FIRST_REST.map(|frames| bytes.saturating_mul(frames)));
     }
 
     /// Whether these are the contests of an opening.
@@ -94,14 +117,11 @@ impl Finals {
         if let Some(outcome) = self.contest.frame_done(bytes, reading, again) {
             let cost = bytes.saturating_mul(outcome.excess) / u64::from(outcome.rate);
             let spent = self.spent.fetch_add(cost, Relaxed).saturating_add(cost);
-            let may_spend = spent < bytes.saturating_mul(OPENING) / 4;
+            let may_spend = spent < Self::opening(bytes);
             if self.are_opening() && !(may_spend && self.rivals.load(Relaxed) != 0) {
-                self.is_open.store(0, Relaxed);
-                self.rest_for(REST.map(|frames| bytes.saturating_mul(frames)));
+                self.end_opening(bytes);
             } else if !self.are_opening() {
-                let row = usize::from(self.row.load(Relaxed) != 0);
-                let rest = cost.saturating_mul(CONTEST).max(bytes.saturating_mul(REST[row]));
-                self.rests[row].store(rest, Relaxed);
+                self.rest_after(outcome.winner, cost, bytes);
             }
             self.decides.store(1, Relaxed);
             return Some(outcome.winner);
@@ -113,8 +133,29 @@ impl Finals {
         } else if !was_running {
             // Another thread that takes the same words at once takes a frame too little.
             self.rest_for(self.rests.each_ref().map(|rest| rest.load(Relaxed).saturating_sub(bytes)));
+            // Where nobody is in question an opening ends as well.
+            let quiet = bytes / QUIET;
+            if self.are_opening() && self.spent.fetch_add(quiet, Relaxed).saturating_add(quiet) >= Self::opening(bytes)
+            {
+                self.end_opening(bytes);
+            }
         }
         None
+    }
+
+    /// Lets a row rest, after a contest that cost so many bytes in frames of `bytes`.
+    fn rest_after(&self, winner: u8, cost: u64, bytes: u64) {
+        let row = usize::from(self.row.load(Relaxed) != 0);
+        let unchanged = if u64::from(winner) == self.in_use.load(Relaxed) {
+            self.unchanged[row].load(Relaxed).saturating_add(1)
+        } else {
+            // Others are alike now, and others elsewhere.
+            self.unchanged.iter().for_each(|contests| contests.store(0, Relaxed));
+            0
+        };
+        self.unchanged[row].store(unchanged, Relaxed);
+        let frames = REST[row] << (unchanged / UNCHANGED).min(DOUBLINGS[row]);
+        self.rests[row].store(cost.saturating_mul(CONTEST).max(bytes.saturating_mul(frames)), Relaxed);
     }
 
     fn rest_for(&self, bytes: [u64; 2]) {
@@ -136,6 +177,7 @@ impl Finals {
     /// Begins a contest of the method in use with one of its rivals.
     pub(crate) fn begin(&self, in_use: u8, rival: u8, row: Row) {
         self.row.store(row as u64, Relaxed);
+        self.in_use.store(u64::from(in_use), Relaxed);
         self.rivals.fetch_and(!(1 << (rival & 0xf)), Relaxed);
         self.contest.begin([in_use, rival], !self.are_opening());
     }

@@ -29,7 +29,7 @@ const SAMPLES: u32 = 4;
 /// Excess that a record may spend before it has settled, in halves of a frame.
 const OPENING: u64 = 4;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
-const STEADY: u64 = 250;
+const STEADY: u64 = 320;
 /// Bytes of a trial: a thirty-second of the frame within these bounds. More, and the credit is gone before each method
 /// had its turn; less would end before a method is at its speed.
 const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
@@ -39,6 +39,9 @@ const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
 const ALIKE: u64 = 110;
 const ELSEWHERE: u64 = 130;
 const ELSEWHERE_READ: u64 = 150;
+/// The same of the other kind once an opening is over. What is stored past the caches empties them of the buffer, so
+/// that a part which is stored into them can take twice as long as it would if all were.
+const ELSEWHERE_LATER: u64 = 200;
 /// What is assumed to be unknown until a record is opened.
 const UNOPENED: u64 = i64::MIN.cast_unsigned();
 
@@ -94,7 +97,7 @@ impl Wanted {
 
     /// Bytes that are read of a frame in a contest.
     pub(crate) fn read_in_contest(self) -> u64 {
-        self.trial() * 2
+        self.trial()
     }
 
     fn may_use(self, method: usize) -> bool {
@@ -248,7 +251,7 @@ impl Record {
             // Of the other row, and first.
             return None;
         }
-        let rivals = self.rivals(wanted);
+        let rivals = self.rivals(wanted, self.finals.are_opening());
         let turn = self.next_rival.load(Relaxed) as usize;
         let mut in_turn = (turn..turn + METHODS).map(|turn| turn % METHODS);
         let next = in_turn.find(|method| rivals >> *method & 1 == 1 && is_of_row(method))?;
@@ -260,7 +263,7 @@ impl Record {
 
     /// The methods that may be faster than the one in use, by what parts of frames tell, a bit each: those that look
     /// about as fast, and the best of those that store elsewhere.
-    fn rivals(&self, wanted: Wanted) -> u16 {
+    fn rivals(&self, wanted: Wanted, is_opening: bool) -> u16 {
         let best = self.best_of(wanted);
         let Some(own) = self.estimate(best) else { return 0 };
         let is_close = |rate: Rate, close: u64| u64::from(rate) * 100 <= u64::from(own) * close;
@@ -268,7 +271,11 @@ impl Record {
         let known = others.filter_map(|method| Some((self.estimate(method)?, method)));
         let near = known.clone().filter(|(rate, method)| wanted.stores_as(best, *method) && is_close(*rate, ALIKE));
         let elsewhere = known.filter(|(_, method)| !wanted.stores_as(best, *method)).min();
-        let close = if wanted.reads { ELSEWHERE_READ } else { ELSEWHERE };
+        let close = match (is_opening, wanted.reads) {
+            (false, _) => ELSEWHERE_LATER,
+            (true, true) => ELSEWHERE_READ,
+            (true, false) => ELSEWHERE,
+        };
         let elsewhere = elsewhere.filter(|(rate, _)| is_close(*rate, close));
         near.chain(elsewhere).fold(0, |mask, (_, method)| mask | 1 << method)
     }
@@ -413,7 +420,7 @@ impl Record {
         let (settled, now) = (self.settled.load(Relaxed), u64::from(fastest));
         if settled == 0 {
             self.settled.store(now, Relaxed);
-            self.finals.begin_opening(self.rivals(wanted));
+            self.finals.begin_opening(self.rivals(wanted, true));
         } else if now * 10 > settled * 16 || now * 16 < settled * 10 {
             self.settled.store(now, Relaxed);
             self.finals.begin_opening(0);

@@ -72,6 +72,40 @@ mod contest {
     }
 
     #[test]
+    fn two_that_look_alike_go_on_in_turn_and_the_one_that_is_faster_more_often_wins() {
+        let contest = Contest::new();
+        contest.begin([2, 11], true);
+        // The rival is faster by less than a hundredth, and has a bad day in its first turn.
+        let times = |method: u8, nth: usize| match (method, nth) {
+            (11, 0..12) => 100_600,
+            (11, _) => 99_600,
+            _ => 100_000,
+        };
+        let (methods, outcome) = held(&contest, times);
+        let turns = methods.chunk_by(|one, other| one == other).map(|turn| turn[0]);
+        assert_eq!(turns.collect::<Vec<_>>(), [2, 11, 2, 11, 2, 11, 2]);
+        assert_eq!(outcome.expect("it ends").winner, 11);
+        // Not in an opening, and not where the frames of the slower one have cost a quarter of a frame.
+        for (is_long, slower) in [(false, 0), (true, 4)] {
+            let contest = Contest::new();
+            contest.begin([2, 11], is_long);
+            let (methods, _) = held(&contest, |method, _| 100_000 + u64::from(method == 11) * slower * 1000);
+            assert_eq!(methods.chunk_by(|one, other| one == other).count(), 3, "{is_long} {slower}");
+        }
+    }
+
+    #[test]
+    fn a_rival_without_hope_has_three_frames() {
+        for is_long in [false, true] {
+            let contest = Contest::new();
+            contest.begin([2, 11], is_long);
+            let (methods, outcome) = held(&contest, |method, _| if method == 2 { 100_000 } else { 190_000 });
+            assert_eq!(methods, [2, 2, 2, 11, 11, 11, 2, 2, 2, 2]);
+            assert_eq!(outcome.expect("it ends").winner, 2);
+        }
+    }
+
+    #[test]
     fn a_last_piece_that_no_method_copied_does_not_matter() {
         let contest = Contest::new();
         contest.begin([2, 11], false);
