@@ -33,8 +33,8 @@ const WANTED: Wanted = Wanted { usable: 0b11, streams: 0, left: 1 << 20, frame: 
 /// Sixteenths of a picosecond a byte: the second method is a tenth slower.
 const RATES: [u16; 2] = [1000, 1100];
 /// Bytes that have to be copied before one trial of it may begin: the excess of each of its three copies is a tenth of
-/// 64 KiB, and one byte in 250 is given to trials.
-const ONE_TRIAL: u64 = 3 * (64 << 10) / 10 * 250;
+/// 64 KiB, and one byte in so many is given to trials.
+const ONE_TRIAL: u64 = 3 * (64 << 10) / 10 * record::STEADY;
 
 fn measured() -> Record {
     let record = Record::new(0);

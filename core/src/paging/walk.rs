@@ -232,31 +232,32 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
     fn descend<T: Record<R>>(
         &self,
         at: Gpa,
-        mut passed: Passed,
+        passed: Passed,
         gva: Gva,
         record: &mut T,
     ) -> Result<Translation, WalkErrorKind> {
         // Reserved, or what no entry on the way may set.
         let not_page = self.beyond | self.need.clear;
         let not_table = not_page | Pte::PAGE;
+        let Passed { grants, residence } = passed;
+        // What was granted above is put together where it is asked for: in the rare case, and at the end.
         macro_rules! entry {
-            ($level:expr, $at:expr, $not:expr) => {{
+            ($level:expr, $at:expr, $not:expr, $above:expr) => {{
                 let entry = self.entry($level, $at, record)?;
                 if !is_plain(entry, $not) {
-                    // A copy, so that what was passed itself stays out of memory.
-                    let Passed { grants, residence } = passed;
-                    let found = self.slow_path($level, entry, (grants, residence), gva, record)?;
+                    let found = self.slow_path($level, entry, ($above, residence), gva, record)?;
                     return Ok(found);
                 }
-                passed.grants = passed.grants.and(entry);
                 entry
             }};
         }
-        let pml4e = entry!(Level::Pml4, at, not_table);
-        let pdpte = entry!(Level::Pdpt, Level::Pdpt.entry_in(pml4e.table(), gva), not_table);
-        let pde = entry!(Level::Pd, Level::Pd.entry_in(pdpte.table(), gva), not_table);
-        let pte = entry!(Level::Pt, Level::Pt.entry_in(pde.table(), gva), not_page);
-        let Passed { grants, residence } = passed;
+        let pml4e = entry!(Level::Pml4, at, not_table, grants);
+        let pdpte = entry!(Level::Pdpt, Level::Pdpt.entry_in(pml4e.table(), gva), not_table, grants.and(pml4e));
+        let pde =
+            entry!(Level::Pd, Level::Pd.entry_in(pdpte.table(), gva), not_table, grants.and(pml4e).and(pdpte));
+        let above = || grants.and(pml4e).and(pdpte).and(pde);
+        let pte = entry!(Level::Pt, Level::Pt.entry_in(pde.table(), gva), not_page, above());
+        let grants = above().and(pte);
         if !grants.all_set(self.need) {
             return Err(denied(grants.rights()));
         }

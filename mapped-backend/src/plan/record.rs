@@ -13,7 +13,7 @@
 //!
 //! Copying with a method that is not the best, and reading what was copied, is *excess*: it is counted in bytes, as
 //! many as the best method would have copied in that time. A record may spend two frames of excess before it
-//! has settled, and four thousandths of what is copied, always. A trial begins only if what it is expected to cost is
+//! has settled, and three thousandths of what is copied, always. A trial begins only if what it is expected to cost is
 //! left; what it did cost is what it is charged.
 //!
 //! Trials propose, [whole frames](super::finals) decide.
@@ -29,7 +29,7 @@ const SAMPLES: u32 = 4;
 /// Excess that a record may spend before it has settled, in halves of a frame.
 const OPENING: u64 = 4;
 /// Of what is copied, the part that may be spent on trials: one byte in so many.
-const STEADY: u64 = 320;
+pub(crate) const STEADY: u64 = 320;
 /// Bytes of a trial: a thirty-second of the frame within these bounds. More, and the credit is gone before each method
 /// had its turn; less would end before a method is at its speed.
 const TRIAL: core::ops::RangeInclusive<u64> = (64 << 10)..=(1 << 20);
