@@ -253,8 +253,7 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
         }
         let pml4e = entry!(Level::Pml4, at, not_table, grants);
         let pdpte = entry!(Level::Pdpt, Level::Pdpt.entry_in(pml4e.table(), gva), not_table, grants.and(pml4e));
-        let pde =
-            entry!(Level::Pd, Level::Pd.entry_in(pdpte.table(), gva), not_table, grants.and(pml4e).and(pdpte));
+        let pde = entry!(Level::Pd, Level::Pd.entry_in(pdpte.table(), gva), not_table, grants.and(pml4e).and(pdpte));
         let above = || grants.and(pml4e).and(pdpte).and(pde);
         let pte = entry!(Level::Pt, Level::Pt.entry_in(pde.table(), gva), not_page, above());
         let grants = above().and(pte);

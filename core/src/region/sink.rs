@@ -7,12 +7,13 @@ use crate::addr::Gpa;
 use crate::paging::NotPresentResolver;
 use crate::phys::{CopyHint, NextUse, PhysError, PhysErrorKind, PhysRead, PhysRun};
 
-/// Bytes that are copied at a time, and how far ahead of them lines are prefetched: a page, where the processor's own
-/// prefetcher stops.
+/// How far ahead lines are prefetched while a sink works: the start of two pages, or of what else is copied next. The
+/// processor's own prefetcher stops at the end of a page.
 const PIECE: u64 = 4096;
 const PIECES_AHEAD: usize = 2;
-/// Pieces that are copied in one call: as many cursors as a backend has can share them.
-const AT_ONCE: usize = 64;
+/// Pieces that are copied in one call, so that as many cursors as a backend has can share them: those of a block of 256
+/// KiB, whose pages lie scattered and whose rows begin inside of them, with room to spare.
+const AT_ONCE: usize = 96;
 const LINE: u64 = 64;
 
 /// What is made of a frame while it is read: another pixel format, a smaller picture, a digest, the places that
@@ -285,7 +286,7 @@ impl<S: FrameSink> Stream<'_, S> {
         let mut is_over = false;
         for slot in &mut runs {
             let room = self.wanted.saturating_sub(end) as u64;
-            let Some((gpa, len)) = from.next_of(room.min(PIECE)) else {
+            let Some((gpa, len)) = from.next_of(room) else {
                 is_over = from.runs.is_empty();
                 break;
             };
@@ -327,7 +328,7 @@ fn prefetch<M: PhysRead>(mem: &M, gpa: Gpa, len: u64) {
     }
 }
 
-/// The rows that are read of a stretch, cut into pieces of a page at most.
+/// The rows that are read of a stretch, in pieces; as an iterator, of a page at most.
 #[derive(Clone)]
 struct Pieces<'r> {
     runs: &'r [PhysRun],

@@ -184,7 +184,7 @@ impl Contest {
         if !state.is_running() {
             return None;
         }
-        if bytes > frame || bytes.saturating_add(CRUMBS) < frame {
+        if bytes > frame || bytes.saturating_add(CRUMBS.min(frame / 2)) < frame {
             // Another thread's frame is in it, or a frame that began before the contest.
             let _ = self.state.compare_exchange(state.0, state.after_a_loss(), Relaxed, Relaxed);
             return None;

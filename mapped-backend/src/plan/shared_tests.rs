@@ -117,6 +117,19 @@ mod contest {
     }
 
     #[test]
+    fn a_short_piece_that_was_not_measured_is_no_frame() {
+        let contest = Contest::new();
+        contest.begin([2, 11], false);
+        let outcome = core::iter::repeat_with(|| {
+            assert_eq!(contest.frame_done(3 << 10, 0, 0), None);
+            contest.add(1 << 18, 30_000);
+            contest.frame_done(1 << 18, 0, 0)
+        });
+        let outcome = outcome.take(11).flatten().next().expect("eleven whole frames end it");
+        assert_eq!(u64::from(outcome.rate), 30_000 * 16_000 / (1 << 18));
+    }
+
+    #[test]
     fn frames_that_others_copied_too_do_not_count_and_end_it_in_time() {
         let contest = Contest::new();
         contest.begin([2, 11], false);
