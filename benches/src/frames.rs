@@ -179,13 +179,15 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         memflow::architecture::x86::x64::ARCH,
         memflow_translator(image.root),
     ));
-    // A destination for each variant, since what one leaves of it in the caches is what the next copy to it meets: a
-    // consumer of frames copies in one way.
-    let buffer = || Buffer::new(bytes);
+    // One destination for all: two of them lie differently in the caches, and the same copy to either differs by up to a
+    // sixth, for as long as they are there. What another variant left of it is gone once a variant has settled.
+    let shared = RefCell::new(Buffer::new(bytes));
+    let buffer = || &shared;
     let scratch = RefCell::new(FrameScratch::new());
     // Times a copy into the destination, and what a consumer that reads it all sees.
-    fn timed<'v>(mut buffer: Buffer, mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
+    fn timed<'v>(buffer: &'v RefCell<Buffer>, mut copy: impl FnMut(usize, &mut [u8]) + 'v) -> Timed<'v> {
         Box::new(move |nth| {
+            let mut buffer = buffer.borrow_mut();
             let dst = buffer.bytes();
             let start = Instant::now();
             copy(nth, dst);
@@ -313,7 +315,7 @@ const SETTLING: usize = 500;
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&str) -> bool) {
-    let rounds = if quick { 2 } else { 4 };
+    let rounds = if quick { 2 } else { 6 };
     let any_state = State::ALL.into_iter().any(|state| has(state.word()));
     let any_size = has("1080p") || has("4K");
     for (large, title) in [(false, "1080p"), (true, "4K")] {
