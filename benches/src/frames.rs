@@ -179,8 +179,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
         memflow::architecture::x86::x64::ARCH,
         memflow_translator(image.root),
     ));
-    // One destination for all: two of them lie differently in the caches, and the same copy to either differs by up to a
-    // sixth, for as long as they are there. What another variant left of it is gone once a variant has settled.
+    // One destination for all: two of them lie differently in the caches, and the same copy to either differs by up to
+    // a sixth, for as long as they are there. What another variant left of it is gone once a variant has settled.
     let shared = RefCell::new(Buffer::new(bytes));
     let buffer = || &shared;
     let scratch = RefCell::new(FrameScratch::new());

@@ -127,8 +127,8 @@ impl Chooser {
         Wanted { usable: self.usable, streams: self.streams, left: 0, frame, reads: class.reads(), at: 0 }
     }
 
-    /// A frame is complete in `dst`: reads what was copied there on trial, as the caller is about to. What is too little
-    /// for a method is no frame.
+    /// A frame is complete in `dst`: reads what was copied there on trial, as the caller is about to. What is too
+    /// little for a method is no frame.
     pub(crate) fn frame_done(&self, dst: &[u8], hint: CopyHint) {
         if dst.len() < super::FEW {
             return;

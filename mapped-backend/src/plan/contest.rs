@@ -22,8 +22,8 @@ const LEAD: u64 = 3;
 const TURN: u64 = 4;
 /// In a long contest a rival has so many frames more to become faster in.
 const LONG: u64 = 3;
-/// The turn that ends a long contest of two methods that look alike: so many turns more tell noise from a difference. It
-/// has none more once it has cost a quarter of a frame.
+/// The turn that ends a long contest of two methods that look alike: so many turns more tell noise from a difference.
+/// It has none more once it has cost a quarter of a frame.
 const LAST: u64 = 6;
 /// By how much they differ who look alike, in hundredths.
 const ALIKE: u64 = 8;
