@@ -187,9 +187,9 @@ fn a_signal_ends_a_stream_after_a_whole_frame() {
 fn a_pointer_is_drawn_into_a_stream_and_nothing_else() {
     let guest = Guest::start("pointer");
     // It moves all the time, and may be off the screen or hidden in one of them.
-    let stream = guest.run("stream", &["--format", "raw", "--frames", "6", "--fps", "5", "--cursor"]);
+    let stream = guest.run("stream", &["--format", "raw", "--frames", "12", "--fps", "7", "--cursor"]);
     let (code, frames, said) = end(stream);
-    assert_eq!((code, frames.len()), (0, 6 * FRAME), "{said}");
+    assert_eq!((code, frames.len()), (0, 12 * FRAME), "{said}");
     let mut drawn = 0;
     for pixels in frames.chunks_exact(FRAME) {
         // The frame that differs least: the pointer is small.
