@@ -283,6 +283,17 @@ fn what_parts_of_frames_tell_wrongly_whole_frames_put_right() {
     }
 }
 
+/// Whether a record that begins with the second method has the first one in use after so many frames.
+#[track_caller]
+fn assert_finds_the_first(mut machine: Machine, frames: usize, (frame, call): (u64, u64), reads: bool) {
+    let mut rng = Rng::new(4);
+    let record = Record::new(1);
+    for _ in 0..frames {
+        copy_frame(&record, &mut machine, &mut rng, frame, call, reads);
+    }
+    assert_eq!(record.chosen().0, 0, "frames of {frame} in {call}, read {reads}: {:?}", record.rates());
+}
+
 #[test]
 fn stores_into_caches_that_let_a_buffer_in_slowly_are_found() {
     for (frame, call) in SHAPES {
@@ -290,12 +301,7 @@ fn stores_into_caches_that_let_a_buffer_in_slowly_are_found() {
             // Past the caches what anybody sees first; into them what is best after twenty frames.
             let mut machine = Machine::new(vec![1000, 1250, 1100, 1300], vec![300; 4], 1);
             machine.fades = 60.0;
-            let mut rng = Rng::new(4);
-            let record = Record::new(1);
-            for _ in 0..1000 {
-                copy_frame(&record, &mut machine, &mut rng, frame, call, reads);
-            }
-            assert_eq!(record.chosen().0, 0, "frames of {frame} in {call}, read {reads}: {:?}", record.rates());
+            assert_finds_the_first(machine, 1000, (frame, call), reads);
         }
     }
 }
@@ -307,12 +313,7 @@ fn a_kind_that_parts_call_much_slower_is_found_later() {
             // Parts say that the second takes 0.56 of the first, more than an opening asks about.
             let mut machine = Machine::new(vec![1000, 1250, 1900, 1900], vec![30; 4], 1);
             machine.part = vec![0, 55, 0, 0];
-            let mut rng = Rng::new(4);
-            let record = Record::new(1);
-            for _ in 0..700 {
-                copy_frame(&record, &mut machine, &mut rng, frame, call, reads);
-            }
-            assert_eq!(record.chosen().0, 0, "frames of {frame} in {call}, read {reads}: {:?}", record.rates());
+            assert_finds_the_first(machine, 700, (frame, call), reads);
         }
     }
 }

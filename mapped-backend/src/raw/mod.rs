@@ -388,7 +388,7 @@ impl Space {
     }
 }
 
-/// Rows from which on a pass is likely to want as many more: those are asked for ahead.
+/// Rows from which on a pass is likely to want as many more: those are prefetched.
 const MANY_ROWS: usize = 16;
 
 /// Asks for a line that is wanted in a while, into the second level of cache.
