@@ -3,12 +3,10 @@
 use vgpu_perception::region::{FrameDesc, FrameInfo, FrameSink};
 
 use crate::Refusal;
-use crate::hash::{Key, State};
+use crate::nh::Tiles;
 
 /// Pixels of a tile, in both directions.
 pub const TILE: u32 = 64;
-/// Bytes of a tile's row.
-const ROW: usize = TILE as usize * 4;
 
 /// A part of a frame, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,17 +24,15 @@ pub struct Tile {
 
 /// The tiles of 64 × 64 pixels in which a frame differs from the last one that was read whole.
 ///
-/// Tiles are compared by a hash of 64 bits under a key. A tile that changed is missed by a chance of about 2^-64, as
-/// long as the guest does not know the key: take a random one. Frames that were missed between two reads do not matter:
-/// the frames that were read are what is compared.
+/// Tiles are compared by two sums of 64 bits under a key. A tile that changed is missed by a chance of 2^-64, whatever
+/// the guest writes, as long as it does not know the key: take a random one. Frames that were missed between two reads
+/// do not matter: the frames that were read are what is compared.
 #[derive(Debug)]
 pub struct Damage {
-    key: Key,
-    /// The tiles of the row of tiles that is being read.
-    states: Vec<State>,
-    /// Hashes of the tiles of the frame that is being read, and of the last whole one.
-    new: Vec<u64>,
-    last: Vec<u64>,
+    tiles: Tiles,
+    /// Sums of the tiles of the frame that is being read, and of the last whole one.
+    new: Vec<[u64; 2]>,
+    last: Vec<[u64; 2]>,
     /// Width and height of those frames; 0 before the first.
     size: (u32, u32),
     last_size: (u32, u32),
@@ -47,12 +43,10 @@ impl Damage {
     /// No frame yet: all of the first one counts as changed.
     #[must_use]
     pub fn new(key: u64) -> Self {
-        let none = || Vec::new();
         Self {
-            key: Key::new(key),
-            states: Vec::new(),
-            new: none(),
-            last: none(),
+            tiles: Tiles::new(key),
+            new: Vec::new(),
+            last: Vec::new(),
             size: (0, 0),
             last_size: (0, 0),
             changed: Vec::new(),
@@ -90,23 +84,12 @@ impl FrameSink for Damage {
         self.size = (desc.width, desc.height);
         self.new.clear();
         self.changed.clear();
-        self.states.clear();
-        self.states.resize(desc.width.div_ceil(TILE) as usize, self.key.begin());
+        self.tiles.begin(desc);
         Ok(())
     }
 
     fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
-        for (row, y) in rows.chunks_exact(desc.stride.max(1) as usize).zip(first..) {
-            for (state, part) in self.states.iter_mut().zip(row.chunks(ROW)) {
-                state.add(self.key, part);
-            }
-            if y % TILE == TILE - 1 || y + 1 == desc.height {
-                for state in &mut self.states {
-                    self.new.push(state.end(self.key));
-                    *state = self.key.begin();
-                }
-            }
-        }
+        self.tiles.rows(desc, first, rows, |sums| self.new.push(sums));
     }
 
     fn end(&mut self, frame: Option<&FrameInfo>) {

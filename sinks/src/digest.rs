@@ -4,6 +4,7 @@ use vgpu_perception::region::{FrameDesc, FrameInfo, FrameSink};
 
 use crate::Refusal;
 use crate::hash::{Key, State};
+use crate::nh::Tiles;
 
 /// A digest of 64 bits of a frame's pixels and size.
 ///
@@ -11,6 +12,8 @@ use crate::hash::{Key, State};
 /// not know the key; it is no cryptographic hash.
 #[derive(Debug)]
 pub struct Digest {
+    tiles: Tiles,
+    /// Tiles are hashed, and the hashes of tiles in turn.
     key: Key,
     state: State,
     value: Option<u64>,
@@ -20,8 +23,9 @@ impl Digest {
     /// A digest under a key: any number, the same for digests that are to be compared.
     #[must_use]
     pub fn new(key: u64) -> Self {
-        let key = Key::new(key);
-        Self { key, state: key.begin(), value: None }
+        let tiles = Tiles::new(key);
+        let key = Key::new(!key);
+        Self { tiles, key, state: key.begin(), value: None }
     }
 
     /// The digest of the last frame; `None` where the last read gave none.
@@ -39,14 +43,14 @@ impl FrameSink for Digest {
         self.value = None;
         self.state.add(self.key, &desc.width.to_le_bytes());
         self.state.add(self.key, &desc.height.to_le_bytes());
+        self.tiles.begin(desc);
         Ok(())
     }
 
-    fn rows(&mut self, desc: &FrameDesc, _: u32, rows: &[u8]) {
-        // Row by row, so that the digest does not depend on how many come at once.
-        for row in rows.chunks(desc.stride.max(1) as usize) {
-            self.state.add(self.key, row);
-        }
+    fn rows(&mut self, desc: &FrameDesc, first: u32, rows: &[u8]) {
+        self.tiles.rows(desc, first, rows, |sums| {
+            self.state.add(self.key, sums.map(u64::to_le_bytes).as_flattened());
+        });
     }
 
     fn end(&mut self, frame: Option<&FrameInfo>) {

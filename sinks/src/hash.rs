@@ -14,14 +14,7 @@ pub(crate) struct Key([u64; 4]);
 impl Key {
     pub(crate) fn new(key: u64) -> Self {
         let mut state = key;
-        Self(core::array::from_fn(|_| {
-            // SplitMix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = state;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            word ^ (word >> 31)
-        }))
+        Self(core::array::from_fn(|_| spread(&mut state)))
     }
 
     /// Not the key itself: the two halves of the first pair could then be exchanged.
@@ -67,6 +60,15 @@ impl State {
             ^ c.rotate_left(43)
             ^ d
     }
+}
+
+/// The next word of a key that is spread from a number: SplitMix64.
+pub(crate) fn spread(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut word = *state;
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 /// Both halves of a product.

@@ -24,11 +24,12 @@
 //! ```
 //!
 //! The words used here are explained in [`vgpu_perception`](vgpu_perception#words).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod damage;
 mod digest;
 mod hash;
+mod nh;
 mod planes;
 mod thumbnail;
 
