@@ -39,6 +39,7 @@ macro_rules! register {
         unsafe { transmute::<$from, $to>(value) }
     }};
 }
+
 /// Adds a row of tiles in registers of `$bytes` bytes: the columns of a stripe that fit one, from stripe to stripe.
 macro_rules! add_in {
     ($name:ident, $feature:literal, $register:ty, $bytes:literal, $add_32:ident, $add_64:ident, $multiply:ident,
