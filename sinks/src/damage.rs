@@ -27,6 +27,8 @@ pub struct Tile {
 /// Tiles are compared by two sums of 64 bits under a key. A tile that changed is missed by a chance of 2^-64, whatever
 /// the guest writes, as long as it does not know the key: take a random one. Frames that were missed between two reads
 /// do not matter: the frames that were read are what is compared.
+///
+/// It takes 20 KiB for its key and 33 bytes for each tile, and no frame.
 #[derive(Debug)]
 pub struct Damage {
     tiles: Tiles,

@@ -20,7 +20,8 @@ pub(super) const CHUNKS: usize = 1 << (INDEX_BITS - CHUNK_BITS);
 /// In the low bits of every token; storage of callers is aligned, so it has zeros there, and so has NULL.
 const TAG: u64 = 0xd;
 
-// Phases of an entry, in the low bits of its state; the generation is above them.
+// Phases of an entry, in the place that the tag has in a token. The rest of an entry's state is the token that leads to
+// it, and of a free one the next generation.
 const FREE: u64 = 0;
 const LIVE: u64 = 1;
 /// Closed, and perhaps still used by calls.
@@ -69,8 +70,9 @@ const fn generation(token: u64) -> u64 {
     token >> 32
 }
 
+/// All of the token counts: one with another kind, or of another entry, was never handed out.
 const fn state(token: u64, phase: u64) -> u64 {
-    generation(token) << 2 | phase
+    token & !0xf | phase
 }
 
 const fn index(token: u64) -> u32 {
@@ -144,8 +146,8 @@ impl Table {
         };
         let entry = self.entry_at(index)?;
         entry.object.store(object, Ordering::Relaxed);
-        let generation = entry.state.load(Ordering::Relaxed) >> 2;
-        let token = generation << 32 | u64::from(index) << 8 | u64::from(kind) << 4 | TAG;
+        let next = generation(entry.state.load(Ordering::Relaxed));
+        let token = next << 32 | u64::from(index) << 8 | u64::from(kind) << 4 | TAG;
         entry.state.store(state(token, LIVE), Ordering::Release);
         Some(token)
     }
@@ -238,7 +240,7 @@ impl Table {
     pub(super) fn released(&self, token: u64) {
         let Some(entry) = self.entry(token) else { return };
         let next = generation(token) + 1;
-        entry.state.store(next << 2 | FREE, Ordering::Release);
+        entry.state.store(next << 32 | FREE, Ordering::Release);
         // An entry whose generations are used up is not handed out any more.
         if next <= u64::from(u32::MAX) {
             self.push_free(entry, index(token));
@@ -336,7 +338,7 @@ fn add_chunk(to: &AtomicPtr<Entry>) -> bool {
         return false;
     }
     entries.extend((0..n).map(|_| Entry {
-        state: AtomicU64::new(1 << 2 | FREE),
+        state: AtomicU64::new(1 << 32 | FREE),
         object: AtomicPtr::new(core::ptr::null_mut()),
         next_free: AtomicU32::new(0),
     }));

@@ -43,6 +43,15 @@ impl Object for Other {
     const STORAGE: usize = 64;
 }
 
+/// A kind of which no test ever opens one.
+struct Never;
+
+impl Object for Never {
+    const KIND: u8 = 9;
+    const NAME: &'static str = "never";
+    const STORAGE: usize = 64;
+}
+
 #[repr(C, align(16))]
 struct Storage([u8; 64]);
 
@@ -65,9 +74,17 @@ fn handles_are_checked_before_they_are_used() {
     assert_eq!(handle.close().unwrap_err().code, code::HANDLE);
     assert_eq!(count(Handle::NULL), Err(code::HANDLE));
     assert!(Handle::<Counter>::NULL.close().is_ok());
-    for wild in [0x1235, 16, usize::MAX, 0x7d, (1 << 32) | 0x7d, usize::MAX & !0xff | 0x7d, handle.0.addr() + 1] {
-        assert_eq!(count(Handle::of(core::ptr::without_provenance_mut(wild))), Err(code::HANDLE), "{wild:#x}");
+    for wild in [0x1235, 16, usize::MAX, 0x9d, (1 << 32) | 0x9d, usize::MAX & !0xff | 0x9d, handle.0.addr() + 1] {
+        let wild = Handle::<Never>::of(core::ptr::without_provenance_mut(wild));
+        assert_eq!(wild.read(|_| Ok(())).unwrap_err().code, code::HANDLE, "{wild:?}");
     }
+    // An open handle's number under another kind.
+    let open = Handle::boxed(Counter::new(&there)).unwrap();
+    let forged = Handle::<Never>::of(open.0.map_addr(|addr| addr & !0xf0 | 0x90));
+    assert_eq!(forged.read(|_| Ok(())).unwrap_err().code, code::HANDLE);
+    assert_eq!(forged.close().unwrap_err().code, code::HANDLE);
+    assert_eq!(count(open), Ok(0));
+    assert!(open.close().unwrap());
 }
 
 #[test]
