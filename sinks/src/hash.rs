@@ -3,13 +3,28 @@
 //! Equal bytes under an equal key have equal hashes. Other bytes have the same one by a chance of about 2^-64, as long
 //! as whoever chose them does not know the key. It is no cryptographic hash.
 
+use core::fmt;
+
 /// What was hashed so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct State([u64; 4]);
 
 /// A key, spread over the lanes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Key([u64; 4]);
+
+/// Without its numbers, from which the key follows.
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").finish_non_exhaustive()
+    }
+}
 
 impl Key {
     pub(crate) fn new(key: u64) -> Self {
