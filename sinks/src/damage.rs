@@ -25,10 +25,11 @@ pub struct Tile {
 /// The tiles of 64 × 64 pixels in which a frame differs from the last one that was read whole.
 ///
 /// Tiles are compared by two sums of 64 bits under a key. A tile that changed is missed by a chance of 2^-64, whatever
-/// the guest writes, as long as it does not know the key: take a random one. Frames that were missed between two reads
-/// do not matter: the frames that were read are what is compared.
+/// the guest writes, as long as it does not know the key: take a random one. That is proven for a key as long as a
+/// tile; this one is spread from 64 bits by a generator that is no cipher. Frames that were missed between two reads do
+/// not matter: the frames that were read are what is compared.
 ///
-/// It takes 20 KiB for its key and 33 bytes for each tile, and no frame.
+/// It takes 20 KiB for its key, 33 bytes for each tile and 128 for each column of tiles, and no frame.
 #[derive(Debug)]
 pub struct Damage {
     tiles: Tiles,
