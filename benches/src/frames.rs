@@ -315,7 +315,7 @@ const SETTLING: usize = 500;
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&str) -> bool) {
-    let rounds = if quick { 2 } else { 6 };
+    let rounds = std::env::var("ROUNDS").ok().map_or(if quick { 2 } else { 6 }, |r| r.parse().unwrap());
     let any_state = State::ALL.into_iter().any(|state| has(state.word()));
     let any_size = has("1080p") || has("4K");
     for (large, title) in [(false, "1080p"), (true, "4K")] {

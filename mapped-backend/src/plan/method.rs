@@ -40,11 +40,14 @@ pub(crate) enum Method {
     /// Eight cursors in parts of the buffer that are far apart, a line or two at a time, nothing prefetched, into the
     /// caches.
     Eight = 14,
+    /// One cursor, into the caches; of what is not copied yet only the first lines of the next piece are prefetched,
+    /// which the processor's own prefetcher does not see coming.
+    OneNext = 15,
 }
 
 impl Method {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Plain,
         Self::Library,
         Self::Moves,
@@ -60,6 +63,7 @@ impl Method {
         Self::SixteenStreamed,
         Self::EightAbreastStreamed,
         Self::Eight,
+        Self::OneNext,
     ];
 
     /// The method of a number.
@@ -89,6 +93,7 @@ impl Method {
             Self::SixteenStreamed => "sixteen-streamed",
             Self::EightAbreastStreamed => "eight-abreast-streamed",
             Self::Eight => "eight",
+            Self::OneNext => "one-next",
         }
     }
 

@@ -10,7 +10,7 @@ use super::piece::Piece;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::{
     bursts,
-    lines::{AVX2, AVX512, BARE, ONCE, STREAM},
+    lines::{AVX2, AVX512, BARE, NEXT, ONCE, STREAM},
     plain,
     turn::{abreast, apart},
 };
@@ -99,6 +99,7 @@ unsafe fn copy_by(cpu: Cpu, method: Method, pieces: &[Piece], dst: &mut [u8]) {
         Method::EightStreamed => widest!(cpu, apart, STREAM, 8, 128, pieces, dst),
         Method::SixteenStreamed => widest!(cpu, apart, STREAM, 16, 128, pieces, dst),
         Method::Eight => widest!(cpu, apart, BARE, 8, 128, pieces, dst),
+        Method::OneNext => widest!(cpu, apart, NEXT, 1, 256, pieces, dst),
         Method::EightAbreastStreamed => widest!(cpu, abreast, STREAM, 8, 128, pieces, dst),
     }
 }

@@ -12,6 +12,8 @@ pub(super) const ONCE: u8 = 4;
 pub(super) const AVX512: u8 = 8;
 /// Bit 4: nothing is prefetched, for cursors whose own misses are as many as the processor has room for.
 pub(super) const BARE: u8 = 16;
+/// Bit 5: nothing is prefetched but the first lines of the next piece.
+pub(super) const NEXT: u8 = 32;
 
 const STREAM_AVX2: u8 = STREAM | AVX2;
 const STREAM_AVX512: u8 = STREAM | AVX512;
@@ -20,6 +22,8 @@ const STREAM_ONCE_AVX2: u8 = STREAM | ONCE | AVX2;
 const STREAM_ONCE_AVX512: u8 = STREAM | ONCE | AVX512;
 const BARE_AVX2: u8 = BARE | AVX2;
 const BARE_AVX512: u8 = BARE | AVX512;
+const NEXT_AVX2: u8 = NEXT | AVX2;
+const NEXT_AVX512: u8 = NEXT | AVX512;
 
 /// A line to stitch in, where a piece ends inside of it.
 #[repr(align(64))]
@@ -75,17 +79,17 @@ pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
         };
     }
     match HOW {
-        0 | BARE => four!("movdqu"),
+        0 | BARE | NEXT => four!("movdqu"),
         STREAM | STREAM_ONCE => four!("movntdq"),
-        AVX2 | BARE_AVX2 => two!("vmovdqu"),
+        AVX2 | BARE_AVX2 | NEXT_AVX2 => two!("vmovdqu"),
         STREAM_AVX2 | STREAM_ONCE_AVX2 => two!("vmovntdq"),
-        AVX512 | BARE_AVX512 => one!("vmovdqu64"),
+        AVX512 | BARE_AVX512 | NEXT_AVX512 => one!("vmovdqu64"),
         _ => one!("vmovntdq"),
     }
 }
 
 /// Copies two lines, and prefetches the two at `ahead`: in one block, so that the compiler puts nothing between them.
-/// Without the prefetches where `HOW` has [`BARE`].
+/// Without the prefetches where `HOW` has [`BARE`] or [`NEXT`].
 ///
 /// # Safety
 /// As for [`fn@line`], for 128 bytes.
@@ -154,7 +158,7 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
         AVX512 => two!("prefetcht1", "vmovdqu64"),
         STREAM_AVX512 => two!("prefetcht1", "vmovntdq"),
         STREAM_ONCE_AVX512 => two!("prefetchnta", "vmovntdq"),
-        BARE | BARE_AVX2 | BARE_AVX512 => {
+        BARE | BARE_AVX2 | BARE_AVX512 | NEXT | NEXT_AVX2 | NEXT_AVX512 => {
             // SAFETY: the caller's own promise, for the first line.
             unsafe { line::<HOW>(src, dst) };
             // SAFETY: and for the second.
@@ -162,6 +166,21 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
         }
         // Nothing else is made of the bits.
         _ => two!("prefetcht1", "vmovntdq"),
+    }
+}
+
+/// Lines of a piece that are prefetched before it is copied, where its method does that: the processor's own prefetcher
+/// has seen the others coming by then.
+const FIRST: usize = 8;
+
+/// Prefetches the first lines of a piece into the first level of cache.
+#[inline(always)]
+pub(super) fn ask_for_first(src: *const u8) {
+    for at in (0..FIRST * super::piece::LINE).step_by(super::piece::LINE) {
+        // SAFETY: a prefetch is a hint, it cannot fault whatever the address is; nothing else is touched.
+        unsafe {
+            asm!("prefetcht0 [{p}]", p = in(reg) src.wrapping_add(at), options(nostack, preserves_flags, readonly));
+        }
     }
 }
 

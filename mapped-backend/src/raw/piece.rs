@@ -63,6 +63,12 @@ impl<'p> Cursor<'p> {
         }
     }
 
+    /// The first byte of the next piece, where the cursor is in the last page of its own.
+    #[inline(always)]
+    pub(super) fn next(&self) -> Option<*const u8> {
+        self.pieces.first().filter(|_| self.left < PAGE + LINE).map(|next| next.host)
+    }
+
     /// Passes `bytes` of the current piece, which has as many.
     #[inline]
     pub(super) fn advance(&mut self, bytes: usize) {

@@ -9,7 +9,7 @@
 //! [`apart`] cuts the buffer into as many parts as there are cursors. [`abreast`] gives each cursor one page of as many
 //! neighbours, and prefetches their next neighbours: the stores of all stay close together.
 
-use super::lines::{Line, finish, line, two_lines};
+use super::lines::{Line, NEXT, ask_for_first, finish, line, two_lines};
 use super::piece::{Cursor, LINE, PAGE, Piece};
 use super::plain::take;
 use crate::plan::Cpu;
@@ -138,6 +138,11 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
             }
             done += LINE;
             continue;
+        }
+        if HOW & NEXT != 0 {
+            for next in cursors.iter().filter_map(Cursor::next) {
+                ask_for_first(next);
+            }
         }
         let to = dst.wrapping_add(done);
         let ways: [(*const u8, *const u8, *mut u8); CURSORS] = core::array::from_fn(|index| {
