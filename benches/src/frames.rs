@@ -315,7 +315,7 @@ const SETTLING: usize = 500;
 
 /// Measures and prints everything about frames.
 pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&str) -> bool) {
-    let rounds = std::env::var("ROUNDS").ok().map_or(if quick { 2 } else { 6 }, |r| r.parse().unwrap());
+    let rounds = if quick { 2 } else { 6 };
     let any_state = State::ALL.into_iter().any(|state| has(state.word()));
     let any_size = has("1080p") || has("4K");
     for (large, title) in [(false, "1080p"), (true, "4K")] {
@@ -324,7 +324,12 @@ pub(crate) fn run(image: &Image, goals: &mut Goals, quick: bool, has: &dyn Fn(&s
                 continue;
             }
             let contiguous = image.ring(Layout::Contiguous, large);
-            let rounds = if large { rounds / 2 } else { rounds };
+            let rounds = match (large, state) {
+                (true, _) => rounds / 2,
+                // Warm ones are so short that as many would be over before what else the machine does has changed.
+                (false, State::Warm) => rounds * 4,
+                (false, _) => rounds,
+            };
             let columns = Layout::ALL.map(|layout| {
                 (layout.name(), column(image, image.ring(layout, large), contiguous, rounds, state, has("--choices")))
             });

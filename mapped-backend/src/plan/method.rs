@@ -13,7 +13,7 @@ pub(crate) enum Method {
     Plain = 0,
     /// The C library's `memcpy`, a call for each piece.
     Library = 1,
-    /// One `rep movsb` for each piece.
+    /// One `rep movsb` for each piece, the first lines of the next one prefetched.
     Moves = 2,
     /// `rep movsb` a page at a time, the next page prefetched.
     MovePages = 3,

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use super::lines::line;
+use super::lines::{ask_for_first, line};
 use super::piece::{Cursor, LINE, Piece};
 use crate::plan::Cpu;
 
@@ -78,16 +78,23 @@ pub(super) unsafe fn copy_by_library(pieces: &[Piece], dst: &mut [u8]) {
     }
 }
 
-/// Copies `pieces` one after the other with one `rep movsb` each.
+/// Copies `pieces` one after the other with one `rep movsb` each; where a piece is longer than a page, with one for all
+/// but its last page and one for that. Meanwhile the first lines of the next piece are prefetched.
 ///
 /// # Safety
 /// The bytes of every piece are mapped.
 pub(super) unsafe fn copy_by_moves(pieces: &[Piece], dst: &mut [u8]) {
+    let mut at = Cursor::new(pieces);
     let mut rest = dst;
-    for piece in pieces {
-        let Some((to, after)) = rest.split_at_mut_checked(piece.len) else { return };
-        // SAFETY: the bytes of a piece are mapped, and `to` is exclusive and as long.
-        unsafe { move_bytes(piece.host, to.as_mut_ptr(), piece.len) };
+    while at.left > 0 {
+        let len = at.straight();
+        let Some((to, after)) = rest.split_at_mut_checked(len) else { return };
+        if let Some(next) = at.next() {
+            ask_for_first(next);
+        }
+        // SAFETY: `len` bytes are left in the piece, and `to` is exclusive and as long.
+        unsafe { move_bytes(at.src, to.as_mut_ptr(), len) };
+        at.advance(len);
         rest = after;
     }
 }
