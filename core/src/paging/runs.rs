@@ -245,8 +245,17 @@ impl<M: PhysRead, R: NotPresentResolver> PageWalker<M, R> {
                 }
                 covered = covered.wrapping_add(take);
             } else {
-                for raw in words.iter().take(sound) {
-                    let take = PAGE_BYTES.min(len.wrapping_sub(covered));
+                let (sound, _) = words.split_at_checked(sound).unwrap_or((words, &[]));
+                let whole = usize::try_from(len.wrapping_sub(covered) / PAGE_BYTES).unwrap_or(usize::MAX);
+                let (pages, cut) = sound.split_at_checked(whole).unwrap_or((sound, &[]));
+                let taken = to.take_pages(pages);
+                covered = covered.wrapping_add((taken as u64).wrapping_mul(PAGE_BYTES));
+                if taken < pages.len() {
+                    return (covered, false);
+                }
+                // The range ends inside a page.
+                if let Some(raw) = cut.first() {
+                    let take = len.wrapping_sub(covered);
                     if !to.take(Pte::new(*raw).frame(PageSize::Size4K), take) {
                         return (covered, false);
                     }
