@@ -271,5 +271,9 @@ mod tests {
         assert!(!same(&[(0x1000, 8192), (0x9000, 4096)]));
         assert!(!same(&[(0x1000, 8193)]));
         assert!(!same(&[(0x1000, 8192), (0x8000, 4096), (0x9000, 4096)]));
+        // A page that is a run of its own is not what follows half of a run.
+        let mut compare = Compare::new(&runs);
+        assert!(compare.take(Gpa::new(0x1000), 4096));
+        assert_eq!(compare.take_pages(&[0x8067]), 0);
     }
 }

@@ -31,6 +31,8 @@ const ALIKE: u64 = 8;
 pub(crate) const LONGEST: [u64; 2] = [20, 64];
 /// What the frames of a turn take, in hundredths of the ones before, for a rival to become faster still.
 const FASTER: u64 = 98;
+/// What a rival takes at most, in thousandths of the method in use, to take its place.
+const BETTER: u64 = 995;
 /// What a rival takes, in hundredths of the method in use, for its turn to end once it becomes no faster.
 const HOPELESS: u64 = 125;
 /// Frames in a row that were not copied whole by this contest before it is given up: other threads copy too.
@@ -223,8 +225,10 @@ impl Contest {
     fn outcome(&self, state: State) -> Outcome {
         let (rates, all) = (self.rates.load(Relaxed), self.all.load(Relaxed));
         let [own, rival] = [rates as Rate, (rates >> 16) as Rate].map(|rate| rate.max(1));
-        // The method in use has more frames, and so more luck: a rival that is as fast changes nothing.
-        let (winner, rate) = if rival < own { (state.methods()[1], rival) } else { (state.methods()[0], own) };
+        // The method in use has more frames, and so more luck; and what a rival gains by less than half a percent says
+        // nothing about the next frames, where the machine may do something else: it changes nothing.
+        let is_faster = u64::from(rival) * 1000 < u64::from(own) * BETTER;
+        let (winner, rate) = if is_faster { (state.methods()[1], rival) } else { (state.methods()[0], own) };
         let (took, frames) = (all & ((1 << 48) - 1), all >> 48);
         Outcome { winner, rate, excess: took.saturating_sub(frames * u64::from(rate)) }
     }
