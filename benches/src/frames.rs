@@ -1,7 +1,8 @@
 //! Whole frames: limits, peers, every bare copy method, ours; four layouts, two sizes, three states of the caches, with
 //! and without a consumer.
 //!
-//! *Cold*: every line of the frame was flushed from all caches just before. *Just written*: another core has written
+//! *Cold*: every line of the frame was flushed from all caches just before, by a mapping that nobody reads through: the
+//! translations of its pages are as cold as if nobody had flushed anything. *Just written*: another core has written
 //! every word of it just before, as a guest's does. *Warm*: this core has just read it. The yardstick of a column is
 //! the best bare method of that column, in the same run: `read_runs` with known runs and a fixed method, which
 //! translates nothing and checks nothing. Which one that is shows in one half of the samples; what it takes, in the
@@ -20,7 +21,7 @@ use vm_memory::VolatileMemory;
 
 use crate::image::{Image, Layout, Ring};
 use crate::measure::{Buffer, Goals, Medians, Timed, Untimed, interleave_timed, print_ms};
-use crate::raw::{consume, flush_pieces, memcpy_pieces, memflow_translator, offset_translate, stream};
+use crate::raw::{consume, flush_pages, memcpy_pieces, memflow_translator, offset_translate, stream};
 use crate::writer::Writer;
 
 const PAGE: usize = 4096;
@@ -262,8 +263,8 @@ fn column(image: &Image, ring: &Ring, contiguous: &Ring, rounds: usize, state: S
             let slot = nth % count;
             match state {
                 State::Cold => {
-                    flush_pieces(&pieces[slot], PAGE);
-                    flush_pieces(&whole[slot][..1], bytes);
+                    flush_pages(&image.writer, &ring.slots[slot].pages);
+                    flush_pages(&image.writer, &contiguous.slots[slot].pages);
                 }
                 State::Written => {
                     write(ring.slots[slot].pages.clone());

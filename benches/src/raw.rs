@@ -16,6 +16,8 @@ use vm_memory::MmapRegion;
 use x86_64::structures::paging::{OffsetPageTable, PageTable, Translate};
 use x86_64::{PhysAddr, VirtAddr};
 
+use crate::writer::Writer;
+
 /// Guest RAM as host memory at a known place: what limits and peers read.
 #[derive(Clone, Copy)]
 pub(crate) struct Host {
@@ -119,15 +121,14 @@ pub(crate) fn consume(bytes: &[u8]) -> u64 {
     sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
 }
 
-/// Throws the lines of `len` bytes at each of `pieces` out of all caches, of every core.
-pub(crate) fn flush_pieces(pieces: &[*const u8], len: usize) {
-    for piece in pieces {
-        for line in (0..len).step_by(64) {
-            // SAFETY: the instruction, which every processor with the one that `flush` uses and AVX2 has, changes no
-            // bytes; the line is mapped.
-            unsafe {
-                core::arch::asm!("clflushopt [{at}]", at = in(reg) piece.wrapping_add(line), options(nostack, preserves_flags));
-            }
+/// Throws pages of a guest out of all caches, of every core. They go by the guest's own mapping, which no reader reads
+/// through: a flush fetches the translations of what it flushes, and those of a reader stay cold.
+pub(crate) fn flush_pages(guest: &Writer, pages: &[u64]) {
+    for line in pages.iter().flat_map(|page| (*page..page + 4096).step_by(64)) {
+        // SAFETY: the instruction, which every processor with the one that `flush` uses and AVX2 has, changes no bytes;
+        // the line is mapped, since `at` gives nothing else.
+        unsafe {
+            core::arch::asm!("clflushopt [{at}]", at = in(reg) guest.at(line, 64), options(nostack, preserves_flags));
         }
     }
     // SAFETY: a fence.

@@ -14,7 +14,7 @@ use yuv::{BufferStoreMut, YuvBiPlanarImageMut, YuvConversionMode, YuvRange, YuvS
 
 use crate::image::{Image, Layout, Ring};
 use crate::measure::{Buffer, Goals, Timed, Untimed, interleave_timed, print_ms};
-use crate::raw::{Host, flush_pieces};
+use crate::raw::{Host, flush_pages};
 
 const WIDTH: u32 = 1920;
 const HEIGHT: u32 = 1080;
@@ -171,9 +171,7 @@ fn column(image: &Image, ring: &Ring, rounds: usize) -> crate::measure::Medians 
         (DIGEST, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut digest))),
         (BOTH, timed(|nth| stream(ram, slot(nth), &mut block.borrow_mut(), &mut both))),
     ];
-    let pieces: Vec<Vec<*const u8>> =
-        ring.slots.iter().map(|slot| slot.pages.iter().map(|page| image.host.at(*page)).collect()).collect();
-    let mut prepare = |nth: usize| flush_pieces(&pieces[nth % count], 4096);
+    let mut prepare = |nth: usize| flush_pages(&image.writer, &ring.slots[nth % count].pages);
     let mut settling = Buffer::new(ring.bytes);
     for nth in 0..SETTLING {
         prepare(nth);

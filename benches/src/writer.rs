@@ -22,7 +22,8 @@ impl Writer {
         Ok(Self { map: MmapRaw::map_raw(&file)? })
     }
 
-    fn at(&self, gpa: u64, size: usize) -> *mut u8 {
+    /// Where `size` bytes at `gpa` are mapped, a multiple of `size`.
+    pub(crate) fn at(&self, gpa: u64, size: usize) -> *mut u8 {
         let at = usize::try_from(gpa).expect("an address fits");
         assert!(at.is_multiple_of(size) && at + size <= self.map.len(), "{gpa:#x} is no word of the guest");
         self.map.as_mut_ptr().wrapping_add(at)

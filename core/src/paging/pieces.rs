@@ -140,9 +140,10 @@ impl Pieces for Compare<'_> {
         if self.left.len == 0
             && let Some((runs, after)) = self.runs.as_slice().split_at_checked(entries.len())
         {
-            let differs = entries.iter().zip(runs).fold(0, |differs, (raw, run)| {
-                differs | (page(*raw).get() ^ run.gpa.get()) | (run.len ^ PAGE_BYTES)
-            });
+            let differs = entries
+                .iter()
+                .zip(runs)
+                .fold(0, |differs, (raw, run)| differs | (page(*raw).get() ^ run.gpa.get()) | (run.len ^ PAGE_BYTES));
             if differs == 0 {
                 self.runs = after.iter();
                 return entries.len();

@@ -19,7 +19,6 @@ const STREAM_AVX2: u8 = STREAM | AVX2;
 const STREAM_AVX512: u8 = STREAM | AVX512;
 const STREAM_ONCE: u8 = STREAM | ONCE;
 const STREAM_ONCE_AVX2: u8 = STREAM | ONCE | AVX2;
-const STREAM_ONCE_AVX512: u8 = STREAM | ONCE | AVX512;
 const BARE_AVX2: u8 = BARE | AVX2;
 const BARE_AVX512: u8 = BARE | AVX512;
 const NEXT_AVX2: u8 = NEXT | AVX2;
@@ -89,7 +88,7 @@ pub(super) unsafe fn line<const HOW: u8>(src: *const u8, dst: *mut u8) {
 }
 
 /// Copies two lines, and prefetches the two at `ahead`: in one block, so that the compiler puts nothing between them.
-/// Without the prefetches where `HOW` has [`BARE`] or [`NEXT`].
+/// Without the prefetches where `HOW` has [`BARE`], [`NEXT`] or [`ONCE`].
 ///
 /// # Safety
 /// As for [`fn@line`], for 128 bytes.
@@ -151,21 +150,16 @@ pub(super) unsafe fn two_lines<const HOW: u8>(src: *const u8, ahead: *const u8, 
     match HOW {
         0 => eight!("prefetcht1", "movdqu"),
         STREAM => eight!("prefetcht1", "movntdq"),
-        STREAM_ONCE => eight!("prefetchnta", "movntdq"),
         AVX2 => four!("prefetcht1", "vmovdqu"),
         STREAM_AVX2 => four!("prefetcht1", "vmovntdq"),
-        STREAM_ONCE_AVX2 => four!("prefetchnta", "vmovntdq"),
         AVX512 => two!("prefetcht1", "vmovdqu64"),
         STREAM_AVX512 => two!("prefetcht1", "vmovntdq"),
-        STREAM_ONCE_AVX512 => two!("prefetchnta", "vmovntdq"),
-        BARE | BARE_AVX2 | BARE_AVX512 | NEXT | NEXT_AVX2 | NEXT_AVX512 => {
+        _ => {
             // SAFETY: the caller's own promise, for the first line.
             unsafe { line::<HOW>(src, dst) };
             // SAFETY: and for the second.
             unsafe { line::<HOW>(src.wrapping_add(64), dst.wrapping_add(64)) };
         }
-        // Nothing else is made of the bits.
-        _ => two!("prefetcht1", "vmovntdq"),
     }
 }
 
@@ -182,6 +176,13 @@ pub(super) fn ask_for_first(src: *const u8) {
             asm!("prefetcht0 [{p}]", p = in(reg) src.wrapping_add(at), options(nostack, preserves_flags, readonly));
         }
     }
+}
+
+/// Prefetches a line that is read once, and so its translation.
+#[inline(always)]
+pub(super) fn ask_for_once(src: *const u8) {
+    // SAFETY: a prefetch is a hint, it cannot fault whatever the address is; nothing else is touched.
+    unsafe { asm!("prefetchnta [{p}]", p = in(reg) src, options(nostack, preserves_flags, readonly)) };
 }
 
 /// Makes streamed stores visible before whatever the program does next, and leaves the registers as other code wants

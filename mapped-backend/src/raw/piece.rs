@@ -63,6 +63,13 @@ impl<'p> Cursor<'p> {
         }
     }
 
+    /// The first byte of the third piece from here. What is prefetched a page ahead is held up where the translation of
+    /// its page is in no cache either: that is asked for earlier.
+    #[inline(always)]
+    pub(super) fn third(&self) -> Option<*const u8> {
+        self.pieces.get(2).map(|third| third.host)
+    }
+
     /// The first byte of the next piece, where the cursor is in the last page of its own.
     #[inline(always)]
     pub(super) fn next(&self) -> Option<*const u8> {

@@ -9,7 +9,7 @@
 //! [`apart`] cuts the buffer into as many parts as there are cursors. [`abreast`] gives each cursor one page of as many
 //! neighbours, and prefetches their next neighbours: the stores of all stay close together.
 
-use super::lines::{Line, NEXT, ask_for_first, finish, line, two_lines};
+use super::lines::{BARE, Line, NEXT, ONCE, ask_for_first, ask_for_once, finish, line, two_lines};
 use super::piece::{Cursor, LINE, PAGE, Piece};
 use super::plain::take;
 use crate::plan::Cpu;
@@ -144,6 +144,11 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
                 ask_for_first(next);
             }
         }
+        if CURSORS == 1 && HOW & (BARE | NEXT) == 0 {
+            for third in cursors.iter().filter_map(Cursor::third) {
+                ask_for_once(third);
+            }
+        }
         let to = dst.wrapping_add(done);
         let ways: [(*const u8, *const u8, *mut u8); CURSORS] = core::array::from_fn(|index| {
             let cursor = &cursors[index];
@@ -153,6 +158,14 @@ unsafe fn turn<const HOW: u8, const CURSORS: usize, const TURN: usize>(
         let turns = shared / TURN * TURN;
         for at in (0..turns).step_by(TURN) {
             for (src, ahead, to) in ways {
+                if HOW & ONCE != 0 {
+                    for skip in (at..at.wrapping_add(TURN)).step_by(LINE) {
+                        ask_for_once(ahead.wrapping_add(skip));
+                        // SAFETY: `skip + LINE <= shared`, which every cursor has left in its piece and its part.
+                        unsafe { line::<HOW>(src.wrapping_add(skip), to.wrapping_add(skip)) };
+                    }
+                    continue;
+                }
                 for within in (0..TURN).step_by(2 * LINE) {
                     let skip = at.wrapping_add(within);
                     // SAFETY: `skip + 2 * LINE <= shared`, which every cursor has left in its piece and its part.
