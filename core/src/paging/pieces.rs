@@ -14,8 +14,14 @@ pub(super) trait Pieces {
     /// Takes the 4 KiB pages of `entries`, in order, and gives how many of them were taken.
     #[inline(always)]
     fn take_pages(&mut self, entries: &[u64]) -> usize {
-        entries.iter().take_while(|raw| self.take(page(**raw), PAGE_BYTES)).count()
+        one_by_one(self, entries)
     }
+}
+
+/// Takes pages as pieces of their own, and gives how many were taken.
+#[inline(always)]
+fn one_by_one(to: &mut (impl Pieces + ?Sized), entries: &[u64]) -> usize {
+    entries.iter().take_while(|raw| to.take(page(**raw), PAGE_BYTES)).count()
 }
 
 /// The page of an entry.
@@ -69,7 +75,7 @@ impl Pieces for Join<'_> {
         }
         let runs = self.out.len().saturating_add(usize::from(is_open)).saturating_add(entries.len());
         let (false, Some((last, rest))) = (touches || runs > self.out.capacity(), entries.split_last()) else {
-            return entries.iter().take_while(|raw| self.take(page(**raw), PAGE_BYTES)).count();
+            return one_by_one(self, entries);
         };
         // There is room: it was counted.
         if is_open {
@@ -149,7 +155,7 @@ impl Pieces for Compare<'_> {
                 return entries.len();
             }
         }
-        entries.iter().take_while(|raw| self.take(page(**raw), PAGE_BYTES)).count()
+        one_by_one(self, entries)
     }
 }
 

@@ -134,6 +134,19 @@ mod tests {
     }
 
     #[test]
+    fn the_next_piece_is_named_in_the_last_page_and_the_third_wherever_there_is_one() {
+        let (pieces, _) = laid_out(&[3 * PAGE, PAGE, 100, PAGE]);
+        let mut at = Cursor::new(&pieces);
+        assert_eq!((at.next(), at.third()), (None, Some(pieces[3].host)), "two pages before the last one");
+        at.advance(2 * PAGE);
+        assert_eq!((at.next(), at.third()), (Some(pieces[1].host), Some(pieces[3].host)));
+        at.advance(PAGE);
+        assert_eq!((at.next(), at.third()), (Some(pieces[2].host), None));
+        at.skip(2 * PAGE);
+        assert_eq!((at.next(), at.third()), (None, None), "in the last piece");
+    }
+
+    #[test]
     fn a_cursor_passes_empty_pieces_and_stops_at_the_end() {
         let (pieces, bytes) = laid_out(&[0, 10, 0, 0, 5, 0]);
         let mut at = Cursor::new(&pieces);

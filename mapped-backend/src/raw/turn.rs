@@ -4,7 +4,9 @@
 //! lines: where a piece ends inside a line, the line is stitched together in a buffer first. With every line a cursor
 //! prefetches the one that it comes to a page later, wherever that page lies: the processor's own prefetcher stops at
 //! the end of a page, and begins the next one with a miss of the translation and of the line. It is prefetched into the
-//! second level of cache: the pages that all cursors come to next do not fit the first.
+//! second level of cache: the pages that all cursors come to next do not fit the first. One cursor also asks for the
+//! translation of a page after that. A method for frames that are in a cache prefetches no more than the first lines of
+//! the next piece.
 //!
 //! [`apart`] cuts the buffer into as many parts as there are cursors. [`abreast`] gives each cursor one page of as many
 //! neighbours, and prefetches their next neighbours: the stores of all stay close together.
